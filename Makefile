@@ -1,0 +1,13 @@
+.PHONY: help demo test test-all clean
+
+help:
+	@echo "make demo      a small Django site, its tests, and one memcached: see it work"
+	@echo "make test      lint, types and tests on the default interpreter"
+	@echo "make test-all  the tests on every supported Django and Python"
+	@echo "make clean     remove what these made"
+
+demo test test-all:
+	@scripts/run $@
+
+clean:
+	rm -rf .venv .nox .cache .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

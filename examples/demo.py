@@ -1,0 +1,321 @@
+#!/usr/bin/env python
+"""Shows on a real Django site and a real memcached what a namespace is good for.
+
+Five steps, each announced; a table at the end; exit status 1 if anything did not come
+out as promised. Run it with `make demo`; README.md beside it says how to read it.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import django
+
+from emptying import (
+    DELETE,
+    FLUSH,
+    INVALIDATE,
+    NEIGHBOUR_KEYS,
+    SIZES,
+    Measurement,
+    measure,
+)
+from memcached_server import NoMemcachedError, location_in_use, private_memcached
+
+if TYPE_CHECKING:
+    from running_site import Damage, RunningSite
+
+SHOP = Path(__file__).resolve().parent / "shop"
+SUITE_SECONDS = 120
+WORKERS = 2
+EXAMPLES = 4
+OUTPUT_LINES = 20
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """One run of the shop's tests: what its output tells, and what it broke."""
+
+    name: str
+    tests: int
+    failed: int
+    workers: int
+    seconds: float
+    green: bool
+    output: str
+    damage: "Damage"
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Something the demo promises to show, and what came out."""
+
+    promise: str
+    outcome: str
+    met: bool
+
+    def __str__(self) -> str:
+        """Return the line for the end of the demo."""
+        return f"{'ok    ' if self.met else 'FAILED'}  {self.promise}: {self.outcome}"
+
+
+def main() -> int:
+    """Run the demo and return its exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    try:
+        with _memcached_of_the_site() as location:
+            runs = compare_suites(location)
+            measurements = compare_emptying(location)
+    except NoMemcachedError as error:
+        say(f"demo: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("\ndemo: interrupted")
+        return 130
+    say("\n[5/5] What came out\n")
+    say("\n".join([*suite_table(runs), "", *emptying_table(measurements), ""]))
+    expectations = [*expect_of_suites(*runs), *expect_of_emptying(measurements)]
+    say("\n".join(map(str, expectations)))
+    return 0 if all(expectation.met for expectation in expectations) else 1
+
+
+def compare_suites(location: str) -> tuple[SuiteRun, SuiteRun, SuiteRun]:
+    """Run the tests beside the running site: plain, namespaced, namespaced in parallel.
+
+    Each run meets the running site's keys whole: they are put back after the last.
+    """
+    # A prefix of its own: what a developer's site keeps on this server has other names.
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "MEMCACHED_LOCATION": location,
+        "SHOP_CACHE_PREFIX": f"demo-shop-{secrets.token_hex(4)}",
+        "SHOP_DATABASE": ":memory:",
+    }
+    sys.path.insert(0, str(SHOP))
+    django.setup()
+    from running_site import RunningSite  # noqa: PLC0415 - needs Django set up
+
+    say("\n[1/5] The running site fills its cache")
+    with contextlib.closing(RunningSite()) as site:
+        say(f"      {len(site.values)} keys: cards, view counters, holds, sessions")
+
+        say("\n[2/5] Its tests run on the plain backend: same server, same prefix")
+        plain = run_suite(site, "plain backend", "config.settings")
+        tell(plain)
+
+        say("\n[3/5] The same tests run on NamespacedCache")
+        namespaced = "config.settings_namespaced"
+        serial = run_suite(site, "NamespacedCache, one after another", namespaced)
+        tell(serial)
+        parallel = run_suite(
+            site, "NamespacedCache, in parallel", namespaced, f"--parallel={WORKERS}"
+        )
+        tell(parallel)
+    return plain, serial, parallel
+
+
+def run_suite(site: "RunningSite", name: str, settings: str, *options: str) -> SuiteRun:
+    """Run the tests under `settings`, see what that did to `site`'s keys, mend them."""
+    command = [sys.executable, "manage.py", "test", "--noinput", *options]
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and our own tests
+        [*command, f"--settings={settings}"],
+        cwd=SHOP,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A group of its own, so that parallel workers end together with their parent.
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=SUITE_SECONDS)
+        except subprocess.TimeoutExpired:
+            _end_group(process.pid)
+            output, _ = process.communicate()
+        except BaseException:
+            _end_group(process.pid)
+            raise
+    # A test that fails in its body and in its teardown is reported twice.
+    failed = set(re.findall(r"^(?:FAIL|ERROR): (.+)$", output, re.MULTILINE))
+    ran = re.search(r"^Ran (\d+) tests? in ([\d.]+)s$", output, re.MULTILINE)
+    damage = site.damage()
+    site.restore()
+    return SuiteRun(
+        name=name,
+        tests=int(ran[1]) if ran else 0,
+        failed=len(failed),
+        workers=max(1, output.count("Cloning test database")),
+        seconds=float(ran[2]) if ran else 0.0,
+        green=ran is not None and process.returncode == 0,
+        output=output,
+        damage=damage,
+    )
+
+
+def tell(run: SuiteRun) -> None:
+    """Say how a run of the tests went, with failures from different test classes."""
+    if not run.tests:
+        last_lines = "\n".join(run.output.splitlines()[-OUTPUT_LINES:])
+        say(f"      {run.name}: the tests did not run to their end:\n{last_lines}")
+        return
+    say(f"      {run.name}: {run.failed} of {run.tests} tests failed")
+    failures = re.findall(
+        r"^(?:FAIL|ERROR): (\w+) \(([\w.]+)\.\w+\)$.*?^([\w.]+: .*?)$",
+        run.output,
+        re.MULTILINE | re.DOTALL,
+    )
+    first_of_each_class: dict[str, tuple[str, str]] = {}
+    for test, case, reason in failures:
+        first_of_each_class.setdefault(case, (test, reason))
+    for test, reason in list(first_of_each_class.values())[:EXAMPLES]:
+        say(f"        {test}")
+        say(f"          {textwrap.shorten(reason, 96, placeholder=' ...')}")
+    say(f"      keys of the running site that changed: {run.damage}")
+
+
+def compare_emptying(site_location: str) -> list[Measurement]:
+    """Measure each way and size on a memcached started for it, which may be flushed.
+
+    Without a `memcached` binary the site's server has to do, and `flush_all` is left
+    out: it would wipe what others keep there.
+    """
+    say("\n[4/5] A cache is filled and emptied, beside a neighbour on the same server")
+    measurements = []
+    with contextlib.ExitStack() as stack:
+        try:
+            location = stack.enter_context(private_memcached())
+            ways = (INVALIDATE, FLUSH, DELETE)
+            say(f"      on a memcached of its own at {location}, safe to flush")
+        except NoMemcachedError as error:
+            location, ways = site_location, (INVALIDATE, DELETE)
+            say(f"      on {location}, without flush_all: {error}")
+        for size in SIZES:
+            for way in ways:
+                found = measure(way, size, location)
+                measurements.append(found)
+                say(f"      {size:>7,} keys, {way.name}: {found.milliseconds:,.2f} ms")
+    return measurements
+
+
+def suite_table(runs: Iterable[SuiteRun]) -> Iterator[str]:
+    """Yield the lines of the table of test runs."""
+    yield from _heading(
+        f"{'The tests on':<36}{'tests':>6}{'failed':>8}{'workers':>9}{'seconds':>9}"
+        "   running site's keys changed"
+    )
+    for run in runs:
+        yield (
+            f"{run.name:<36}{run.tests:>6}{run.failed:>8}{run.workers:>9}"
+            f"{run.seconds:>9.2f}   {run.damage}"
+        )
+
+
+def emptying_table(measurements: Sequence[Measurement]) -> Iterator[str]:
+    """Yield the lines of the table of ways to empty a cache."""
+    yield from _heading(
+        f"{'Keys':>7}  {'emptied by':<24}{'round trips':>12}{'milliseconds':>14}"
+        "   neighbour's keys lost"
+    )
+    for found in measurements:
+        yield (
+            f"{found.keys:>7,}  {found.way.name:<24}{found.round_trips:>12,}"
+            f"{found.milliseconds:>14,.2f}"
+            f"   {found.neighbour_lost:,} of {NEIGHBOUR_KEYS:,}"
+        )
+    if any(found.way is FLUSH for found in measurements):
+        yield "flush_all ran on a memcached started for it: it takes everybody's keys."
+    else:
+        yield "flush_all was not run: on a shared server it takes everybody's keys."
+
+
+def expect_of_suites(
+    plain: SuiteRun, serial: SuiteRun, parallel: SuiteRun
+) -> Iterator[Expectation]:
+    """Yield what the three runs of the tests must have shown."""
+    yield Expectation(
+        "On the plain backend keys recur and tests fail",
+        f"{plain.failed} of {plain.tests} failed",
+        met=plain.failed > 0,
+    )
+    for run in (serial, parallel):
+        yield Expectation(
+            f"{run.name}, the tests are green",
+            f"{run.failed} of {run.tests} failed" if run.tests else "they did not run",
+            met=run.green and run.failed == 0 and run.tests == plain.tests,
+        )
+    yield Expectation(
+        f"In parallel means {WORKERS} workers",
+        f"{parallel.workers}",
+        met=parallel.workers == WORKERS,
+    )
+    yield Expectation(
+        "NamespacedCache leaves the running site's keys as they are",
+        f"{serial.damage} and {parallel.damage} changed",
+        met=not serial.damage and not parallel.damage,
+    )
+
+
+def expect_of_emptying(measurements: Iterable[Measurement]) -> Iterator[Expectation]:
+    """Yield what the invalidations must have shown."""
+    invalidations = [found for found in measurements if found.way is INVALIDATE]
+    for found in invalidations:
+        yield Expectation(
+            f"A namespace of {found.keys:,} keys is invalidated in 1 round trip",
+            f"{found.round_trips:,}",
+            met=found.round_trips == 1,
+        )
+        yield Expectation(
+            "Nothing of it is readable afterwards",
+            f"{found.readable_before:,} keys before, {found.readable_after:,} after",
+            met=found.readable_before == found.keys and not found.readable_after,
+        )
+    lost = sum(found.neighbour_lost for found in invalidations)
+    yield Expectation(
+        "Invalidating leaves the neighbour's keys alone", f"{lost} lost", met=lost == 0
+    )
+
+
+def say(text: str) -> None:
+    """Print `text` at once, also into a pipe."""
+    print(text, flush=True)  # noqa: T201 - a demo talks
+
+
+def _heading(titles: str) -> Iterator[str]:
+    yield titles
+    yield "-" * len(titles)
+
+
+@contextlib.contextmanager
+def _memcached_of_the_site() -> Iterator[str]:
+    location = location_in_use()
+    if location is not None:
+        say(f"Using the memcached at {location}")
+        yield location
+        return
+    with private_memcached() as location:
+        say(f"No memcached on the usual port: started one at {location}")
+        yield location
+
+
+def _end_group(pid: int) -> None:
+    # The group is gone where its last process has ended meanwhile.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    # Ends the blocks that stop what was started and take away what was written.
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Measures three ways to empty a cache: round trips, time, and what a neighbour loses.
+
+Round trips are counted on the socket, not assumed.
+"""
+
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.cache import BaseCache, CacheHandler
+
+PLAIN = "django.core.cache.backends.memcached.PyMemcacheCache"
+NAMESPACED = "namespaced_cache.NamespacedCache"
+
+SIZES = (10, 1_000, 100_000)
+NEIGHBOUR_KEYS = 1_000
+SAMPLE = 1_000
+CHUNK = 1_000
+# Keys that became unreachable cannot be deleted; they leave by themselves.
+TIMEOUT = 300
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to empty a cache: its name, the backend it needs, and the call."""
+
+    name: str
+    backend: str
+    empty: Callable[[Any, Sequence[str]], object]
+
+
+INVALIDATE = Way(
+    "invalidate_namespace()", NAMESPACED, lambda cache, _: cache.invalidate_namespace()
+)
+FLUSH = Way("flush_all", PLAIN, lambda cache, _: cache.clear())
+DELETE = Way("delete_many", PLAIN, lambda cache, keys: cache.delete_many(keys))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What emptying a cache of `keys` keys took, and what it left."""
+
+    way: Way
+    keys: int
+    round_trips: int
+    milliseconds: float
+    readable_before: int
+    readable_after: int
+    neighbour_lost: int
+
+
+class RoundTrips:
+    """Stands in for the socket module in a client, and counts its round trips.
+
+    One round trip is an answer that the client waited for: the first `recv` after
+    something was sent. Everything else is the socket module's own.
+    """
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        """Hand out what the socket module has under `name`."""
+        return getattr(socket, name)
+
+    def socket(self, *args: int) -> socket.socket:
+        """Return a socket that reports its round trips here."""
+        return _CountedSocket(self, *args)
+
+
+class _CountedSocket(socket.socket):
+    def __init__(self, trips: RoundTrips, *args: int) -> None:
+        super().__init__(*args)
+        self._trips = trips
+        self._unanswered = False
+
+    def sendall(self, data: bytes, flags: int = 0) -> None:
+        self._unanswered = True
+        super().sendall(data, flags)
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        if self._unanswered:
+            self._unanswered = False
+            self._trips.count += 1
+        return super().recv(bufsize, flags)
+
+
+def measure(way: Way, size: int, location: str) -> Measurement:
+    """Fill a cache with `size` keys beside a neighbour's, empty it, and look.
+
+    All keys of a namespace are looked for, before and after; for the other ways, which
+    nobody doubts, a sample. `FLUSH` empties the whole server: `location` must be one
+    that nobody else uses.
+    """
+    trips = RoundTrips()
+    token = secrets.token_hex(4)
+    cache = _open(way.backend, f"demo-{size}-{token}", location, trips)
+    neighbour = _open(PLAIN, f"demo-neighbour-{token}", location, socket)
+    keys = [f"page:{number}" for number in range(size)]
+    looked_for = keys if way is INVALIDATE else keys[:: max(1, size // SAMPLE)]
+    theirs = [f"page:{number}" for number in range(NEIGHBOUR_KEYS)]
+    try:
+        _fill(neighbour, theirs)
+        _fill(cache, keys)
+        before = _count(cache, looked_for)
+
+        trips_before = trips.count
+        started = time.perf_counter()
+        way.empty(cache, keys)
+        seconds = time.perf_counter() - started
+        round_trips = trips.count - trips_before
+
+        after = _count(cache, looked_for)
+        neighbour_lost = NEIGHBOUR_KEYS - _count(neighbour, theirs)
+        neighbour.delete_many(theirs)
+    finally:
+        cache.close()
+        neighbour.close()
+    return Measurement(
+        way, size, round_trips, seconds * 1000, before, after, neighbour_lost
+    )
+
+
+def _open(backend: str, name: str, location: str, sockets: object) -> BaseCache:
+    options = {"no_delay": True, "socket_module": sockets}
+    if backend == NAMESPACED:
+        options["NAMESPACE"] = name
+    settings = {
+        "BACKEND": backend,
+        "LOCATION": location,
+        "KEY_PREFIX": name,
+        "TIMEOUT": TIMEOUT,
+        "OPTIONS": options,
+    }
+    return CacheHandler({"default": settings})["default"]
+
+
+def _fill(cache: BaseCache, keys: Sequence[str]) -> None:
+    for chunk in _chunks(keys):
+        cache.set_many(dict.fromkeys(chunk, "cached"))
+
+
+def _count(cache: BaseCache, keys: Sequence[str]) -> int:
+    return sum(len(cache.get_many(chunk)) for chunk in _chunks(keys))
+
+
+def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), CHUNK):
+        yield keys[start : start + CHUNK]

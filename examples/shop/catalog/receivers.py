@@ -1,0 +1,21 @@
+"""Keeps product cards in step with the database."""
+
+from functools import partial
+
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save
+from django.dispatch import receiver
+
+from .cards import forget_card
+from .models import Product
+
+
+@receiver([post_save, post_delete], sender=Product)
+def forget_card_after_commit(instance: Product, **_: object) -> None:
+    """Drop the card of a product that was saved or deleted.
+
+    After the commit and not before: until then another request would read the old
+    row and cache it again. A `TestCase` never commits, so its products leave their
+    cards behind.
+    """
+    transaction.on_commit(partial(forget_card, instance.pk))

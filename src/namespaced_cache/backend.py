@@ -1,0 +1,156 @@
+"""NamespacedCache: the class that BACKEND points at.
+
+    application ─► NamespacedCache ─► wrapped backend ─► NamespacedClient ─► client
+
+It is a proxy and nothing else. Keys are made and validated by the wrapped backend,
+which is production's own; they get their generation in `client.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from functools import wraps
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.memcached import BaseMemcachedCache
+
+from namespaced_cache import options, wrapped
+from namespaced_cache.client import NamespacedClient
+
+
+class NamespacedCache(BaseMemcachedCache):
+    """A memcached backend whose keys live in a namespace that is forgotten at once.
+
+    Every verb of Django's cache API is handed to the wrapped backend, and so is every
+    other attribute, read or assigned. It passes for the wrapped backend's class in
+    `isinstance()`. OPTIONS are described in the README; wrong ones raise
+    ImproperlyConfigured.
+    """
+
+    _wrapped: BaseMemcachedCache
+
+    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        # Not super().__init__(): what it would set is the wrapped backend's to hold.
+        settings = options.read(params, wrapper=NamespacedCache)
+        vars(self).update(
+            _arguments=(server, params),
+            _wrapped_class=settings.wrapped_class,
+            _wrapped=wrapped.build(server, settings),
+        )
+
+    @property
+    def wrapped(self) -> BaseMemcachedCache:
+        """The wrapped backend. Its keys are in the namespace as well."""
+        return self._wrapped
+
+    @property
+    def namespace(self) -> str:
+        """The namespace's name in this process, with its worker. No round trip."""
+        return self._client.counter.namespace
+
+    @property
+    def generation(self) -> int:
+        """The generation that stands on the server: one round trip.
+
+        Raises NamespaceUnavailable where there is none to be had.
+        """
+        return self._client.counter.current(self._client.wrapped)
+
+    def invalidate_namespace(self) -> int:
+        """Forget every key of the namespace and return its new generation.
+
+        One round trip, however many keys there are. Other namespaces, and what others
+        keep on the server, stay as they are. Raises NamespaceUnavailable unless a
+        server acknowledged it.
+        """
+        return self._client.invalidate()
+
+    async def ainvalidate_namespace(self) -> int:
+        """See invalidate_namespace()."""
+        return await sync_to_async(self.invalidate_namespace, thread_sensitive=True)()
+
+    @property
+    def _client(self) -> NamespacedClient:
+        client: NamespacedClient = self._cache
+        return client
+
+    # The proxy.
+
+    @property  # type: ignore[misc]  # read only here
+    def __class__(self) -> type:
+        # isinstance() asks type() first and then this: it holds for both classes.
+        wrapped_class: type = vars(self).get("_wrapped_class", type(self))
+        return wrapped_class
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for what the class lacks. copy and pickle ask before __init__() ran.
+        if "_wrapped" not in vars(self):
+            raise AttributeError(name)
+        return getattr(self._wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A verb's name is a spy's; it stays here, where the application calls it. All
+        # else is the wrapped backend's.
+        if hasattr(type(self), name) or callable(
+            getattr(type(self._wrapped), name, None)
+        ):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._wrapped, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in vars(self) or hasattr(type(self), name):
+            super().__delattr__(name)
+        else:
+            delattr(self._wrapped, name)
+
+    def __dir__(self) -> Iterable[str]:
+        return {*super().__dir__(), *dir(self._wrapped)}
+
+    def __repr__(self) -> str:
+        return f"<NamespacedCache {self.namespace!r} of {self._wrapped_class.__name__}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy has a client of its own; modules and sockets cannot be pickled.
+        state = {name: getattr(self, name) for name in vars(BaseCache({}))}
+        return type(self), self._arguments, state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self._wrapped, name, value)
+
+
+def _handed_over(name: str, member: object) -> object:
+    """Make the attribute that hands over to the wrapped backend's of the same name."""
+    if inspect.iscoroutinefunction(member):
+
+        @wraps(member)
+        async def averb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
+            return await getattr(self._wrapped, name)(*args, **kwargs)
+
+        return averb
+
+    if inspect.isfunction(member):
+
+        @wraps(member)
+        def verb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
+            return getattr(self._wrapped, name)(*args, **kwargs)
+
+        return verb
+
+    return property(
+        lambda self: getattr(self._wrapped, name),
+        lambda self, value: setattr(self._wrapped, name, value),
+        lambda self: delattr(self._wrapped, name),
+    )
+
+
+# Made from Django's own list, so that a verb of a later Django is not forgotten. They
+# must stand on the class: tracers wrap `get`, `set`, … on the class that BACKEND names,
+# and Django's async verbs look at `self.get_many.__func__`.
+for _name, _member in {**vars(BaseCache), **vars(BaseMemcachedCache)}.items():
+    if not _name.startswith("__") or _name == "__contains__":
+        setattr(NamespacedCache, _name, _handed_over(_name, _member))

@@ -1,0 +1,71 @@
+"""Who is asking: the name of this run, and of this worker within it.
+
+Nothing here is read when a backend is built. Backends are built before test workers
+fork, and a worker that kept its parent's name would share its parent's namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+
+from django.core.exceptions import ImproperlyConfigured
+
+#: The environment variable that carries the name of a run to its child processes.
+RUN_VARIABLE = "NAMESPACED_CACHE_RUN"
+
+#: pytest-xdist's documented variable; "gw0", "gw1", … in its workers.
+XDIST_VARIABLE = "PYTEST_XDIST_WORKER"
+
+NAME_RULE = "1 to 32 letters, digits, '_' and '-'"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+
+
+def is_name(name: object) -> bool:
+    """Tell whether this may be the name of a namespace, a run or a worker."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def run() -> str:
+    """Return the name of this run: the one inherited, or a new one to be inherited.
+
+    The name is random, not made of a process id or of the time, so that two runs on
+    one server never meet. Raises ImproperlyConfigured if the variable holds no name.
+    """
+    name = os.environ.setdefault(RUN_VARIABLE, f"run-{secrets.token_hex(8)}")
+    return _checked(RUN_VARIABLE, name)
+
+
+def worker() -> str:
+    """Return the name of this test worker, or "" in a process that is none.
+
+    pytest-xdist tells its workers by an environment variable. Django's parallel runner
+    numbers its own in a global of `django.test.runner`, 0 where there is no worker; it
+    is only looked at when something else has imported it.
+    """
+    name = os.environ.get(XDIST_VARIABLE)
+    if name:
+        return _checked(XDIST_VARIABLE, name)
+    number = getattr(sys.modules.get("django.test.runner"), "_worker_id", 0)
+    return f"w{number}" if number else ""
+
+
+def resolve(name: str | None) -> str:
+    """Return the namespace that `name` (None: one for each run) means in this process.
+
+    The worker follows after a dot, which no name contains, so that worker w1 of "shop"
+    never meets a namespace that somebody called "shop-w1".
+    """
+    name = run() if name is None else name
+    worker_name = worker()
+    return f"{name}.{worker_name}" if worker_name else name
+
+
+def _checked(variable: str, name: str) -> str:
+    if not is_name(name):
+        raise ImproperlyConfigured(
+            f"The environment variable {variable} is {name!r}: it takes {NAME_RULE}."
+        )
+    return name

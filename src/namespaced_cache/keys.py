@@ -1,0 +1,140 @@
+"""Keys: built, parsed and fitted into memcached's 250 bytes. Pure functions of text.
+
+Three kinds of key belong to a namespace, and no two different inputs share one:
+
+    nsc:NAMESPACE                           the counter
+    nsc:NAMESPACE:GENERATION:KEY            an item under the caller's own key
+    nsc:NAMESPACE:GENERATION~HEAD~DIGEST    an item whose caller's key did not fit
+
+NAMESPACE has no colon and GENERATION is a number in base 36, so the first character
+after them tells the kinds apart, and a counter, which ends where they begin, is never
+taken for data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+Key = str | bytes
+
+#: Memcached takes keys of up to this many bytes (its protocol.txt, "Keys").
+MAX_KEY_BYTES = 250
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+#: 160 bits, written as 40 hexadecimal digits.
+_DIGEST_BYTES = 20
+_ITEM = re.compile(
+    rb"nsc:([\w.-]+)(?: :([0-9a-z]+)(?: :(.*) | ~(.*)~([0-9a-f]{40}) ) )?",
+    re.DOTALL | re.VERBOSE,
+)
+#: What ends a key in memcached's text protocol.
+_KEY_ENDS = re.compile(rb"[\x00\t-\r ]")
+
+
+def base36(number: int) -> str:
+    """Write a number that is not negative in base 36."""
+    digits = ""
+    while True:
+        number, digit = divmod(number, 36)
+        digits = _DIGITS[digit] + digits
+        if not number:
+            return digits
+
+
+def counter_key(namespace: str) -> str:
+    """Return the key under which the namespace keeps its generation."""
+    return f"nsc:{namespace}"
+
+
+class GenerationKeys:
+    """The keys of one generation of a namespace.
+
+    `limit` is the most bytes that a key may have, where the client itself leaves
+    fewer than memcached's 250 (pymemcache's `key_prefix` takes its share).
+    `refuse_key_ends` is for clients that send a key with a space in it as two.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        number: int,
+        *,
+        limit: int = MAX_KEY_BYTES,
+        refuse_key_ends: bool = False,
+    ) -> None:
+        self.namespace = namespace
+        self.number = number
+        self._stem = f"nsc:{namespace}:{base36(number)}".encode()
+        self._prefix = self._stem + b":"
+        self._limit = limit
+        self._room = limit - len(self._prefix)
+        self._refuse_key_ends = refuse_key_ends
+
+    def name(self, key: Key) -> Key:
+        """Return the key of this generation that stands for the caller's key.
+
+        Text stays text and bytes stay bytes, because clients judge them by different
+        rules; equal bytes give equal keys either way. A caller's key that is itself
+        over the limit stays over it, so that the client refuses it as it always does.
+
+        Raises TypeError for a key that is neither, UnicodeEncodeError for one with
+        lone surrogates, and ValueError for one that ends early, where that is refused.
+        """
+        if not isinstance(key, str | bytes):
+            kind = type(key).__name__
+            raise TypeError(f"A cache key is str or bytes, not {kind}: {key!r}")
+        raw = key.encode() if isinstance(key, str) else key
+        if self._refuse_key_ends and _KEY_ENDS.search(raw):
+            raise ValueError(
+                f"Cache key {key!r} has a space, a line break or a NUL, which ends a "
+                f"key early in memcached's text protocol."
+            )
+        fits_in_no_way = len(raw) > self._limit
+        if len(raw) <= self._room or fits_in_no_way:
+            name = self._prefix + raw
+        else:
+            name = self._shortened(raw)
+        return name.decode() if isinstance(key, str) else name
+
+    def _shortened(self, key: bytes) -> bytes:
+        digest = hashlib.blake2b(key, digest_size=_DIGEST_BYTES).hexdigest().encode()
+        head_size = max(0, self._room - len(digest) - 1)
+        while head_size and _within_character(key[head_size]):
+            head_size -= 1
+        return b"%s~%s~%s" % (self._stem, key[:head_size], digest)
+
+
+def _within_character(byte: int) -> bool:
+    # UTF-8 writes all bytes of a character but the first as 10xxxxxx. What is cut in
+    # the middle of one does not decode.
+    return 0x80 <= byte < 0xC0  # noqa: PLR2004
+
+
+@dataclass(frozen=True)
+class ParsedKey:
+    """What a key of a namespace says of itself.
+
+    `generation` is None for a counter. `key` is the caller's key, or only its head
+    where `digest` stands for the whole.
+    """
+
+    namespace: str
+    generation: int | None = None
+    key: bytes | None = None
+    digest: str | None = None
+
+
+def parse(key: bytes) -> ParsedKey | None:
+    """Take a key as memcached holds it apart; None if it is no namespace's key."""
+    match = _ITEM.fullmatch(key)
+    if match is None:
+        return None
+    namespace, generation, whole, head, digest = match.groups()
+    return ParsedKey(
+        namespace=namespace.decode(),
+        generation=None if generation is None else int(generation, 36),
+        key=whole if digest is None else head,
+        digest=None if digest is None else digest.decode(),
+    )

@@ -1,0 +1,129 @@
+"""What pymemcache and pylibmc do differently, said once for each.
+
+Neither library is imported before a wrapped backend has made a client with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+from namespaced_cache.errors import NamespaceError
+from namespaced_cache.keys import MAX_KEY_BYTES, Key
+
+
+class PyMemcache:
+    """Clients from pymemcache: HashClient, Client, PooledClient and what derives."""
+
+    #: The exceptions that mean "no such key"; `incr` and `decr` answer None instead.
+    not_found: tuple[type[Exception], ...] = ()
+
+    #: Names of what the `_many` verbs take after the keys, where we must look at it.
+    many_parameters: Mapping[str, tuple[str, ...]] = {
+        "get_many": ("gets",),
+        "get_multi": ("gets",),
+    }
+
+    def key_limit(self, client: Any) -> int:
+        """Return how many bytes the client leaves for a key."""
+        return MAX_KEY_BYTES - len(client.key_prefix)
+
+    def checks_keys(self, client: Any) -> bool:
+        """Tell whether the client refuses a key that would end early: always."""
+        return True
+
+    def fetch(self, client: Any, names: list[Key], *, cas: bool) -> dict[Key, Any]:
+        """Fetch items, with their cas tokens if asked, in one round trip a server."""
+        found = client.gets_many(names) if cas else client.get_many(names)
+        return dict(found)
+
+    def leave(self, client: Any) -> None:
+        """Let go of a client that was inherited over a fork.
+
+        `close()` closes this process's end alone; `quit()` would end the parent's
+        connection too.
+        """
+        client.close()
+
+
+class PyLibMC:
+    """Clients from pylibmc."""
+
+    many_parameters: Mapping[str, tuple[str, ...]] = {
+        "get_multi": ("key_prefix",),
+        "delete_multi": ("key_prefix",),
+        "incr_multi": ("key_prefix", "delta"),
+        "set_multi": ("time", "key_prefix", "min_compress_len", "compress_level"),
+        "add_multi": ("time", "key_prefix", "min_compress_len", "compress_level"),
+    }
+
+    @property
+    def not_found(self) -> tuple[type[Exception], ...]:
+        """The exceptions that mean "no such key"."""
+        import pylibmc  # noqa: PLC0415  # only where a backend has made a client
+
+        return (pylibmc.NotFound,)
+
+    def key_limit(self, client: Any) -> int:
+        """Return how many bytes the client leaves for a key."""
+        return MAX_KEY_BYTES
+
+    def checks_keys(self, client: Any) -> bool:
+        """Tell whether the client refuses a key that would end early.
+
+        The binary protocol needs no check, because it carries a key's length. In the
+        text protocol pylibmc sends any key as it is: `get("a b")` asks for two keys,
+        and answers with the value of one that is in no namespace at all.
+        """
+        return bool(client.binary)
+
+    def fetch(self, client: Any, names: list[Key], *, cas: bool) -> dict[Key, Any]:
+        """Fetch items in one round trip a server; pylibmc has no many-keyed `gets`."""
+        if cas:
+            raise NotImplementedError
+        found: dict[Key, Any] = client.get_multi(names)
+        return found
+
+    def leave(self, client: Any) -> None:
+        """Keep a client that was inherited over a fork, for ever and unused.
+
+        When it is freed, libmemcached says `quit` on the socket that it shares with
+        the parent, and the parent's connection breaks. One reference more than
+        Python knows of keeps it from being freed, at exit too.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+
+
+Library = PyMemcache | PyLibMC
+
+_LIBRARIES: dict[str, Library] = {"pymemcache": PyMemcache(), "pylibmc": PyLibMC()}
+
+
+def _find(client: object) -> Library | None:
+    for base in type(client).__mro__:
+        library = _LIBRARIES.get(base.__module__.partition(".")[0])
+        if library is not None:
+            return library
+    return None
+
+
+def is_client(value: object) -> bool:
+    """Tell whether this is a client of a library that we know."""
+    return _find(value) is not None
+
+
+def of(client: object) -> Library:
+    """Return what is special about the client's library.
+
+    Raises NamespaceError for a client of any other library, because nobody has
+    checked which of its verbs take keys.
+    """
+    library = _find(client)
+    if library is None:
+        raise NamespaceError(
+            f"The wrapped backend's client is a "
+            f"{type(client).__module__}.{type(client).__qualname__}: only clients made "
+            f"from pymemcache's and pylibmc's can be namespaced."
+        )
+    return library

@@ -1,0 +1,91 @@
+"""Reads and checks the OPTIONS of a namespaced alias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.cache.backends.base import InvalidCacheBackendError
+from django.core.cache.backends.memcached import BaseMemcachedCache
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from namespaced_cache import identity
+
+DEFAULT_BACKEND = "django.core.cache.backends.memcached.PyMemcacheCache"
+
+#: Our options. They are upper case; what is not goes to the client untouched.
+NAMES = ("WRAPPED_BACKEND", "NAMESPACE")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an alias's settings say, checked.
+
+    `wrapped_params` is what the wrapped backend is built from: the alias's settings
+    with nothing of ours left in OPTIONS.
+    """
+
+    wrapped_class: type[BaseMemcachedCache]
+    namespace: str | None
+    wrapped_params: dict[str, Any]
+
+
+def read(params: dict[str, Any], wrapper: type) -> Options:
+    """Read the settings of one alias and leave them as they are.
+
+    Django builds a backend for each thread from the same dictionaries, so an option
+    that was popped here would be missing in the second thread. `wrapper` is the class
+    that asks, which cannot wrap itself.
+
+    Raises ImproperlyConfigured, or InvalidCacheBackendError where WRAPPED_BACKEND is
+    at fault; both name the option, what it got and what it takes.
+    """
+    given = params.get("OPTIONS") or {}
+    ours = {name: value for name, value in given.items() if name.isupper()}
+    for name in ours.keys() - set(NAMES):
+        raise ImproperlyConfigured(
+            f"OPTIONS has {name!r}, which NamespacedCache does not know: its own "
+            f"options are {', '.join(NAMES)}; options in lower case go to the client."
+        )
+    namespace = ours.get("NAMESPACE")
+    if namespace is not None and not identity.is_name(namespace):
+        raise ImproperlyConfigured(
+            f"OPTIONS['NAMESPACE'] is {namespace!r}: it takes {identity.NAME_RULE}, or "
+            f"None for one namespace for each run."
+        )
+    theirs = {name: value for name, value in given.items() if name not in ours}
+    return Options(
+        wrapped_class=_wrapped_class(
+            ours.get("WRAPPED_BACKEND", DEFAULT_BACKEND), wrapper
+        ),
+        namespace=namespace,
+        wrapped_params={**params, "OPTIONS": theirs},
+    )
+
+
+def _wrapped_class(path: object, wrapper: type) -> type[BaseMemcachedCache]:
+    takes = (
+        f"it takes the dotted path of a memcached backend, such as {DEFAULT_BACKEND!r}."
+    )
+    if not isinstance(path, str):
+        raise InvalidCacheBackendError(
+            f"OPTIONS['WRAPPED_BACKEND'] is {path!r}: {takes}"
+        )
+    try:
+        found = import_string(path)
+    except ImportError as error:
+        raise InvalidCacheBackendError(
+            f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, which cannot be imported "
+            f"({error}): {takes}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, BaseMemcachedCache)):
+        raise InvalidCacheBackendError(
+            f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, which is no memcached backend: "
+            f"{takes}"
+        )
+    if issubclass(found, wrapper):
+        raise InvalidCacheBackendError(
+            f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, the wrapper itself: {takes}"
+        )
+    return found

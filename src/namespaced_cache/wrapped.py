@@ -1,0 +1,112 @@
+"""Builds the wrapped backend: production's own class, with its `_cache` namespaced."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from django.core.cache.backends.memcached import BaseMemcachedCache
+
+from namespaced_cache import generation, identity, libraries
+from namespaced_cache.client import NamespacedClient
+from namespaced_cache.options import Options
+
+
+class ClientBoundary(BaseMemcachedCache):
+    """Stands before a memcached backend's class and gives it a NamespacedClient.
+
+    The backend makes, keeps and renews its real client in its own way, be that
+    Django's cached property or a property that reconnects; all of its methods see the
+    NamespacedClient.
+    """
+
+    # Names of its own have two underscores: the backend's class may use any other.
+
+    # Django's own, which its type stubs leave out.
+    _class: type
+    _options: dict[str, Any]
+
+    def __init__(
+        self, server: Any, params: dict[str, Any], namespace: str | None
+    ) -> None:
+        self.__arguments = (server, params, namespace)
+        self.__process = os.getpid()
+        self.__counter: generation.Counter | None = None
+        self.__namespaced_client = NamespacedClient(
+            self.__real_client, self.__find_counter
+        )
+        # Next in line is the backend's own class, which takes what Django gives it.
+        super().__init__(server, params)  # type: ignore[call-arg]
+
+    @property
+    def _cache(self) -> NamespacedClient:
+        return self.__namespaced_client
+
+    @_cache.setter
+    def _cache(self, client: Any) -> None:
+        # Backends that reconnect may assign the new client; who put ours aside for a
+        # while (mock.patch) puts it back.
+        if client is not self.__namespaced_client:
+            vars(self)["_cache"] = client
+
+    @_cache.deleter
+    def _cache(self) -> None:
+        vars(self).pop("_cache", None)
+
+    def __real_client(self) -> Any:
+        if self.__process != os.getpid():
+            self.__leave_inherited_clients()
+            self.__process = os.getpid()
+        # Where Django's cached property, or an assignment, has left it; a property of
+        # the backend's own is asked each time.
+        client = vars(self).get("_cache")
+        return super()._cache if client is None else client  # type: ignore[misc]
+
+    def __find_counter(self) -> generation.Counter:
+        namespace = identity.resolve(self.__arguments[2])
+        counter = self.__counter
+        if counter is None or counter.namespace != namespace:
+            servers = tuple(str(server) for server in self.client_servers)
+            counter = generation.counter(namespace, servers, self.__place(servers))
+            self.__counter = counter
+        return counter
+
+    def __place(self, servers: tuple[str, ...]) -> str:
+        """Say what else decides where the counter's key is found.
+
+        With one server that is only pymemcache's `key_prefix`. Of several servers, each
+        client, set up in its own way, may choose another.
+        """
+        if len(servers) == 1:
+            return repr(self._options.get("key_prefix"))
+        return repr((self._class, sorted(self._options.items())))
+
+    def __leave_inherited_clients(self) -> None:
+        """Begin anew in a process that was forked: no socket is shared with its parent.
+
+        What a backend built just now would hold takes the place of each client.
+        """
+        fresh = vars(type(self)(*self.__arguments))
+        for name, value in list(vars(self).items()):
+            if libraries.is_client(value):
+                libraries.of(value).leave(value)
+                del vars(self)[name]
+                if name in fresh:
+                    vars(self)[name] = fresh[name]
+
+
+@cache
+def _bounded_class(backend_class: Any) -> type[Any]:
+    names = ("__module__", "__qualname__", "__doc__")
+    attributes = {name: getattr(backend_class, name) for name in names}
+    return type(backend_class.__name__, (ClientBoundary, backend_class), attributes)
+
+
+def build(server: Any, options: Options) -> BaseMemcachedCache:
+    """Build the backend that the options name, as Django would, on these servers."""
+    wrapped_class: Any = options.wrapped_class  # mypy takes no class to be hashable
+    backend: BaseMemcachedCache = _bounded_class(wrapped_class)(
+        server, options.wrapped_params, options.namespace
+    )
+    return backend

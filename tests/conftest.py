@@ -1,0 +1,119 @@
+"""Servers, and backends on them: the bare one and ours, for both clients."""
+
+from __future__ import annotations
+
+import os
+
+import django
+import pytest
+from django.conf import settings
+from django.core.cache.backends.base import BaseCache
+from django.utils.module_loading import import_string
+from round_trips import CountingProxy
+from servers import Memcached
+
+BACKENDS = {
+    "pymemcache": "django.core.cache.backends.memcached.PyMemcacheCache",
+    "pylibmc": "django.core.cache.backends.memcached.PyLibMCCache",
+}
+
+
+def pytest_configure() -> None:
+    sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    settings.configure(USE_TZ=True, DATABASES={"default": sqlite})
+    django.setup()
+
+
+@pytest.fixture(autouse=True)
+def _no_run_or_worker(monkeypatch):
+    """No test inherits the name of a run or a worker that it did not ask for."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    # setdefault() within a test is undone with it.
+    monkeypatch.setenv("NAMESPACED_CACHE_RUN", "unset-below")
+    del os.environ["NAMESPACED_CACHE_RUN"]
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A memcached for tests that leave it running."""
+    memcached = Memcached()
+    yield memcached
+    memcached.close()
+
+
+@pytest.fixture
+def start():
+    """Start memcached processes of the test's own: start(*arguments, unix=False)."""
+    started: list[Memcached] = []
+
+    def start_one(*arguments: str, unix: bool = False) -> Memcached:
+        memcached = Memcached(*arguments, unix=unix)
+        started.append(memcached)
+        return memcached
+
+    yield start_one
+    for memcached in started:
+        memcached.close()
+
+
+@pytest.fixture
+def proxy(server):
+    """A proxy before `server` that counts round trips."""
+    counting = CountingProxy(server.port)
+    yield counting
+    counting.close()
+
+
+@pytest.fixture(params=BACKENDS)
+def client(request) -> str:
+    """The client library: a test that takes this runs once for each."""
+    return request.param
+
+
+@pytest.fixture
+def backend(client) -> str:
+    """The dotted path of Django's own backend for `client`."""
+    return BACKENDS[client]
+
+
+def bare_cache(backend: str, location, **params) -> BaseCache:
+    """Build Django's own backend."""
+    return import_string(backend)(location, params)
+
+
+def our_cache(backend: str, location, *, OPTIONS=None, **params) -> BaseCache:
+    """Build NamespacedCache around Django's own backend."""
+    from namespaced_cache import NamespacedCache
+
+    ours = {"WRAPPED_BACKEND": backend, **(OPTIONS or {})}
+    return NamespacedCache(location, {**params, "OPTIONS": ours})
+
+
+@pytest.fixture
+def build(backend, server):
+    """Build NamespacedCache for `client`, on `server` unless told otherwise."""
+
+    built: list[BaseCache] = []
+
+    def build_one(location=None, **params):
+        built.append(our_cache(backend, location or server.location, **params))
+        return built[-1]
+
+    yield build_one
+    for cache in built:
+        cache.close()
+
+
+@pytest.fixture
+def cache(build):
+    """NamespacedCache for `client` on `server`, in a namespace of the test's own."""
+    return build()
+
+
+@pytest.fixture
+def bare(backend, server):
+    """Django's own backend for `client` on `server`: a neighbour in no namespace."""
+    neighbour = bare_cache(backend, server.location)
+    yield neighbour
+    neighbour.clear()
+    neighbour.close()

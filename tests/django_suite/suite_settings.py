@@ -1,0 +1,22 @@
+"""Settings for Django's own tests: each memcached backend is ours.
+
+MEMCACHED_LOCATION says where the server is, and SUITE_BACKEND which module's backends
+are used: ours, or Django's own to see what fails without us.
+"""
+
+import os
+
+LOCATION = os.environ["MEMCACHED_LOCATION"]
+BACKENDS = os.environ["SUITE_BACKENDS"]
+
+CACHES = {
+    "default": {"BACKEND": f"{BACKENDS}.PyMemcacheCache", "LOCATION": LOCATION},
+    "pylibmc": {"BACKEND": f"{BACKENDS}.PyLibMCCache", "LOCATION": LOCATION},
+}
+DATABASES = {
+    alias: {"ENGINE": "django.db.backends.sqlite3"} for alias in ("default", "other")
+}
+SECRET_KEY = "django_tests_secret_key"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+USE_TZ = False

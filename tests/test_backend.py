@@ -1,0 +1,250 @@
+"""NamespacedCache as a proxy: what it hands over, what it keeps, what it passes for."""
+
+import asyncio
+import copy
+import inspect
+import pickle
+import threading
+from unittest import mock
+
+import pytest
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.memcached import BaseMemcachedCache
+from django.core.signals import request_finished
+from django.test import override_settings
+
+from namespaced_cache import NamespacedCache
+
+VERBS = [
+    name
+    for name, member in vars(BaseCache).items()
+    if inspect.isfunction(member) and (name[0] != "_" or name == "__contains__")
+]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_on_the_class(verb):
+    """Tracers wrap the verbs on the class that BACKEND names."""
+    member = vars(NamespacedCache)[verb]
+    assert inspect.isfunction(member)
+    assert inspect.iscoroutinefunction(member) == inspect.iscoroutinefunction(
+        getattr(BaseCache, verb)
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_handed_to_the_wrapped_backends(cache, verb):
+    """So a backend's own faster `get_many` is used, and its own `close`."""
+    answer = object()
+    kind = mock.AsyncMock if verb[0] == "a" and verb != "add" else mock.Mock
+    spy = kind(return_value=answer)
+    with mock.patch.object(type(cache.wrapped), verb, spy):
+        call = getattr(cache, verb)
+        if verb == "__contains__":
+            got = "k" in cache
+            assert got is True
+            spy.assert_called_once_with("k")
+            return
+        got = call("one", two=2)
+        got = asyncio.run(got) if inspect.iscoroutine(got) else got
+    assert got is answer
+    spy.assert_called_once_with("one", two=2)
+
+
+def test_whatever_the_wrapped_backends_class_has_is_within_reach(cache):
+    for name in dir(cache.wrapped):
+        assert hasattr(cache, name), name
+        assert name in dir(cache)
+
+
+@pytest.mark.parametrize("name", ["key_prefix", "version", "default_timeout", "new"])
+def test_an_assigned_attribute_takes_effect(cache, name):
+    setattr(cache, name, "assigned")
+    assert getattr(cache, name) == getattr(cache.wrapped, name) == "assigned"
+
+
+def test_mock_patches_data_and_takes_it_back(cache):
+    with mock.patch.object(cache, "key_prefix", "patched"):
+        assert cache.make_key("k") == "patched:1:k"
+    assert cache.make_key("k") == ":1:k"
+
+
+def test_mock_patches_the_client_and_takes_it_back(cache):
+    raw = cache._cache
+    real = raw.wrapped
+    with mock.patch.object(cache, "_cache", type(real)([cache._servers[0]])):
+        assert cache._cache is raw
+        assert raw.wrapped is not real
+        cache.set("k", b"1")
+        getattr(raw.wrapped, "close", lambda: None)()
+    assert cache.get("k") == b"1"
+    assert cache._cache is raw
+
+
+def test_a_verb_patched_on_the_instance_stays_on_the_proxy(cache):
+    """As debug-toolbar and Sentry do it."""
+    seen = []
+    original = cache.get
+
+    def spy(key, *args, **kwargs):
+        seen.append(key)
+        return original(key, *args, **kwargs)
+
+    cache.set("k", 1)
+    cache.get = spy
+    assert cache.get("k") == 1
+    assert seen == ["k"]
+    assert cache.wrapped.get("k") == 1
+    assert seen == ["k"]
+    del cache.get
+    assert cache.get("k") == 1
+    assert seen == ["k"]
+
+
+def test_a_verb_of_the_wrapped_backends_own_is_patched_on_the_proxy(cache, monkeypatch):
+    monkeypatch.setattr(type(cache.wrapped), "own", lambda _: "own", raising=False)
+    assert cache.own() == "own"
+    cache.own = lambda: "spied"
+    assert cache.own() == "spied"
+    assert cache.wrapped.own() == "own"
+    del cache.own
+    assert cache.own() == "own"
+
+
+def test_deleting_what_is_not_there_is_an_error(cache):
+    with pytest.raises(AttributeError):
+        del cache.nope
+
+
+@pytest.mark.parametrize("name", ["namespace", "generation", "wrapped"])
+def test_the_namespaces_own_properties_cannot_be_assigned(cache, name):
+    with pytest.raises(AttributeError):
+        setattr(cache, name, "x")
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))],
+)
+def test_a_copy_is_in_the_same_namespace_on_a_client_of_its_own(build, duplicate):
+    cache = build(KEY_PREFIX="before")
+    cache.key_prefix = "assigned"
+    cache.set("k", 1)
+    other = duplicate(cache)
+    assert isinstance(other, NamespacedCache)
+    assert other.key_prefix == "assigned"
+    assert other.get("k") == 1
+    assert other._cache.wrapped is not cache._cache.wrapped
+    other.close()
+
+
+def test_an_instance_that_was_never_made_does_not_recurse():
+    cache = object.__new__(NamespacedCache)
+    assert not hasattr(cache, "nope")
+    assert isinstance(cache, NamespacedCache)
+
+
+def test_it_passes_for_the_wrapped_backend(cache, client):
+    assert type(cache) is NamespacedCache
+    assert isinstance(cache, NamespacedCache)
+    assert isinstance(cache, BaseMemcachedCache)
+    name = "PyMemcacheCache" if client == "pymemcache" else "PyLibMCCache"
+    assert cache.__class__.__name__ == type(cache.wrapped).__name__ == name
+    assert issubclass(NamespacedCache, BaseMemcachedCache)
+    assert repr(cache) == f"<NamespacedCache {cache.namespace!r} of {name}>"
+
+
+def test_clients_of_different_libraries_are_told_apart(cache, client):
+    from django.core.cache.backends import memcached
+
+    other = {"pymemcache": "PyLibMCCache", "pylibmc": "PyMemcacheCache"}[client]
+    assert not isinstance(cache, getattr(memcached, other))
+
+
+# The namespace.
+
+
+def test_an_invalidation_is_one_round_trip_for_100_000_keys(build, proxy):
+    cache = build(proxy.location)
+    for start in range(0, 100_000, 5_000):
+        keys = range(start, start + 5_000)
+        assert cache.set_many({f"k{key}": key for key in keys}) == []
+    assert cache.get("k99999") == 99_999
+    assert proxy.during(cache.invalidate_namespace) == 1
+    assert cache.get_many(f"k{key}" for key in range(0, 100_000, 777)) == {}
+
+
+@pytest.mark.parametrize(
+    ("verb", "trips"),
+    [
+        (lambda cache: cache.get("k"), 1),
+        (lambda cache: cache.get("none"), 1),
+        (lambda cache: cache.get_many(["k", "l", "none"]), 1),
+        (lambda cache: cache.has_key("k"), 1),
+        (lambda cache: cache.clear(), 1),
+        (lambda cache: cache._cache.flush_all(), 1),
+        (lambda cache: cache.generation, 1),
+        (lambda cache: cache.namespace, 0),
+        (lambda cache: cache.set("k", 1), 2),
+        (lambda cache: cache.add("k", 1), 2),
+        (lambda cache: cache.incr("k"), 2),
+        (lambda cache: cache.delete("k"), 2),
+        (lambda cache: cache.touch("k"), 2),
+    ],
+)
+def test_the_round_trips_of_a_verb(build, proxy, verb, trips):
+    cache = build(proxy.location)
+    cache.set_many({"k": 1, "l": 2})
+    assert proxy.during(lambda: verb(cache)) == trips
+
+
+def test_invalidate_namespace_answers_the_new_generation(cache):
+    before = cache.generation
+    after = cache.invalidate_namespace()
+    assert after == before + 1
+    assert cache.generation == after
+    assert asyncio.run(cache.ainvalidate_namespace()) == after + 1
+
+
+def test_the_namespace_of_a_run_is_the_same_in_all_threads_and_aliases(server, backend):
+    alias = {
+        "BACKEND": "namespaced_cache.NamespacedCache",
+        "LOCATION": server.location,
+        "OPTIONS": {"WRAPPED_BACKEND": backend},
+    }
+    with override_settings(CACHES={"default": alias, "other": alias}):
+        caches["default"].set("k", 1)
+        found = []
+
+        def look():
+            found.append(caches["other"].get("k"))
+            caches["other"].invalidate_namespace()
+            caches.close_all()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        assert found == [1]
+        assert caches["default"].get("k") is None
+        caches.close_all()
+
+
+def test_it_survives_what_django_does_between_requests(server, backend):
+    alias = {
+        "BACKEND": "namespaced_cache.NamespacedCache",
+        "LOCATION": server.location,
+        "OPTIONS": {"WRAPPED_BACKEND": backend},
+    }
+    with override_settings(CACHES={"default": alias}):
+        caches["default"].set("k", 1)
+        request_finished.send(sender=None)
+        assert caches["default"].get("k") == 1
+        with override_settings(
+            CACHES={
+                "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+            }
+        ):
+            assert caches["default"].get("k") is None
+        assert caches["default"].get("k") == 1
+        caches.close_all()

@@ -1,0 +1,309 @@
+"""Every public name of the real clients is accounted for, and the rest refused."""
+
+import copy
+import inspect
+
+import pylibmc
+import pymemcache
+import pytest
+from pymemcache.client.base import PooledClient
+
+from namespaced_cache import client as client_module
+from namespaced_cache.client import (
+    MANY_KEYS,
+    ONE_KEY,
+    PASSED,
+    REFUSED,
+    NamespacedClient,
+)
+from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
+
+CLIENTS = [pymemcache.HashClient, pymemcache.Client, PooledClient, pylibmc.Client]
+
+#: Names that are no routines: they are read from the real client as they are.
+DATA = {"behaviors", "behaviours", "client_class"}
+
+#: Item access takes keys too, and is no public name by its spelling.
+ITEM_ACCESS = {"__getitem__", "__setitem__", "__delitem__", "__contains__"}
+
+
+@pytest.mark.parametrize("real", CLIENTS)
+def test_every_public_name_is_namespaced_passed_or_refused(real):
+    """A verb of a later release fails here, not in somebody's namespace."""
+    own = {name for name in vars(NamespacedClient) if not name.startswith("_")}
+    accounted = ONE_KEY | MANY_KEYS | PASSED | REFUSED.keys() | own | DATA
+    public = {name for name in dir(real) if not name.startswith("_")}
+    assert public - accounted == set()
+
+
+@pytest.mark.parametrize("real", CLIENTS)
+def test_every_special_method_that_takes_a_key_is_namespaced(real):
+    special = {
+        name
+        for name in dir(real)
+        if name.startswith("__") and not hasattr(object, name)
+    }
+    assert special <= ITEM_ACCESS | {"__dict__", "__module__", "__weakref__"}
+    assert vars(NamespacedClient).keys() >= ITEM_ACCESS
+
+
+def test_no_name_is_accounted_for_twice():
+    lists = [ONE_KEY, MANY_KEYS, PASSED, REFUSED.keys()]
+    assert sum(map(len, lists)) == len(set().union(*lists))
+
+
+class Extended(pymemcache.HashClient):
+    """A client of a project's own, with a verb that nobody has looked at."""
+
+    motto = "data, not a verb"
+
+    def get_fresh(self, key):
+        return self.get(key)
+
+
+@pytest.fixture
+def extended(build, client):
+    if client == "pylibmc":
+        extended_class = type("Extended", (pylibmc.Client,), dict(vars(Extended)))
+    else:
+        extended_class = Extended
+    cache = build()
+    cache._class = extended_class
+    return cache
+
+
+def test_a_verb_that_nobody_has_looked_at_is_refused(extended):
+    assert not hasattr(extended._cache, "get_fresh")
+    with pytest.raises(NamespaceError) as caught:
+        extended._cache.get_fresh("k")
+    assert str(caught.value) == (
+        "Extended.get_fresh() cannot be namespaced: nobody has said where it takes its "
+        "keys. The real client, outside any namespace, is `cache._cache.wrapped`."
+    )
+    assert extended._cache.wrapped.get_fresh("k") is None
+    assert extended._cache.motto == "data, not a verb"
+
+
+def test_private_routines_are_refused_as_well(build, client):
+    """HashClient._run_cmd("get", "k") would read a bare key."""
+    if client == "pymemcache":
+        for name in ("_run_cmd", "_get_client", "_set_many"):
+            assert not hasattr(build()._cache, name)
+
+
+@pytest.mark.parametrize("verb", ["raw_command", "shutdown", "cache_memlimit"])
+def test_what_works_on_the_whole_server_is_refused(build, client, server, verb):
+    cache = build()
+    if client == "pymemcache":
+        cache._cache = pymemcache.Client(server.location)
+        with pytest.raises(AttributeError) as caught:
+            getattr(cache._cache, verb)
+        assert str(caught.value) == (
+            f"Client.{verb}() cannot be namespaced: {REFUSED[verb]}. The real client, "
+            f"outside any namespace, is `cache._cache.wrapped`."
+        )
+        cache._cache.wrapped.close()
+
+
+@pytest.mark.parametrize("make", [pymemcache.Client, PooledClient])
+def test_pymemcaches_other_clients_are_namespaced(make, server):
+    """A backend may make any of the three its client."""
+    from conftest import BACKENDS, bare_cache, our_cache
+
+    cache = our_cache(BACKENDS["pymemcache"], server.location)
+    bare = bare_cache(BACKENDS["pymemcache"], server.location)
+    cache._cache = make(server.location, default_noreply=False)
+    raw = cache._cache
+    assert raw.set("k", b"1")
+    assert raw.get("k") == b"1"
+    assert raw["k"] == b"1"
+    assert raw.get_many(["k", "none"]) == {"k": b"1"}
+    assert raw.incr("k", 1) == 2
+    value, token = raw.gets("k")
+    assert value == b"2"
+    assert raw.cas("k", b"3", token) is True
+    raw["k"] = b"4"
+    assert raw.set_many({"l": b"5"}) == []
+    assert bare._cache.get_many(["k", "l"]) == {}
+    raw.flush_all()
+    assert raw.get_many(["k", "l"]) == {}
+    with pytest.raises(KeyError, match="'k'"):
+        raw["k"]
+    raw["k"] = b"4"
+    del raw["k"]
+    assert raw.get("k") is None
+    raw.close()
+    bare.close()
+
+
+def test_a_clone_is_in_the_same_namespace(client, build, bare):
+    if client == "pylibmc":
+        cache = build()
+        clone = cache._cache.clone()
+        clone.set("k", 1)
+        assert cache._cache.get("k") == 1
+        assert bare._cache.get("k") is None
+    else:
+        assert not hasattr(build()._cache.wrapped, "clone")
+
+
+def test_data_attributes_are_the_real_clients(client, cache):
+    raw = cache._cache
+    if client == "pylibmc":
+        raw.behaviors = {"tcp_nodelay": True}
+        assert raw.wrapped.behaviors["tcp_nodelay"] == 1
+    else:
+        raw.encoding = "utf8"
+        assert raw.wrapped.encoding == "utf8"
+        del raw.encoding
+        assert not hasattr(raw.wrapped, "encoding")
+
+
+def test_a_spy_on_a_raw_verb_stays_until_it_is_taken_away(cache):
+    raw = cache._cache
+    raw.get = lambda key: f"spied {key}"
+    assert raw.get("k") == "spied k"
+    raw.get = lambda _: "spied again"
+    assert raw.get("k") == "spied again"
+    del raw.get
+    assert raw.get("k") is None
+    assert "spied" not in vars(raw.wrapped)
+
+
+def test_it_shows_what_it_is(cache):
+    assert repr(cache._cache).startswith(f"<NamespacedClient {cache.namespace} of ")
+    assert {"get", "get_multi", "flush_all", "wrapped"} <= set(dir(cache._cache))
+
+
+def test_copy_does_not_recurse(cache):
+    cache._cache.set("k", 1)
+    assert copy.copy(cache._cache).get("k") == 1
+    with pytest.raises(AttributeError):
+        _ = object.__new__(NamespacedClient).get
+
+
+def test_arguments_that_no_client_knows_are_refused(cache):
+    with pytest.raises(TypeError):
+        cache._cache.get_multi(["k"], no_such_argument=1)
+    with pytest.raises(TypeError):
+        cache._cache.set_multi({"k": 1}, no_such_argument=1)
+
+
+def test_serde_and_behaviors_pass_through(client, cache):
+    if client == "pylibmc":
+        assert cache._cache.deserialize(*cache._cache.serialize(5)) == 5
+        assert cache._cache.binary is False
+    else:
+        assert cache._cache.default_kwargs["serde"] is not None
+        assert list(cache._cache.clients) == cache._servers
+
+
+def test_the_counters_server_is_away_quietly(client, build, start):
+    """In pymemcache's retry window each verb answers what the bare client does."""
+    if client == "pylibmc":
+        return
+    memcached = start()
+    options = {"NAMESPACE": "away"}
+    cache = build(memcached.location, OPTIONS=options)
+    bare = type(cache._cache.wrapped)([memcached.location], default_noreply=False)
+    cache.set("k", 1)
+    bare.set("k", b"1")
+    memcached.kill()
+    for raw in (cache._cache, bare):
+        with pytest.raises(pymemcache.exceptions.MemcacheUnexpectedCloseError):
+            raw.get("k")
+        with pytest.raises(ConnectionRefusedError):
+            raw.get("k")
+    script = [
+        lambda c: c.get("k", "default"),
+        lambda c: c.gets("k"),
+        lambda c: c.get_many(["k"]),
+        lambda c: c.gets_many(["k"]),
+        lambda c: c.set("k", 1),
+        lambda c: c.add("k", 1),
+        lambda c: c.delete("k"),
+        lambda c: c.touch("k"),
+        lambda c: c.incr("k", 1),
+        lambda c: c.cas("k", 1, 1),
+        lambda c: list(c.set_many({"k": 1})),
+        lambda c: c.delete_many(["k"]),
+    ]
+    for call in script:
+        assert call(cache._cache) == call(bare), inspect.getsource(call)
+    with pytest.raises(NamespaceUnavailable, match="Namespace 'away' on "):
+        cache._cache.flush_all()
+    bare.close()
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_write_that_an_invalidation_overtakes_is_done_again(cache, times):
+    """What went out under the dead generation is invisible; the caller's is not."""
+    cache.get("warm")
+    real, counter = cache._cache.wrapped, cache._cache.counter
+    left = list(range(times))
+
+    def overtaken(client, name):
+        answer = client.add(name("k"), "v")
+        if left:
+            left.pop()
+            real.incr(counter.key, 1)
+        return answer
+
+    assert cache._cache._confirmed(overtaken, quiet=None) is True
+    assert not left
+    assert cache._cache.get("k") == "v"
+    assert cache._cache.add("k", "w") is False
+
+
+def test_a_write_that_is_always_overtaken_gives_up(cache, monkeypatch):
+    monkeypatch.setattr(client_module, "ATTEMPTS", 3)
+    real, counter = cache._cache.wrapped, cache._cache.counter
+
+    def overtaken(client, name):
+        client.set(name("k"), "v")
+        real.incr(counter.key, 1)
+
+    with pytest.raises(NamespaceUnavailable) as caught:
+        cache._cache._confirmed(overtaken, quiet=None)
+    assert str(caught.value) == (
+        f"Namespace {cache.namespace!r} on {cache._servers[0]}: invalidated 3 times "
+        f"within one operation."
+    )
+
+
+def test_an_error_of_a_dead_generation_is_not_the_callers(build):
+    """`incr` finds nothing under the number it knows, and something under the new."""
+    ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
+    ours.get("k")
+    known = ours._cache.counter.known
+    other.invalidate_namespace()
+    other.set("k", 5)
+    ours._cache.counter.known = known  # as in a process that has not heard of it
+    assert ours.incr("k") == 6
+
+
+def test_a_read_sees_another_process_invalidation(build):
+    ours, other = (build(OPTIONS={"NAMESPACE": "reads"}) for _ in range(2))
+    ours.set("k", "old")
+    known = ours._cache.counter.known
+    other.invalidate_namespace()
+    ours._cache.counter.known = known
+    assert ours.get("k") is None
+    other.set("k", "new")
+    ours._cache.counter.known = known
+    assert ours.get_many(["k"]) == {"k": "new"}
+
+
+def test_a_read_that_is_overtaken_twice_is_a_miss(cache, monkeypatch):
+    """The namespace was empty at a moment while the read ran."""
+    cache.set("k", 1)
+    real, counter = cache._cache.wrapped, cache._cache.counter
+    library = client_module.libraries.of(real)
+    fetch = type(library).fetch
+
+    def overtaken(self, client, names, *, cas):
+        real.incr(counter.key, 1)
+        return fetch(self, client, names, cas=cas)
+
+    monkeypatch.setattr(type(library), "fetch", overtaken)
+    assert cache.get("k", "miss") == "miss"

@@ -1,0 +1,80 @@
+"""Django's own tests of its memcached backends pass on ours.
+
+They come from the source distribution of the Django that is installed, and are run as
+they are but for the two names by which they find the backends.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import django
+import pytest
+
+HERE = Path(__file__).parent / "django_suite"
+DJANGOS = "django.core.cache.backends.memcached"
+CLIENTS = {"pymemcache": "PyMemcacheCache", "pylibmc": "PyLibMCCache"}
+
+
+@pytest.fixture(scope="session")
+def djangos_tests(request, tmp_path_factory):
+    """The folder of Django's tests, from pip; kept in .cache for the next run."""
+    version = django.get_version()
+    kept = request.config.rootpath / ".cache" / f"django-{version}.tar.gz"
+    if not kept.exists():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        source = [f"--dest={kept.parent}", "--no-binary=django", f"django=={version}"]
+        subprocess.run([*command, *source], check=True)
+    folder = tmp_path_factory.mktemp("django")
+    with tarfile.open(kept) as archive:
+        archive.extractall(folder, filter="data")
+    tests = folder / f"django-{version}" / "tests"
+    module = tests / "cache" / "tests.py"
+    text, count = re.subn(
+        r'"django\.core\.cache\.backends\.memcached\.(Py\w+Cache)"',
+        r"os.environ['SUITE_BACKENDS'] + '.\1'",
+        module.read_text(),
+    )
+    assert count == len(CLIENTS)
+    module.write_text(text)
+    return tests
+
+
+def run(djangos_tests, client, server, backends):
+    """Start the tests of one client."""
+    return subprocess.Popen(
+        [
+            *[sys.executable, "-W", "error", "runtests.py", "--parallel=1"],
+            "--settings=suite_settings",
+            f"cache.tests.{CLIENTS[client]}Tests",
+        ],
+        cwd=djangos_tests,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(HERE),
+            "MEMCACHED_LOCATION": server.location,
+            "SUITE_BACKENDS": backends,
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def outcome(process):
+    """Return how many tests ran, and how that ended."""
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    found = re.search(r"Ran (\d+) tests in .*\n\n(OK.*)\n", said)
+    assert found, said
+    return int(found[1]), found[2]
+
+
+def test_djangos_own_tests_pass(djangos_tests, client, start):
+    """None is left out: as many run, and are skipped, as on Django's own backend."""
+    # Django's own clear() would wipe our counters, so each has a server.
+    ours = run(djangos_tests, client, start(), "suite_backends")
+    theirs = run(djangos_tests, client, start(), DJANGOS)
+    assert outcome(ours) == outcome(theirs)

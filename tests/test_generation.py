@@ -1,0 +1,501 @@
+"""generation: the counter, on real memcached, through both clients."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter, methodcaller
+
+import pytest
+from conftest import BACKENDS, our_cache
+from pylibmc import Error as PylibmcError
+from pymemcache.exceptions import MemcacheUnexpectedCloseError
+
+from namespaced_cache import NamespaceError, NamespaceUnavailable, generation
+from namespaced_cache.generation import Counter
+
+QUIET = "the client answered without asking the server"
+
+
+@pytest.fixture
+def real(cache):
+    """The real client, outside any namespace."""
+    return cache._cache.wrapped
+
+
+@pytest.fixture
+def counter(cache):
+    """The counter of `cache`."""
+    return cache._cache.counter
+
+
+@pytest.fixture
+def raw(server):
+    """What `server` answers to a line of memcached's text protocol."""
+
+    def ask(line: str) -> str:
+        host, port = server.location.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(f"{line}\r\n".encode())
+            return connection.recv(65536).decode().strip()
+
+    return ask
+
+
+def another_process(counter) -> Counter:
+    """Return the same counter as a process sees it that knows nothing of it yet."""
+    return Counter(counter.namespace, counter.servers)
+
+
+def before_next(monkeypatch, client, verb, act):
+    """Let `act` happen once, at the moment before the client's next `verb`."""
+    todo = [act]
+    real_verb = getattr(client, verb)
+
+    def raced(*args):
+        if todo:
+            todo.pop()()
+        return real_verb(*args)
+
+    monkeypatch.setattr(client, verb, raced)
+
+
+# Seeding.
+
+
+def test_the_seed_is_the_time_in_nanoseconds(cache, counter, raw):
+    before = time.time_ns()
+    seeded = cache.generation
+    assert before <= seeded <= time.time_ns()
+    assert raw(f"mg {counter.key} v").split() == ["VA", "19", str(seeded)]
+
+
+def test_seeding_takes_three_round_trips_and_reading_one(build, proxy):
+    cache = build(proxy.location)
+    assert proxy.during(lambda: cache.generation) == 3
+    assert proxy.during(lambda: cache.generation) == 1
+
+
+@pytest.mark.parametrize("verb", ["read", "bump"])
+def test_two_seeders_end_on_one_number(real, counter, monkeypatch, verb):
+    """The other one seeds after the first has found no counter."""
+    other = another_process(counter)
+    numbers = []
+    before_next(monkeypatch, real, "add", lambda: numbers.append(other.read(real)))
+    numbers.append(getattr(counter, verb)(real))
+    assert len(numbers) == 2
+    assert numbers[0] == numbers[1] == other.known == counter.known
+
+
+def test_seeding_is_logged(cache, caplog):
+    caplog.set_level(logging.INFO, "namespaced_cache")
+    assert cache.generation
+    text = f"Namespace {cache.namespace!r}: counter seeded"
+    assert caplog.record_tuples == [("namespaced_cache", logging.INFO, text)]
+
+
+@pytest.mark.parametrize("how", ["seeded", "bumped", "lost", "raised"])
+def test_the_counter_does_not_expire(build, raw, how):
+    """Whatever the alias's TIMEOUT is."""
+    cache = build(TIMEOUT=1)
+    counter, real = cache._cache.counter, cache._cache.wrapped
+    seeded = cache.generation
+    if how == "bumped":
+        cache.invalidate_namespace()
+    if how == "lost":
+        real.delete(counter.key)
+    if how == "raised":
+        real.set(counter.key, seeded - 1)
+    assert cache.generation >= seeded
+    assert raw(f"mg {counter.key} t") == "HD t-1"
+
+
+# Bumping.
+
+
+def test_a_bump_is_the_next_number_in_one_round_trip(build, proxy):
+    cache = build(proxy.location)
+    before = cache.generation
+    bumped = []
+    trips = proxy.during(lambda: bumped.append(cache.invalidate_namespace()))
+    assert bumped == [before + 1]
+    assert trips == 1
+    assert cache.generation == before + 1
+
+
+def test_a_bump_counts_from_where_the_server_stands(real, counter):
+    """Not from what this process knows."""
+    other = another_process(counter)
+    other.read(real)
+    for _ in range(5):
+        counter.bump(real)
+    assert other.bump(real) == counter.known + 1
+
+
+def test_no_two_bumps_give_one_number(build):
+    """Eight threads, each with a client, all with one counter."""
+    threads, bumps = 8, 50
+    caches = [build() for _ in range(threads)]
+    before = caches[0].generation
+    together = threading.Barrier(threads)
+
+    def bump(cache):
+        together.wait()
+        return [cache.invalidate_namespace() for _ in range(bumps)]
+
+    with ThreadPoolExecutor(threads) as pool:
+        numbers = list(pool.map(bump, caches))
+    assert all(mine == sorted(mine) for mine in numbers)
+    flat = sorted(number for mine in numbers for number in mine)
+    assert flat == list(range(before + 1, before + 1 + threads * bumps))
+    assert caches[0]._cache.counter.known == flat[-1]
+
+
+# The known number.
+
+
+@pytest.mark.parametrize(("verb", "asks"), [("read", "get"), ("bump", "incr")])
+def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
+    real, counter, monkeypatch, verb, asks
+):
+    """It is an old one by now, but it stood on the server when it was asked for."""
+    counter.read(real)
+    ask = getattr(real, asks)
+    answers = []
+
+    def answer_late(*args):
+        answer = ask(*args)
+        if not answers:
+            answers.append(answer)
+            counter.bump(real)
+        return answer
+
+    monkeypatch.setattr(real, asks, answer_late)
+    assert getattr(counter, verb)(real) == answers[0]
+    assert real.get(counter.key) == counter.known == answers[0] + 1
+
+
+def test_the_known_number_does_not_go_back_between_threads():
+    """The other thread learns a higher number while the first is about to write."""
+
+    class Slow(Counter):
+        reads = 0
+
+        @property
+        def known(self):
+            number = vars(self)["known"]
+            self.reads += 1
+            if self.reads == 2:
+                other.start()
+                other.join(timeout=0.2)  # with the lock it waits for us, in vain
+            return number
+
+        @known.setter
+        def known(self, number):
+            vars(self)["known"] = number
+
+    slow = Slow("shop", ("127.0.0.1:1",))
+    other = threading.Thread(target=slow._learn, args=(102,))
+    slow._learn(101)
+    other.join()
+    assert slow.known == 102
+
+
+def test_threads_and_aliases_share_one_counter(build, server):
+    """Whichever client they use."""
+    shared = {"NAMESPACE": "shop"}
+    counters = [build(OPTIONS=shared)._cache.counter]
+    thread = threading.Thread(
+        target=lambda: counters.append(build(OPTIONS=shared)._cache.counter)
+    )
+    thread.start()
+    thread.join()
+    counters += [
+        our_cache(backend, server.location, OPTIONS=shared)._cache.counter
+        for backend in BACKENDS.values()
+    ]
+    assert [counter is counters[0] for counter in counters] == [True] * 4
+
+
+def test_a_place_has_a_counter_of_its_own():
+    def found(place):
+        return generation.counter("shop", ("127.0.0.1:1",), place)
+
+    assert found("here") is found("here")
+    assert found("here") is not found("there")
+
+
+def test_other_namespaces_and_servers_have_counters_of_their_own(build):
+    places = [
+        build(location, OPTIONS={"NAMESPACE": name})._cache.counter
+        for location in ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1;127.0.0.1:2")
+        for name in ("shop", "shop-b")
+    ]
+    assert len({id(counter) for counter in places}) == 6
+
+
+def test_what_one_namespace_knows_is_not_known_to_another(build):
+    known, fresh = build(OPTIONS={"NAMESPACE": "known"}), build()
+    assert known.generation == known._cache.counter.known
+    assert fresh._cache.counter.known == 0
+
+
+def test_a_bump_is_known_to_the_other_alias_without_looking(build):
+    one, other = build(), build()
+    assert one.invalidate_namespace() == other._cache.counter.known
+
+
+def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
+    code = (
+        "import os, signal, threading\n"
+        "from namespaced_cache import generation\n"
+        "held, done = threading.Event(), threading.Event()\n"
+        "def hold():\n"
+        "    with generation._lock:\n"
+        "        held.set()\n"
+        "        done.wait()\n"
+        "thread = threading.Thread(target=hold)\n"
+        "thread.start()\n"
+        "held.wait()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    signal.alarm(10)\n"
+        "    generation.counter('shop', ('127.0.0.1:1',), '')._learn(1)\n"
+        "    raise SystemExit\n"
+        "print(os.waitpid(child, 0)[1])\n"
+        "done.set()\n"
+        "thread.join()\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    parent = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert parent.stdout == "0\n"
+
+
+# A counter that is lost, or went back.
+
+
+@pytest.mark.parametrize("verb", ["read", "bump"])
+@pytest.mark.parametrize("clock", ["right", "behind"])
+def test_a_lost_counter_begins_above_all_that_was_seen(
+    real, counter, monkeypatch, verb, clock
+):
+    counter.read(real)
+    seen = counter.bump(real)
+    real.delete(counter.key)
+    if clock == "behind":
+        monkeypatch.setattr(time, "time_ns", lambda: 7)
+    number = getattr(counter, verb)(real)
+    assert number > seen
+    assert number == counter.known == real.get(counter.key)
+    assert (number == seen + 1) is (clock == "behind")
+
+
+def test_nothing_comes_back_with_a_lost_counter(cache, real, counter):
+    cache.set("k", "v")
+    real.delete(counter.key)
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize(("verb", "bumped"), [("read", 0), ("bump", 1)])
+def test_a_counter_that_went_back_is_raised_above_the_known_one(
+    real, counter, caplog, verb, bumped
+):
+    """A server that was away and returns holds an old number."""
+    seen = counter.read(real)
+    real.set(counter.key, seen - 5)
+    number = getattr(counter, verb)(real)
+    assert number > seen
+    assert number == counter.known == real.get(counter.key)
+    text = (
+        f"Namespace {counter.namespace!r}: the counter went back from {seen + bumped} "
+        f"to {seen - 5 + bumped} and was raised"
+    )
+    assert caplog.record_tuples == [("namespaced_cache", logging.WARNING, text)]
+
+
+def test_what_another_process_makes_of_it_meanwhile_counts(real, counter, monkeypatch):
+    other = another_process(counter)
+    seen = counter.read(real)
+    real.set(counter.key, seen - 5)
+    before_next(monkeypatch, real, "get", lambda: other.bump(real))
+    assert counter.judge(real, seen - 5, seen) == other.known > seen
+
+
+def test_a_counter_that_does_not_stay_is_given_up(cache, real, counter, monkeypatch):
+    known = cache.generation
+    real.set(counter.key, known - 1)
+    monkeypatch.setattr(real, "set", lambda *_: True)
+    with pytest.raises(NamespaceUnavailable) as caught:
+        _ = cache.generation
+    assert str(caught.value) == (
+        f"Namespace {cache.namespace!r} on {counter.servers[0]}: its counter does not "
+        f"stay where it is put."
+    )
+
+
+# A counter that holds rubbish.
+
+RUBBISH = ["text", b"text", "", b"", [1], "-5", -5, 1.5, b"\xff", 2**63, 2**64 - 1]
+
+
+def refused(counter, holds) -> str:
+    return (
+        f"The counter of namespace {counter.namespace!r}, the key {counter.key!r} on "
+        f"{counter.servers[0]}, holds {holds!r}: it takes a whole number from 1 to "
+        f"9223372036854775807. Delete that key, and the namespace starts anew."
+    )
+
+
+@pytest.mark.parametrize("holds", [*RUBBISH, 0], ids=repr)
+def test_rubbish_serves_nothing_from_any_generation(cache, real, counter, holds):
+    cache.set("k", "v")
+    real.set(counter.key, holds)
+    for act in (
+        lambda: cache.generation,
+        lambda: cache.get("k"),
+        lambda: cache.get_many(["k"]),
+        lambda: cache.set("k", "w"),
+        lambda: cache.add("k", "w"),
+        lambda: cache.delete("k"),
+        lambda: cache._cache.get("k"),
+    ):
+        with pytest.raises(NamespaceError) as caught:
+            act()
+        assert caught.type is NamespaceError
+        assert str(caught.value) == refused(counter, holds)
+    real.delete(counter.key)
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize("holds", RUBBISH, ids=repr)
+def test_rubbish_is_not_bumped(cache, real, counter, holds):
+    """Memcached adds one to what is too large, and wraps around."""
+    assert cache.generation
+    real.set(counter.key, holds)
+    with pytest.raises(NamespaceError) as caught:
+        cache.invalidate_namespace()
+    assert caught.type is NamespaceError
+    if holds in (2**63, 2**64 - 1):
+        holds = (holds + 1) % 2**64
+    assert str(caught.value) == refused(counter, holds)
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_bool_is_no_generation(real, counter, answer):
+    with pytest.raises(NamespaceError) as caught:
+        counter.judge(real, answer, 0)
+    assert str(caught.value) == refused(counter, answer)
+
+
+@pytest.mark.parametrize("answer", [7, "7", b"7", 2**63 - 1])
+def test_a_whole_number_is_a_generation_however_it_comes(real, counter, answer):
+    """Without a serializer, pymemcache returns what it finds as bytes."""
+    assert counter.judge(real, answer, 0) == int(answer)
+
+
+# A server that is away.
+
+
+@pytest.fixture
+def away(build, start):
+    """Build a cache on a server of its own; call its `kill()` to take that away."""
+    server = start()
+
+    def build_one(**options):
+        cache = build(server.location, OPTIONS={"NAMESPACE": "shop", **options})
+        assert cache.invalidate_namespace()
+        return cache, server
+
+    return build_one
+
+
+def unavailable(act) -> NamespaceUnavailable:
+    with pytest.raises(NamespaceUnavailable) as caught:
+        act()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "ask", [methodcaller("invalidate_namespace"), attrgetter("generation")], ids=repr
+)
+def test_without_a_server_there_is_no_generation(away, ask):
+    """The error names the namespace, its servers, and what the client says."""
+    cache, server = away()
+    known = cache._cache.counter.known
+    server.kill()
+    error = unavailable(lambda: ask(cache))
+    cause = error.__cause__
+    assert isinstance(cause, OSError | MemcacheUnexpectedCloseError | PylibmcError)
+    reason = str(cause) or "MemcacheUnexpectedCloseError"
+    assert str(error) == f"Namespace 'shop' on {server.location}: {reason}."
+    assert cache._cache.counter.known == known
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_an_answer_that_no_server_gave_is_no_bump(away):
+    """Within its retry window, pymemcache answers `incr` with False and `get` too."""
+    cache, server = away(retry_timeout=60)
+    server.kill()
+    unavailable(cache.invalidate_namespace)
+    for act in (cache.invalidate_namespace, lambda: cache.generation):
+        error = unavailable(act)
+        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_ignored_exceptions_are_no_bump(away):
+    cache, server = away(ignore_exc=True, retry_timeout=0)
+    server.kill()
+    for act in (cache.invalidate_namespace, lambda: cache.generation) * 3:
+        error = unavailable(act)
+        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_a_server_that_was_given_up_is_named(away):
+    cache, server = away(retry_attempts=0)
+    server.kill()
+    unavailable(cache.invalidate_namespace)
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace 'shop' on {server.location}: All servers seem to be down right now."
+    )
+
+
+def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monkeypatch):
+    """And who waited for a server once does not wait for it once more."""
+
+    def timed_out(*_):
+        raise TimeoutError
+
+    monkeypatch.setattr(real, "get", None)
+    monkeypatch.setattr(real, "incr", timed_out)
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace {cache.namespace!r} on {server.location}: TimeoutError."
+    )
+
+
+def test_an_error_of_incr_alone_is_told(cache, real, server, monkeypatch):
+    """The counter can be read, so the error of `incr` is the one to show."""
+
+    def fails(*_):
+        raise RuntimeError("told")
+
+    monkeypatch.setattr(real, "incr", fails)
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace {cache.namespace!r} on {server.location}: told."
+    )
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_a_server_that_returns_empty_begins_above_all_that_was_seen(away):
+    cache, server = away(retry_timeout=0)
+    seen = cache.generation
+    server.kill()
+    unavailable(cache.invalidate_namespace)
+    server.start()
+    assert cache.invalidate_namespace() > seen

@@ -1,0 +1,168 @@
+"""identity: whose run this is, and which worker's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import django.test.runner
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from hypothesis import given
+from hypothesis import strategies as st
+
+from namespaced_cache import identity
+
+RUN = "NAMESPACED_CACHE_RUN"
+XDIST = "PYTEST_XDIST_WORKER"
+
+names = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
+
+
+def in_a_child(code: str) -> str:
+    """Run code in a new process that inherits the environment; return its output."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=60
+    ).stdout.strip()
+
+
+def run_of_a_child() -> str:
+    return in_a_child("from namespaced_cache import identity; print(identity.run())")
+
+
+def test_a_run_is_named_once():
+    name = identity.run()
+    assert name.startswith("run-")
+    assert identity.is_name(name)
+    assert identity.run() == name == os.environ[RUN]
+
+
+def test_a_child_process_inherits_the_run():
+    assert identity.run() == run_of_a_child()
+
+
+def test_two_runs_have_two_names():
+    assert RUN not in os.environ
+    assert run_of_a_child() != run_of_a_child()
+
+
+def test_a_run_can_be_named_from_outside(monkeypatch):
+    monkeypatch.setenv(RUN, "nightly_2-b")
+    assert identity.run() == "nightly_2-b"
+    assert identity.resolve(None) == "nightly_2-b"
+
+
+def test_a_given_name_passes_and_names_no_run():
+    assert identity.resolve("shop-tests") == "shop-tests"
+    assert RUN not in os.environ
+
+
+def test_without_a_given_name_the_run_is_the_namespace():
+    assert identity.resolve(None) == identity.run()
+
+
+def test_a_process_that_is_no_worker_has_no_workers_name():
+    assert identity.worker() == ""
+
+
+@pytest.mark.parametrize("name", [None, "shop"])
+def test_a_worker_of_xdist_has_a_namespace_of_its_own(monkeypatch, name):
+    whole = name or identity.run()
+    monkeypatch.setenv(XDIST, "gw3")
+    assert identity.worker() == "gw3"
+    assert identity.resolve(name) == f"{whole}.gw3"
+
+
+@pytest.mark.parametrize("name", [None, "shop"])
+def test_a_worker_of_djangos_runner_has_a_namespace_of_its_own(monkeypatch, name):
+    whole = name or identity.run()
+    monkeypatch.setattr(django.test.runner, "_worker_id", 12)
+    assert identity.worker() == "w12"
+    assert identity.resolve(name) == f"{whole}.w12"
+
+
+def test_the_worker_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
+    """Backends are built before workers fork."""
+    run = identity.run()
+    seen = [cache.namespace]
+    monkeypatch.setattr(django.test.runner, "_worker_id", 1)
+    seen.append(cache.namespace)
+    monkeypatch.setenv(XDIST, "gw0")
+    seen.append(cache.namespace)
+    monkeypatch.delenv(XDIST)
+    monkeypatch.setattr(django.test.runner, "_worker_id", 0)
+    seen.append(cache.namespace)
+    assert seen == [run, f"{run}.w1", f"{run}.gw0", run]
+
+
+def test_the_run_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
+    monkeypatch.setenv(RUN, "one")
+    assert cache.namespace == "one"
+    monkeypatch.setenv(RUN, "other")
+    assert cache.namespace == "other"
+
+
+def test_an_empty_xdist_variable_means_no_worker(monkeypatch):
+    monkeypatch.setenv(XDIST, "")
+    assert identity.worker() == ""
+
+
+def test_djangos_test_runner_is_looked_at_but_not_imported():
+    """Importing it costs a site's start, and needs more of Django than a cache does."""
+    code = (
+        "import sys; from namespaced_cache import NamespacedCache as N; "
+        "name = N('127.0.0.1:1', {'OPTIONS': {'NAMESPACE': 'shop'}}).namespace; "
+        "print(name, 'django.test.runner' in sys.modules)"
+    )
+    assert in_a_child(code) == "shop False"
+
+
+BAD_NAMES = [" ", "a b", "a.b", "a:b", "a/b", "a\n", "\na", "é", "x" * 33]
+
+
+@pytest.mark.parametrize("variable", [RUN, XDIST])
+@pytest.mark.parametrize("value", BAD_NAMES)
+def test_a_bad_name_in_the_environment_is_refused(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ImproperlyConfigured) as caught:
+        identity.resolve(None)
+    assert str(caught.value) == (
+        f"The environment variable {variable} is {value!r}: it takes 1 to 32 letters, "
+        f"digits, '_' and '-'."
+    )
+
+
+def test_an_empty_name_of_a_run_is_refused(monkeypatch):
+    monkeypatch.setenv(RUN, "")
+    with pytest.raises(ImproperlyConfigured) as caught:
+        identity.run()
+    assert str(caught.value) == (
+        f"The environment variable {RUN} is '': it takes 1 to 32 letters, digits, '_' "
+        f"and '-'."
+    )
+
+
+@pytest.mark.parametrize("name", ["a", "Z", "0", "_", "-", "shop-tests_2", "x" * 32])
+def test_names(name):
+    assert identity.is_name(name)
+
+
+@pytest.mark.parametrize("name", ["", None, 1, b"a", ["a"], *BAD_NAMES])
+def test_no_names(name):
+    assert not identity.is_name(name)
+
+
+@given(names, names, names, names)
+def test_a_worker_never_meets_another_ones_namespace(one, other, worker, another):
+    """Nor a namespace that somebody named like it."""
+
+    def resolved(name, worker):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(XDIST, worker)
+            return identity.resolve(name)
+
+    assert not identity.is_name(resolved(one, worker))
+    same = (one, worker) == (other, another)
+    assert (resolved(one, worker) == resolved(other, another)) is same

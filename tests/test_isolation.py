@@ -1,0 +1,221 @@
+"""Two namespaces and a bare neighbour on one server never see each other's keys."""
+
+import contextlib
+import operator
+
+import pylibmc
+import pymemcache
+import pytest
+
+from namespaced_cache.errors import NamespaceError
+
+
+@pytest.fixture
+def behaviors(client) -> dict:
+    """What pylibmc needs for `gets` and `cas`."""
+    return {"behaviors": {"cas": True}} if client == "pylibmc" else {}
+
+
+@pytest.fixture
+def bare(bare, behaviors):
+    bare._options.update(behaviors)
+    return bare
+
+
+@pytest.fixture
+def shop(build, behaviors):
+    return build(OPTIONS={"NAMESPACE": "shop", **behaviors})
+
+
+@pytest.fixture
+def blog(build, behaviors):
+    return build(OPTIONS={"NAMESPACE": "blog", **behaviors})
+
+
+#: Everything that stores "mine" under "k", by Django's verbs and by raw ones.
+STORES = [
+    lambda cache: cache.set("k", "mine"),
+    lambda cache: cache.add("k", "mine"),
+    lambda cache: cache.set_many({"k": "mine"}),
+    lambda cache: cache.get_or_set("k", "mine"),
+]
+RAW_STORES = [
+    lambda raw: raw.set("k", "mine"),
+    lambda raw: raw.add("k", "mine"),
+    lambda raw: raw.set_multi({"k": "mine"}),
+    lambda raw: raw.set(b"k", "mine"),
+]
+RAW_STORES_BY_CLIENT = {
+    "pymemcache": [lambda raw: raw.set_many({"k": "mine"})],
+    "pylibmc": [
+        lambda raw: raw.add_multi({"k": "mine"}),
+        lambda raw: raw.set_multi({"": "mine"}, key_prefix="k"),
+        lambda raw: operator.setitem(raw, "k", "mine"),
+    ],
+}
+
+#: Everything that reads "k" of a raw client; each answers something falsy on a miss.
+RAW_READS = [
+    lambda raw: raw.get("k"),
+    lambda raw: raw.get(b"k"),
+    lambda raw: raw.gets("k")[0],
+    lambda raw: raw.get_multi(["k"]),
+    lambda raw: raw.get_multi([b"k"]),
+    lambda raw: raw.touch("k", 100),
+    lambda raw: raw.delete("k"),
+    lambda raw: raw.replace("k", "x"),
+]
+RAW_READS_BY_CLIENT = {
+    "pymemcache": [
+        lambda raw: raw.get_many(["k"]),
+        lambda raw: raw.get_many(["k"], gets=True),
+        lambda raw: raw.gets_many(["k"]),
+        lambda raw: raw.append("k", "x"),
+        lambda raw: raw.prepend("k", "x"),
+        lambda raw: raw.incr("k", 1),
+        lambda raw: raw.cas("k", "x", 1),
+    ],
+    "pylibmc": [
+        lambda raw: raw.get_multi([""], key_prefix="k"),
+        lambda raw: raw.delete_multi(["k"]),
+        lambda raw: "k" in raw,
+    ],
+}
+
+
+def raw_reads(client):
+    return RAW_READS + RAW_READS_BY_CLIENT[client]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_what_one_stores_no_other_reads(store, client, shop, blog, bare):
+    store(shop)
+    assert shop.get("k") == "mine"
+    for other in (blog, bare):
+        assert other.get("k", "miss") == "miss"
+        assert other.get_many(["k"]) == {}
+        assert "k" not in other
+        assert other.delete("k") is False
+        assert other.touch("k") is False
+        with pytest.raises(ValueError, match="not found"):
+            other.incr("k")
+    for read in raw_reads(client):
+        # The key that the wrapped backend made, by its raw name.
+        assert not read(blog._cache)
+        assert not read(bare._cache)
+    assert shop.get("k") == "mine"
+
+
+def test_what_one_stores_raw_no_other_reads(client, shop, blog, bare):
+    for store in RAW_STORES + RAW_STORES_BY_CLIENT[client]:
+        shop.clear()
+        store(shop._cache)
+        assert shop._cache.get("k") == "mine"
+        for read in raw_reads(client):
+            assert not read(blog._cache)
+            assert not read(bare._cache)
+        assert shop._cache.get("k") == "mine"
+
+
+def test_what_the_neighbour_stores_no_namespace_reads(client, shop, blog, bare):
+    bare._cache.set("k", "theirs")
+    for read in raw_reads(client):
+        assert not read(shop._cache)
+        assert not read(blog._cache)
+    assert bare._cache.get("k") == "theirs"
+
+
+def test_an_invalidation_forgets_by_every_verb(client, shop):
+    for store in RAW_STORES + RAW_STORES_BY_CLIENT[client]:
+        for read in raw_reads(client):
+            store(shop._cache)
+            shop.invalidate_namespace()
+            assert not read(shop._cache)
+            shop._cache.delete("k")
+
+
+@pytest.mark.parametrize(
+    "forget",
+    [
+        lambda cache: cache.clear(),
+        lambda cache: cache._cache.flush_all(),
+        lambda cache: cache.invalidate_namespace(),
+    ],
+)
+def test_clear_and_flush_all_leave_others_keys(forget, shop, blog, bare):
+    for cache in (shop, blog, bare):
+        cache.set("k", cache.__class__.__name__)
+        cache._cache.set("raw", "raw")
+    forget(shop)
+    assert shop.get("k") is None
+    assert shop._cache.get("raw") is None
+    for other in (blog, bare):
+        assert other.get("k") == other.__class__.__name__
+        assert other._cache.get("raw") == "raw"
+
+
+def test_a_stale_token_swaps_nothing_after_an_invalidation(shop):
+    shop._cache.set("k", 1)
+    _, token = shop._cache.gets("k")
+    shop.invalidate_namespace()
+    # pylibmc says so by raising.
+    with contextlib.suppress(pylibmc.NotFound):
+        assert not shop._cache.cas("k", 2, token)
+    assert shop._cache.get("k") is None
+
+
+def test_aliases_that_share_a_name_share_a_namespace(build):
+    first, second = (build(OPTIONS={"NAMESPACE": "shared"}) for _ in range(2))
+    first.set("k", 1)
+    assert second.get("k") == 1
+    second.invalidate_namespace()
+    assert first.get("k") is None
+
+
+def test_the_counter_is_out_of_reach_of_the_namespace(shop):
+    """Not by any key: what a namespace's client is asked for is always an item."""
+    raw = shop._cache
+    for key in (raw.counter.key, raw.counter.key.encode(), ""):
+        raw.set(key, "rubbish")
+        assert raw.get(key) == "rubbish"
+    assert shop.generation == raw.counter.known
+
+
+KEYS_THAT_END_EARLY = ["a b", "a\nb", "a\r\nflush_all", "a\x00b", " k", "k\t"]
+
+
+@pytest.mark.parametrize("key", KEYS_THAT_END_EARLY)
+def test_a_raw_key_that_would_end_early_is_refused_by_every_verb(
+    key, client, shop, bare
+):
+    """It would be a second key, outside any namespace, or a command."""
+    bare._cache.set("b", "theirs")
+    generation = shop.generation
+    for form in (key, key.encode()):
+        for verb in (
+            lambda raw, key: raw.get(key),
+            lambda raw, key: raw.set(key, 1),
+            lambda raw, key: raw.get_multi(["a", key]),
+            lambda raw, key: raw.set_multi({key: 1}),
+            lambda raw, key: raw.delete_multi([key]),
+            lambda raw, key: raw.incr(key, 1),
+            lambda raw, key: raw.touch(key, 1),
+        ):
+            with pytest.raises(client_error(client)):
+                verb(shop._cache, form)
+    assert bare._cache.get("b") == "theirs"
+    assert shop.generation == generation
+
+
+def client_error(client):
+    return {
+        "pymemcache": pymemcache.MemcacheIllegalInputError,
+        "pylibmc": ValueError,
+    }[client]
+
+
+def test_rubbish_in_the_counter_serves_nothing(shop, bare):
+    shop.set("k", 1)
+    bare._cache.set(shop._cache.counter.key, "rubbish")
+    with pytest.raises(NamespaceError, match="holds 'rubbish'"):
+        shop.get("k")

@@ -1,0 +1,271 @@
+"""Wrapped backends with ways of their own, servers of all kinds, and forks."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import BACKENDS, bare_cache, our_cache
+from django.core.cache.backends.memcached import PyLibMCCache, PyMemcacheCache
+from django_prometheus.cache.metrics import django_cache_get_total
+
+from namespaced_cache import NamespaceError
+
+
+class ReconnectingCache(PyMemcacheCache):
+    """Makes its client anew at every other use, through a property of its own."""
+
+    _held = None
+    made = 0
+
+    @property
+    def _cache(self):
+        if self._held is None or self.made % 2:
+            if self._held is not None:
+                self._held.close()
+            self._held = self._class(self.client_servers, **self._options)
+        self.made += 1
+        return self._held
+
+    def get_twice(self, key):
+        """A verb of the backend's own, on the raw client."""
+        key = self.make_and_validate_key(key)
+        return self._cache.get(key), self._cache.get(key)
+
+
+class AssigningCache(PyLibMCCache):
+    """Makes its client in `__init__`, as many did before Django had a property."""
+
+    def __init__(self, server, params):
+        super().__init__(server, params)
+        self._cache = self._class(self.client_servers)
+
+
+class ForeignClient:
+    """A client of a library that nobody knows here."""
+
+
+class ForeignCache(PyMemcacheCache):
+    _cache = property(lambda _: ForeignClient())
+
+
+@pytest.mark.parametrize("own", [ReconnectingCache, AssigningCache])
+def test_a_backend_keeps_its_way_of_making_clients(own, server, bare):
+    cache = our_cache(f"{__name__}.{own.__name__}", server.location)
+    cache.set("k", 1)
+    clients = {id(cache._cache.wrapped) for _ in range(4)}
+    assert (len(clients) > 1) == (own is ReconnectingCache)
+    assert cache.get("k") == 1
+    assert bare.get("k") is None
+    cache.invalidate_namespace()
+    assert cache.get("k") is None
+    cache.close()
+
+
+def test_a_verb_of_the_backends_own_is_in_the_namespace(server, bare):
+    cache = our_cache(f"{__name__}.ReconnectingCache", server.location)
+    cache.set("k", 1)
+    bare.set("k", "theirs")
+    assert cache.get_twice("k") == (1, 1)
+    cache.invalidate_namespace()
+    assert cache.get_twice("k") == (None, None)
+    cache.close()
+
+
+def test_a_client_of_another_library_is_refused(server):
+    cache = our_cache(f"{__name__}.ForeignCache", server.location)
+    with pytest.raises(NamespaceError) as caught:
+        cache.get("k")
+    assert str(caught.value) == (
+        f"The wrapped backend's client is a {__name__}.ForeignClient: only clients "
+        f"made from pymemcache's and pylibmc's can be namespaced."
+    )
+
+
+@pytest.mark.parametrize("client", BACKENDS)
+def test_prometheus_backend_counts_each_call_once(client, server, bare):
+    name = BACKENDS[client].rpartition(".")[2]
+    cache = our_cache(
+        f"django_prometheus.cache.backends.memcached.{name}", server.location
+    )
+    counted = django_cache_get_total.labels(backend="memcached")._value
+    before = counted.get()
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    assert counted.get() - before == 1
+    assert bare.get("k") is None
+    cache.close()
+
+
+# Servers.
+
+
+def test_a_unix_socket(backend, start):
+    memcached = start(unix=True)
+    cache = our_cache(backend, memcached.location)
+    bare = bare_cache(backend, memcached.location)
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    assert bare.get("k") is None
+    cache.invalidate_namespace()
+    assert cache.get("k") is None
+    cache.close()
+    bare.close()
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_several_servers(build, start, as_text):
+    locations = [start().location for _ in range(3)]
+    cache = build(",".join(locations) if as_text else locations)
+    items = {f"k{number}": number for number in range(200)}
+    assert cache.set_many(items) == []
+    assert cache.get_many(items) == items
+    assert [cache.get(key) for key in items] == list(items.values())
+    assert cache.incr("k7") == 8
+    cache.delete_many(["k1", "k2"])
+    assert len(cache.get_many(items)) == 198
+    cache.clear()
+    assert cache.get_many(items) == {}
+
+
+def test_aliases_of_different_clients_on_several_servers_keep_counters_apart(start):
+    """pymemcache and pylibmc choose another server for the counter."""
+    locations = [start().location for _ in range(3)]
+    aliases = [
+        our_cache(path, locations, OPTIONS={"NAMESPACE": "both"})
+        for path in BACKENDS.values()
+    ]
+    for cache in aliases:
+        cache.set("k", 1)
+    for cache in aliases:
+        assert cache.get("k") == 1
+        generation = cache.generation
+        assert cache.invalidate_namespace() == generation + 1
+        cache.close()
+
+
+def test_aliases_of_different_clients_on_one_server_share_the_namespace(server):
+    first, second = (
+        our_cache(path, server.location, OPTIONS={"NAMESPACE": "both"})
+        for path in BACKENDS.values()
+    )
+    first.set("k", b"1")
+    assert second.get("k") == b"1"
+    second.invalidate_namespace()
+    assert first.get("k") is None
+    first.close()
+
+
+# pymemcache's options.
+
+
+def test_pooling(server, bare):
+    cache = our_cache(
+        BACKENDS["pymemcache"],
+        server.location,
+        OPTIONS={"use_pooling": True, "max_pool_size": 4},
+    )
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    assert cache.incr("k") == 2
+    assert bare.get("k") is None
+    cache.invalidate_namespace()
+    assert cache.get("k") is None
+    cache.close()
+
+
+def test_the_clients_own_key_prefix(server):
+    prefixed, plain = (
+        our_cache(
+            BACKENDS["pymemcache"],
+            server.location,
+            OPTIONS={"NAMESPACE": "shop", **options},
+        )
+        for options in ({"key_prefix": b"prefix-" * 10}, {})
+    )
+    key = "k" * (250 - 70 - len(":1:"))
+    prefixed.set(key, 1)
+    assert prefixed.get(key) == 1
+    assert plain.get(key) is None
+    plain.clear()
+    assert prefixed.get(key) == 1
+    with pytest.raises(Exception, match="too long"):
+        prefixed.set(key + "k", 1)
+    prefixed.close()
+    plain.close()
+
+
+# pylibmc's options.
+
+
+def test_the_binary_protocol_takes_any_key(server):
+    cache = our_cache(BACKENDS["pylibmc"], server.location, OPTIONS={"binary": True})
+    bare = bare_cache(BACKENDS["pylibmc"], server.location, OPTIONS={"binary": True})
+    bare._cache.set("b", "theirs")
+    cache._cache.set("a b", 1)
+    assert cache._cache.get("a b") == 1
+    assert cache._cache.get("b") is None
+    cache.set("k", 5)
+    assert cache.incr("k") == 6
+    cache.invalidate_namespace()
+    assert cache.get("k") is None
+    assert bare._cache.get("b") == "theirs"
+
+
+# Forks.
+
+FORKING = """
+import os, sys, traceback
+from django.conf import settings
+settings.configure()
+from namespaced_cache import NamespacedCache
+
+cache = NamespacedCache(sys.argv[2], {"OPTIONS": {"WRAPPED_BACKEND": sys.argv[1]}})
+raw = cache._cache
+cache.key_prefix = "assigned"
+cache.set("before", "value")
+inherited = raw.wrapped
+reader, writer = os.pipe()
+child = os.fork()
+if not child:
+    try:
+        assert raw.wrapped is not inherited
+        for number in range(200):
+            cache.set("childs", number)
+            assert cache.get("childs") == number
+        assert cache.get("before") == "value"
+        assert cache.make_key("k") == "assigned:1:k"
+        os.write(writer, b"child ok")
+        if len(sys.argv) > 3:
+            sys.exit()
+    except Exception:
+        traceback.print_exc()
+    os._exit(0)
+for number in range(200):
+    cache.set("parents", number)
+    assert cache.get("parents") == number
+os.waitpid(child, 0)
+os.close(writer)
+assert os.read(reader, 100) == b"child ok"
+assert raw.wrapped is inherited
+assert cache.get("parents") == 199
+assert cache.get("childs") == 199
+cache.close()
+print("parent ok")
+"""
+
+
+@pytest.mark.parametrize("how_the_child_ends", [[], ["sys.exit"]])
+def test_a_child_never_shares_a_socket_with_its_parent(
+    backend, server, how_the_child_ends
+):
+    """Both talk at the same time; either end of the child leaves the parent's alone."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, backend, server.location, *how_the_child_ends],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "default"},
+    )
+    assert done.stdout == "parent ok\n", done.stderr
+    assert "Error" not in done.stderr, done.stderr
