@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 
 import django
 import pytest
@@ -25,12 +25,10 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_run_or_worker(monkeypatch):
-    """No test inherits the name of a run or a worker that it did not ask for."""
+def _a_run_of_its_own(monkeypatch):
+    """Each test is a run of its own, and no worker unless it asks for one."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    # setdefault() within a test is undone with it.
-    monkeypatch.setenv("NAMESPACED_CACHE_RUN", "unset-below")
-    del os.environ["NAMESPACED_CACHE_RUN"]
+    monkeypatch.setenv("NAMESPACED_CACHE_RUN", f"test-{secrets.token_hex(8)}")
 
 
 @pytest.fixture(scope="session")

@@ -122,12 +122,19 @@ def test_options_are_added_to_each_alias_that_is_wrapped(backend):
 
 def test_settings_stay_as_they_are(backend):
     setting = {
-        "default": {"BACKEND": backend, "OPTIONS": {"behaviors": {"ketama": True}}},
+        "default": {
+            "BACKEND": backend,
+            "LOCATION": ["127.0.0.1:1"],
+            "OPTIONS": {"behaviors": {"ketama": True}},
+        },
         "local": {**LOCMEM, "OPTIONS": {"MAX_ENTRIES": 7}},
     }
     before = deepcopy(setting)
     wrapped = namespaced(setting, NAMESPACE="shop")
     wrapped["default"]["OPTIONS"]["no_delay"] = True
+    wrapped["default"]["OPTIONS"]["behaviors"]["ketama"] = False
+    wrapped["default"]["LOCATION"].append("127.0.0.1:2")
+    wrapped["local"]["OPTIONS"]["MAX_ENTRIES"] = 8
     for copied in wrapped.values():
         copied["LOCATION"] = "elsewhere"
     wrapped["new"] = {}
@@ -161,23 +168,30 @@ def test_wrong_options_are_refused(backend, options, text):
 
 
 @pytest.mark.parametrize(
-    ("setting", "got", "reason"),
+    ("setting", "fault"),
     [
-        ({"BACKEND": "nowhere.Cache"}, "'nowhere.Cache'", "No module named 'nowhere'"),
         (
-            {"BACKEND": "memcached"},
-            "'memcached'",
-            "memcached doesn't look like a module path",
+            {"BACKEND": "nowhere.Cache"},
+            "'nowhere.Cache', which cannot be imported (No module named 'nowhere')",
         ),
-        ({}, "''", " doesn't look like a module path"),
-        ({"BACKEND": None}, "None", "'NoneType' object has no attribute 'rsplit'"),
+        (
+            {"BACKEND": "c"},
+            "'c', which cannot be imported (c doesn't look like a module path)",
+        ),
+        (
+            {"BACKEND": ".Cache"},
+            "'.Cache', which cannot be imported (Empty module name)",
+        ),
+        ({"BACKEND": "os.path.join"}, "'os.path.join', no class"),
+        ({"BACKEND": 5}, "5"),
+        ({}, "None"),
     ],
 )
-def test_a_backend_that_is_not_there_is_refused(setting, got, reason):
+def test_a_backend_that_is_not_there_is_refused(setting, fault):
     with pytest.raises(InvalidCacheBackendError) as caught:
         namespaced({"default": DUMMY, "other": setting})
     assert str(caught.value) == (
-        f"CACHES['other']['BACKEND'] is {got}, which cannot be imported: {reason}"
+        f"CACHES['other']['BACKEND'] is {fault}: it takes the dotted path of a backend."
     )
 
 
@@ -341,3 +355,21 @@ def test_a_namespace_whose_server_is_away_is_no_success(start):
         server.kill()
         with pytest.raises(NamespaceUnavailable):
             invalidate_namespaces()
+
+
+def test_one_server_that_is_away_keeps_no_other_namespace_from_being_forgotten(
+    server, start
+):
+    gone = start()
+    setting = {
+        "away": alias(gone.location, "shop"),
+        "default": alias(server.location, "shop"),
+    }
+    with override_settings(CACHES=setting):
+        caches["default"].set("k", "v")
+        caches["away"].get("k")
+        gone.kill()
+        with pytest.raises(NamespaceUnavailable, match=gone.location):
+            invalidate_namespaces()
+        assert caches["default"].get("k") is None
+        caches.close_all()

@@ -79,7 +79,9 @@ def test_mock_patches_the_client_and_takes_it_back(cache):
         cache.set("k", b"1")
         getattr(raw.wrapped, "close", lambda: None)()
     assert cache.get("k") == b"1"
+    cache._cache = raw  # as who put it aside by hand puts it back
     assert cache._cache is raw
+    assert cache.get("k") == b"1"
 
 
 def test_a_verb_patched_on_the_instance_stays_on_the_proxy(cache):

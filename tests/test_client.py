@@ -6,6 +6,7 @@ import inspect
 import pylibmc
 import pymemcache
 import pytest
+from conftest import BACKENDS, bare_cache, our_cache
 from pymemcache.client.base import PooledClient
 
 from namespaced_cache import client as client_module
@@ -108,8 +109,6 @@ def test_what_works_on_the_whole_server_is_refused(build, client, server, verb):
 @pytest.mark.parametrize("make", [pymemcache.Client, PooledClient])
 def test_pymemcaches_other_clients_are_namespaced(make, server):
     """A backend may make any of the three its client."""
-    from conftest import BACKENDS, bare_cache, our_cache
-
     cache = our_cache(BACKENDS["pymemcache"], server.location)
     bare = bare_cache(BACKENDS["pymemcache"], server.location)
     cache._cache = make(server.location, default_noreply=False)
@@ -232,6 +231,34 @@ def test_the_counters_server_is_away_quietly(client, build, start):
         assert call(cache._cache) == call(bare), inspect.getsource(call)
     with pytest.raises(NamespaceUnavailable, match="Namespace 'away' on "):
         cache._cache.flush_all()
+    bare.close()
+
+
+def test_an_error_of_the_callers_is_raised_though_the_server_is_away(start):
+    memcached = start()
+    cache = our_cache(
+        BACKENDS["pymemcache"], memcached.location, OPTIONS={"ignore_exc": True}
+    )
+    cache.set("k", 1)
+    memcached.kill()
+    with pytest.raises(TypeError, match="A cache key is str or bytes, not int: 5"):
+        cache._cache.set(5, 1)
+    cache.close()
+
+
+def test_a_lost_connection_is_raised_as_the_bare_client_does(client, build, start):
+    memcached = start()
+    cache = build(memcached.location)
+    bare = bare_cache(BACKENDS[client], memcached.location)
+    for each in (cache, bare):
+        each.set("k", 1)
+    memcached.kill()
+    raised = []
+    for each in (cache, bare):
+        with pytest.raises(Exception) as caught:  # noqa: PT011  # which is what we ask
+            each.set("k", 2)
+        raised.append(caught.type)
+    assert raised[0] is raised[1]
     bare.close()
 
 

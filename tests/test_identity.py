@@ -28,6 +28,14 @@ def in_a_child(code: str) -> str:
     ).stdout.strip()
 
 
+@pytest.fixture(autouse=True)
+def _no_run_yet(monkeypatch):
+    monkeypatch.delenv(RUN)
+    # What setdefault() sets in a test is unset after it.
+    yield
+    os.environ.pop(RUN, None)
+
+
 def run_of_a_child() -> str:
     return in_a_child("from namespaced_cache import identity; print(identity.run())")
 
@@ -41,6 +49,13 @@ def test_a_run_is_named_once():
 
 def test_a_child_process_inherits_the_run():
     assert identity.run() == run_of_a_child()
+
+
+def test_threads_and_forked_children_agree_on_the_run(monkeypatch):
+    """Whoever asks first names it; who asks at the same time says the same name."""
+    name = identity.run()
+    monkeypatch.delenv(RUN)
+    assert identity.run() == name
 
 
 def test_two_runs_have_two_names():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from namespaced_cache.errors import NamespaceError
 from namespaced_cache.keys import (
     GenerationKeys,
     ParsedKey,
@@ -277,3 +278,13 @@ def test_what_is_no_key_is_refused(key, kind):
     with pytest.raises(TypeError) as caught:
         GenerationKeys("a", 1).name(key)
     assert str(caught.value) == f"A cache key is str or bytes, not {kind}: {key!r}"
+
+
+def test_a_limit_that_leaves_no_room_for_a_key_is_refused():
+    """As a client's own long key_prefix may."""
+    with pytest.raises(NamespaceError) as caught:
+        GenerationKeys("a" * 32, 2**60, limit=80)
+    assert str(caught.value) == (
+        f"Namespace '{'a' * 32}' takes 50 bytes of a key and 41 for what is long, but "
+        f"the client's key_prefix leaves 80 of 250: shorten either."
+    )

@@ -128,9 +128,7 @@ def test_a_wrapped_backend_that_is_not_there_is_refused(path, reason):
     [
         "django.core.cache.backends.locmem.LocMemCache",
         "django.core.cache.backends.base.BaseCache",
-        "django.core.cache.cache",
-        "os.path.join",
-        "os.path",
+        "django.core.cache.backends.memcached.BaseMemcachedCache",
     ],
 )
 def test_a_wrapped_backend_that_is_no_memcached_backend_is_refused(path):
@@ -138,6 +136,20 @@ def test_a_wrapped_backend_that_is_no_memcached_backend_is_refused(path):
         f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, which is no memcached backend: "
         f"{TAKES}"
     )
+
+
+@pytest.mark.parametrize("path", ["django.core.cache.cache", "os.path.join", "os.path"])
+def test_a_wrapped_backend_that_is_no_class_is_refused(path):
+    assert refusal(InvalidCacheBackendError, WRAPPED_BACKEND=path) == (
+        f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, no class: {TAKES}"
+    )
+
+
+@pytest.mark.parametrize("given", ["no_delay", 5, ["no_delay"]])
+def test_options_that_are_no_dictionary_are_refused(given):
+    with pytest.raises(ImproperlyConfigured) as caught:
+        NamespacedCache("127.0.0.1:1", {"OPTIONS": given})
+    assert str(caught.value) == f"OPTIONS is {given!r}: it takes a dictionary."
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.core.cache import caches
-from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 
 from namespaced_cache import options as alias_options
 from namespaced_cache.backend import NamespacedCache
+from namespaced_cache.errors import NamespaceUnavailable
 from namespaced_cache.generation import Counter
 
 BACKEND = "namespaced_cache.NamespacedCache"
@@ -31,7 +30,7 @@ def namespaced(
     ImproperlyConfigured for an option that is unknown or cannot be right.
     """
     return {
-        alias: _wrapped(alias, dict(setting), options)
+        alias: _wrapped(alias, _copied(setting), options)
         for alias, setting in caches_setting.items()
     }
 
@@ -39,26 +38,27 @@ def namespaced(
 def _wrapped(
     alias: str, setting: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
-    path = setting.get("BACKEND", "")
-    try:
-        backend = import_string(path)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise InvalidCacheBackendError(
-            f"CACHES[{alias!r}]['BACKEND'] is {path!r}, which cannot be imported: "
-            f"{error}"
-        ) from error
-    if not issubclass(backend, BaseMemcachedCache) or issubclass(
+    path = setting.get("BACKEND")
+    backend = alias_options.import_backend(
+        f"CACHES[{alias!r}]['BACKEND']", path, "it takes the dotted path of a backend."
+    )
+    if issubclass(backend, BaseMemcachedCache) and not issubclass(
         backend, NamespacedCache
     ):
-        return setting
-    setting["BACKEND"] = BACKEND
-    setting["OPTIONS"] = {
-        **(setting.get("OPTIONS") or {}),
-        "WRAPPED_BACKEND": path,
-        **options,
-    }
-    alias_options.read(setting, wrapper=NamespacedCache)
+        theirs = setting.get("OPTIONS") or {}
+        setting["BACKEND"] = BACKEND
+        setting["OPTIONS"] = {**theirs, "WRAPPED_BACKEND": path, **options}
+        alias_options.read(setting, wrapper=NamespacedCache)
     return setting
+
+
+def _copied(value: Any) -> Any:
+    # Not deepcopy(): what a serializer or a socket module is must stay itself.
+    if isinstance(value, Mapping):
+        return {name: _copied(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_copied(member) for member in value]
+    return value
 
 
 def invalidate_namespaces(using: str | Iterable[str] | None = None) -> dict[str, int]:
@@ -66,24 +66,35 @@ def invalidate_namespaces(using: str | Iterable[str] | None = None) -> dict[str,
 
     Returns the new generation for each alias; no alias has a namespace, no entry. One
     round trip for each namespace: aliases that share one get the same number, aliases
-    that were not used in this thread before are opened. Raises NamespaceUnavailable
-    unless a server acknowledged it, and ImproperlyConfigured for an alias in `using`
-    that has no namespace.
+    that were not used in this thread before are opened.
+
+    Raises ImproperlyConfigured, before anything is forgotten, for an alias in `using`
+    that has no namespace; and NamespaceUnavailable, after the others are forgotten,
+    for the first whose server did not acknowledge it.
     """
-    bumped: dict[Counter, int] = {}
-    generations: dict[str, int] = {}
+    namespaced_caches = {}
     for alias in _aliases(using):
         cache = caches[alias]
         if isinstance(cache, NamespacedCache):
-            counter = cache._cache.counter
-            if counter not in bumped:
-                bumped[counter] = cache.invalidate_namespace()
-            generations[alias] = bumped[counter]
+            namespaced_caches[alias] = cache
         elif using is not None:
             raise ImproperlyConfigured(
                 f"The cache alias {alias!r} has no namespace: its BACKEND is "
                 f"{type(cache).__module__}.{type(cache).__qualname__}, not {BACKEND}."
             )
+    generations: dict[str, int] = {}
+    bumped: dict[Counter, int] = {}
+    unavailable: list[NamespaceUnavailable] = []
+    for alias, cache in namespaced_caches.items():
+        counter = cache._cache.counter
+        try:
+            if counter not in bumped:
+                bumped[counter] = cache.invalidate_namespace()
+            generations[alias] = bumped[counter]
+        except NamespaceUnavailable as error:
+            unavailable.append(error)
+    if unavailable:
+        raise unavailable[0]
     return generations
 
 

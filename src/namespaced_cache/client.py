@@ -270,7 +270,12 @@ class NamespacedClient:
             except Exception as raised:  # noqa: BLE001  # whatever the client raises
                 # "Not found", or the like, of a generation that may be dead.
                 error = raised
-            seen = counter.read(client)
+            try:
+                seen = counter.read(client)
+            except Exception:
+                if error is not None:
+                    raise error from None
+                raise
             if error is not None and seen in (generation, None):
                 raise error
             if seen == generation:

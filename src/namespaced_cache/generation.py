@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,11 @@ logger = logging.getLogger("namespaced_cache")
 
 #: The largest generation; above it memcached's 64-bit `incr` comes near its wrap.
 MAX_GENERATION = 2**63 - 1
+
+#: A step that is larger than any number of bumps that this process can have missed.
+_LEAP = 10**9
+
+_DECIMAL = re.compile("[0-9]{1,19}")
 
 #: How often a counter that does not settle is set right before the server is given up.
 _REPAIRS = 10
@@ -62,8 +68,8 @@ class Counter:
         """
         for _ in range(_REPAIRS):
             if answer is None:
-                client.add(self.key, self._unused())
-                logger.info("Namespace %r: counter seeded", self.namespace)
+                if client.add(self.key, self._unused()):
+                    logger.info("Namespace %r: counter seeded", self.namespace)
             else:
                 number = self._number(answer)
                 if number >= floor:
@@ -134,7 +140,7 @@ class Counter:
     def _number(self, answer: object) -> int:
         if isinstance(answer, int) and not isinstance(answer, bool):
             number = answer
-        elif isinstance(answer, str | bytes) and answer.isdigit():
+        elif isinstance(answer, str | bytes) and _is_decimal(answer):
             # Without a serializer, pymemcache stores and returns plain digits.
             number = int(answer)
         else:
@@ -149,12 +155,20 @@ class Counter:
         )
 
     def _unused(self) -> int:
-        return max(time.time_ns(), self.known + 1)
+        now = time.time_ns()
+        # Where the clock was set back, far above what others have bumped to meanwhile.
+        return now if now > self.known else self.known + _LEAP
 
     def _learn(self, number: int) -> None:
         if number > self.known:
             with _lock:
                 self.known = max(self.known, number)
+
+
+def _is_decimal(answer: str | bytes) -> bool:
+    # Not isdigit(): "²" is a digit. Not longer: int() of very many digits raises.
+    text = answer if isinstance(answer, str) else answer.decode("latin-1")
+    return _DECIMAL.fullmatch(text) is not None
 
 
 _counters: dict[tuple[object, ...], Counter] = {}

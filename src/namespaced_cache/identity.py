@@ -19,6 +19,10 @@ RUN_VARIABLE = "NAMESPACED_CACHE_RUN"
 #: pytest-xdist's documented variable; "gw0", "gw1", … in its workers.
 XDIST_VARIABLE = "PYTEST_XDIST_WORKER"
 
+#: What this process calls a run that it begins. Made once, so that two threads which
+#: ask at the same time, and children that fork before anybody has asked, agree on it.
+_OWN_RUN = f"run-{secrets.token_hex(8)}"
+
 NAME_RULE = "1 to 32 letters, digits, '_' and '-'"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
@@ -29,12 +33,12 @@ def is_name(name: object) -> bool:
 
 
 def run() -> str:
-    """Return the name of this run: the one inherited, or a new one to be inherited.
+    """Return the name of this run: the one inherited, or one of ours to be inherited.
 
     The name is random, not made of a process id or of the time, so that two runs on
     one server never meet. Raises ImproperlyConfigured if the variable holds no name.
     """
-    name = os.environ.setdefault(RUN_VARIABLE, f"run-{secrets.token_hex(8)}")
+    name = os.environ.setdefault(RUN_VARIABLE, _OWN_RUN)
     return _checked(RUN_VARIABLE, name)
 
 

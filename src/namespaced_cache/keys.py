@@ -17,14 +17,17 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from namespaced_cache.errors import NamespaceError
+
 Key = str | bytes
 
 #: Memcached takes keys of up to this many bytes (its protocol.txt, "Keys").
 MAX_KEY_BYTES = 250
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-#: 160 bits, written as 40 hexadecimal digits.
+#: 160 bits, written as 40 hexadecimal digits behind a tilde.
 _DIGEST_BYTES = 20
+_DIGEST_SIZE = 2 * _DIGEST_BYTES + 1
 _ITEM = re.compile(
     rb"nsc:([\w.-]+)(?: :([0-9a-z]+)(?: :(.*) | ~(.*)~([0-9a-f]{40}) ) )?",
     re.DOTALL | re.VERBOSE,
@@ -54,6 +57,8 @@ class GenerationKeys:
     `limit` is the most bytes that a key may have, where the client itself leaves
     fewer than memcached's 250 (pymemcache's `key_prefix` takes its share).
     `refuse_key_ends` is for clients that send a key with a space in it as two.
+
+    Raises NamespaceError for a limit that leaves no room for a key.
     """
 
     def __init__(
@@ -70,6 +75,12 @@ class GenerationKeys:
         self._prefix = self._stem + b":"
         self._limit = limit
         self._room = limit - len(self._prefix)
+        if self._room < _DIGEST_SIZE:
+            raise NamespaceError(
+                f"Namespace {namespace!r} takes {len(self._prefix)} bytes of a key and "
+                f"{_DIGEST_SIZE} for what is long, but the client's key_prefix leaves "
+                f"{limit} of {MAX_KEY_BYTES}: shorten either."
+            )
         self._refuse_key_ends = refuse_key_ends
 
     def name(self, key: Key) -> Key:
@@ -100,7 +111,7 @@ class GenerationKeys:
 
     def _shortened(self, key: bytes) -> bytes:
         digest = hashlib.blake2b(key, digest_size=_DIGEST_BYTES).hexdigest().encode()
-        head_size = max(0, self._room - len(digest) - 1)
+        head_size = self._room - _DIGEST_SIZE
         while head_size and _within_character(key[head_size]):
             head_size -= 1
         return b"%s~%s~%s" % (self._stem, key[:head_size], digest)

@@ -100,10 +100,11 @@ Library = PyMemcache | PyLibMC
 _LIBRARIES: dict[str, Library] = {"pymemcache": PyMemcache(), "pylibmc": PyLibMC()}
 
 
-def _find(client: object) -> Library | None:
-    for base in type(client).__mro__:
+def _find(value: object) -> Library | None:
+    for base in type(value).__mro__:
         library = _LIBRARIES.get(base.__module__.partition(".")[0])
-        if library is not None:
+        # A library has other things too, such as serializers.
+        if library is not None and hasattr(value, "disconnect_all"):
             return library
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +43,10 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
     at fault; both name the option, what it got and what it takes.
     """
     given = params.get("OPTIONS") or {}
-    ours = {name: value for name, value in given.items() if name.isupper()}
-    for name in ours.keys() - set(NAMES):
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"OPTIONS is {given!r}: it takes a dictionary.")
+    ours = {name: value for name, value in given.items() if str(name).isupper()}
+    for name in sorted(ours.keys() - set(NAMES)):
         raise ImproperlyConfigured(
             f"OPTIONS has {name!r}, which NamespacedCache does not know: its own "
             f"options are {', '.join(NAMES)}; options in lower case go to the client."
@@ -68,18 +71,9 @@ def _wrapped_class(path: object, wrapper: type) -> type[BaseMemcachedCache]:
     takes = (
         f"it takes the dotted path of a memcached backend, such as {DEFAULT_BACKEND!r}."
     )
-    if not isinstance(path, str):
-        raise InvalidCacheBackendError(
-            f"OPTIONS['WRAPPED_BACKEND'] is {path!r}: {takes}"
-        )
-    try:
-        found = import_string(path)
-    except ImportError as error:
-        raise InvalidCacheBackendError(
-            f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, which cannot be imported "
-            f"({error}): {takes}"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, BaseMemcachedCache)):
+    found = import_backend("OPTIONS['WRAPPED_BACKEND']", path, takes)
+    # Of the base class itself no backend can be made.
+    if not issubclass(found, BaseMemcachedCache) or found is BaseMemcachedCache:
         raise InvalidCacheBackendError(
             f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, which is no memcached backend: "
             f"{takes}"
@@ -88,4 +82,24 @@ def _wrapped_class(path: object, wrapper: type) -> type[BaseMemcachedCache]:
         raise InvalidCacheBackendError(
             f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, the wrapper itself: {takes}"
         )
+    return found
+
+
+def import_backend(setting: str, path: object, takes: str) -> type:
+    """Import the class at a dotted path.
+
+    Raises InvalidCacheBackendError, which names the setting, its value and what it
+    takes.
+    """
+    if not isinstance(path, str):
+        raise InvalidCacheBackendError(f"{setting} is {path!r}: {takes}")
+    try:
+        found = import_string(path)
+    except (ImportError, TypeError, ValueError) as error:
+        # The last two are what a path with a dot too many raises.
+        raise InvalidCacheBackendError(
+            f"{setting} is {path!r}, which cannot be imported ({error}): {takes}"
+        ) from error
+    if not isinstance(found, type):
+        raise InvalidCacheBackendError(f"{setting} is {path!r}, no class: {takes}")
     return found

@@ -67,7 +67,9 @@ class ClientBoundary(BaseMemcachedCache):
         namespace = identity.resolve(self.__arguments[2])
         counter = self.__counter
         if counter is None or counter.namespace != namespace:
-            servers = tuple(str(server) for server in self.client_servers)
+            servers = tuple(
+                str(server).removeprefix("unix:") for server in self.client_servers
+            )
             counter = generation.counter(namespace, servers, self.__place(servers))
             self.__counter = counter
         return counter
