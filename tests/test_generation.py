@@ -16,7 +16,7 @@ from conftest import BACKENDS, our_cache
 from pylibmc import Error as PylibmcError
 from pymemcache.exceptions import MemcacheUnexpectedCloseError
 
-from namespaced_cache import NamespaceError, NamespaceUnavailable, generation
+from namespaced_cache import NamespaceError, NamespaceUnavailable, generation, libraries
 from namespaced_cache.generation import Counter
 
 QUIET = "the client answered without asking the server"
@@ -456,7 +456,8 @@ def test_an_answer_that_no_server_gave_is_no_bump(away):
     """Within its retry window, pymemcache answers `incr` with False and `get` too."""
     cache, server = away(retry_timeout=60)
     server.kill()
-    unavailable(cache.invalidate_namespace)
+    unavailable(cache.invalidate_namespace)  # the connection breaks
+    unavailable(cache.invalidate_namespace)  # another is refused
     for act in (cache.invalidate_namespace, lambda: cache.generation):
         error = unavailable(act)
         assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
@@ -475,7 +476,8 @@ def test_ignored_exceptions_are_no_bump(away):
 def test_a_server_that_was_given_up_is_named(away):
     cache, server = away(retry_attempts=0)
     server.kill()
-    unavailable(cache.invalidate_namespace)
+    unavailable(cache.invalidate_namespace)  # the connection breaks
+    unavailable(cache.invalidate_namespace)  # another is refused
     assert str(unavailable(cache.invalidate_namespace)) == (
         f"Namespace 'shop' on {server.location}: All servers seem to be down right now."
     )
@@ -484,13 +486,15 @@ def test_a_server_that_was_given_up_is_named(away):
 def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monkeypatch):
     """And who waited for a server once does not wait for it once more."""
 
+    lost = libraries.of(real).away[0]
+
     def timed_out(*_):
-        raise TimeoutError
+        raise lost
 
     monkeypatch.setattr(real, "get", None)
     monkeypatch.setattr(real, "incr", timed_out)
     assert str(unavailable(cache.invalidate_namespace)) == (
-        f"Namespace {cache.namespace!r} on {server.location}: TimeoutError."
+        f"Namespace {cache.namespace!r} on {server.location}: {lost.__name__}."
     )
 
 

@@ -265,17 +265,12 @@ class NamespacedClient:
             answer, error = None, None
             try:
                 answer = act(client, self._name(client, counter, generation))
-            except OSError:
-                raise  # The server is away, and looking would only wait once more.
+            except libraries.of(client).away:
+                raise
             except Exception as raised:  # noqa: BLE001  # whatever the client raises
                 # "Not found", or the like, of a generation that may be dead.
                 error = raised
-            try:
-                seen = counter.read(client)
-            except Exception:
-                if error is not None:
-                    raise error from None
-                raise
+            seen = counter.read(client)
             if error is not None and seen in (generation, None):
                 raise error
             if seen == generation:

@@ -120,12 +120,13 @@ class Counter:
         return number
 
     def _bumped(self, client: Any) -> int | None:
+        library = libraries.of(client)
         floor = self.known
         try:
             answer = client.incr(self.key, 1)
-        except libraries.of(client).not_found:
+        except library.not_found:
             answer = None
-        except OSError:
+        except library.away:
             raise
         except Exception:
             # Rubbish cannot be incremented, and says so better when it is read.

@@ -19,6 +19,13 @@ class PyMemcache:
     #: The exceptions that mean "no such key"; `incr` and `decr` answer None instead.
     not_found: tuple[type[Exception], ...] = ()
 
+    @property
+    def away(self) -> tuple[type[Exception], ...]:
+        """The exceptions that mean "the server is away": a second try waits again."""
+        import pymemcache  # noqa: PLC0415  # only where a backend has made a client
+
+        return (OSError, pymemcache.exceptions.MemcacheUnexpectedCloseError)
+
     #: Names of what the `_many` verbs take after the keys, where we must look at it.
     many_parameters: Mapping[str, tuple[str, ...]] = {
         "get_many": ("gets",),
@@ -64,6 +71,24 @@ class PyLibMC:
         import pylibmc  # noqa: PLC0415  # only where a backend has made a client
 
         return (pylibmc.NotFound,)
+
+    @property
+    def away(self) -> tuple[type[Exception], ...]:
+        """The exceptions that mean "the server is away": a second try waits again."""
+        import pylibmc  # noqa: PLC0415  # as above
+
+        return (
+            pylibmc.ConnectionError,
+            pylibmc.HostLookupError,
+            pylibmc.NoServers,
+            pylibmc.ReadError,
+            pylibmc.ServerDead,
+            pylibmc.ServerDown,
+            pylibmc.SocketCreateError,
+            pylibmc.UnixSocketError,
+            pylibmc.UnknownReadFailure,
+            pylibmc.WriteError,
+        )
 
     def key_limit(self, client: Any) -> int:
         """Return how many bytes the client leaves for a key."""
