@@ -242,11 +242,11 @@ def test_it_survives_what_django_does_between_requests(server, backend):
         caches["default"].set("k", 1)
         request_finished.send(sender=None)
         assert caches["default"].get("k") == 1
-        with override_settings(
-            CACHES={
-                "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
-            }
-        ):
+        local = {
+            "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+            "LOCATION": "of this test alone",
+        }
+        with override_settings(CACHES={"default": local}):
             assert caches["default"].get("k") is None
         assert caches["default"].get("k") == 1
         caches.close_all()

@@ -54,7 +54,7 @@ def run(djangos_tests, client, server, backends):
         cwd=djangos_tests,
         env={
             **os.environ,
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
             "MEMCACHED_LOCATION": server.location,
             "SUITE_BACKENDS": backends,
         },
