@@ -19,7 +19,8 @@ from pymemcache.exceptions import MemcacheUnexpectedCloseError
 from namespaced_cache import NamespaceError, NamespaceUnavailable, generation, libraries
 from namespaced_cache.generation import Counter
 
-QUIET = "the client answered without asking the server"
+NO_ANSWER = "no answer from the server"
+QUIET = f"{NO_ANSWER} (the client takes it to be away, and did not ask)"
 
 
 @pytest.fixture
@@ -446,8 +447,10 @@ def test_without_a_server_there_is_no_generation(away, ask):
     error = unavailable(lambda: ask(cache))
     cause = error.__cause__
     assert isinstance(cause, OSError | MemcacheUnexpectedCloseError | PylibmcError)
-    reason = str(cause) or "MemcacheUnexpectedCloseError"
-    assert str(error) == f"Namespace 'shop' on {server.location}: {reason}."
+    reason = f"{type(cause).__name__}: {cause}".removesuffix(": ")
+    assert (
+        str(error) == f"Namespace 'shop' on {server.location}: {NO_ANSWER} ({reason})."
+    )
     assert cache._cache.counter.known == known
 
 
@@ -479,7 +482,8 @@ def test_a_server_that_was_given_up_is_named(away):
     unavailable(cache.invalidate_namespace)  # the connection breaks
     unavailable(cache.invalidate_namespace)  # another is refused
     assert str(unavailable(cache.invalidate_namespace)) == (
-        f"Namespace 'shop' on {server.location}: All servers seem to be down right now."
+        f"Namespace 'shop' on {server.location}: {NO_ANSWER} (MemcacheError: All "
+        f"servers seem to be down right now)."
     )
 
 
@@ -494,7 +498,8 @@ def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monke
     monkeypatch.setattr(real, "get", None)
     monkeypatch.setattr(real, "incr", timed_out)
     assert str(unavailable(cache.invalidate_namespace)) == (
-        f"Namespace {cache.namespace!r} on {server.location}: {lost.__name__}."
+        f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
+        f"({lost.__name__})."
     )
 
 
@@ -506,7 +511,8 @@ def test_an_error_of_incr_alone_is_told(cache, real, server, monkeypatch):
 
     monkeypatch.setattr(real, "incr", fails)
     assert str(unavailable(cache.invalidate_namespace)) == (
-        f"Namespace {cache.namespace!r} on {server.location}: told."
+        f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
+        f"(RuntimeError: told)."
     )
 
 

@@ -172,6 +172,19 @@ def test_aliases_that_share_a_name_share_a_namespace(build):
     assert first.get("k") is None
 
 
+def test_a_process_that_becomes_a_worker_leaves_its_namespace(build, monkeypatch):
+    """Though both counters stand at one number."""
+    cache = build(OPTIONS={"NAMESPACE": "shop"})
+    cache._cache.wrapped.set("nsc:shop", 10**18)
+    cache._cache.wrapped.set("nsc:shop.gw1", 10**18)
+    cache.set("k", "parents")
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw1")
+    assert cache.get("k") is None
+    cache.set("k", "workers")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER")
+    assert cache.get("k") == "parents"
+
+
 def test_the_counter_is_out_of_reach_of_the_namespace(shop):
     """Not by any key: what a namespace's client is asked for is always an item."""
     raw = shop._cache

@@ -114,9 +114,17 @@ class Counter:
         except NamespaceError:
             raise
         except Exception as error:
-            raise self.unavailable(str(error) or type(error).__name__) from error
+            what = (
+                f"{type(error).__name__}: {error}"
+                if str(error)
+                else type(error).__name__
+            )
+            raise self.unavailable(f"no answer from the server ({what})") from error
         if number is None:
-            raise self.unavailable("the client answered without asking the server")
+            raise self.unavailable(
+                "no answer from the server (the client takes it to be away, and did "
+                "not ask)"
+            )
         return number
 
     def _bumped(self, client: Any) -> int | None:

@@ -1,6 +1,7 @@
 """Who is asking: the name of this run, and of this worker within it.
 
-Nothing here is read when a backend is built. Backends are built before test workers
+A run is named as early as can be, so that every process that is started later inherits
+the name. A worker is looked up at each use: backends are built before test workers
 fork, and a worker that kept its parent's name would share its parent's namespace.
 """
 
@@ -38,8 +39,9 @@ def run() -> str:
     The name is random, not made of a process id or of the time, so that two runs on
     one server never meet. Raises ImproperlyConfigured if the variable holds no name.
     """
-    name = os.environ.setdefault(RUN_VARIABLE, _OWN_RUN)
-    return _checked(RUN_VARIABLE, name)
+    if not os.environ.get(RUN_VARIABLE):
+        os.environ[RUN_VARIABLE] = _OWN_RUN
+    return _checked(RUN_VARIABLE, os.environ[RUN_VARIABLE])
 
 
 def worker() -> str:
