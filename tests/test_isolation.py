@@ -172,9 +172,11 @@ def test_aliases_that_share_a_name_share_a_namespace(build):
     assert first.get("k") is None
 
 
-def test_a_process_that_becomes_a_worker_leaves_its_namespace(build, monkeypatch):
+def test_a_process_that_becomes_a_worker_leaves_its_namespace(
+    build, start, monkeypatch
+):
     """Though both counters stand at one number."""
-    cache = build(OPTIONS={"NAMESPACE": "shop"})
+    cache = build(start().location, OPTIONS={"NAMESPACE": "shop"})
     cache._cache.wrapped.set("nsc:shop", 10**18)
     cache._cache.wrapped.set("nsc:shop.gw1", 10**18)
     cache.set("k", "parents")

@@ -41,6 +41,16 @@ class AssigningCache(PyLibMCCache):
         self._cache = self._class(self.client_servers)
 
 
+class HoldingCache(PyLibMCCache):
+    """Holds a client from the first, under a name of its own."""
+
+    def __init__(self, server, params):
+        super().__init__(server, params)
+        self._held = self._class(self.client_servers)
+
+    _cache = property(lambda self: self._held)
+
+
 class ForeignClient:
     """A client of a library that nobody knows here."""
 
@@ -49,7 +59,7 @@ class ForeignCache(PyMemcacheCache):
     _cache = property(lambda _: ForeignClient())
 
 
-@pytest.mark.parametrize("own", [ReconnectingCache, AssigningCache])
+@pytest.mark.parametrize("own", [ReconnectingCache, AssigningCache, HoldingCache])
 def test_a_backend_keeps_its_way_of_making_clients(own, server, bare):
     cache = our_cache(f"{__name__}.{own.__name__}", server.location)
     cache.set("k", 1)
@@ -262,7 +272,7 @@ print("parent ok")
 
 
 @pytest.mark.parametrize("how_the_child_ends", [[], ["sys.exit"]])
-@pytest.mark.parametrize("own", [*BACKENDS.values(), "test_wrapped.AssigningCache"])
+@pytest.mark.parametrize("own", [*BACKENDS.values(), "test_wrapped.HoldingCache"])
 def test_a_child_never_shares_a_socket_with_its_parent(own, server, how_the_child_ends):
     """Both talk at the same time; either end of the child leaves the parent's alone."""
     done = subprocess.run(
