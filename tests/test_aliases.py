@@ -18,6 +18,7 @@ from django.test import override_settings
 
 from namespaced_cache import (
     NamespacedCache,
+    NamespaceError,
     NamespaceUnavailable,
     invalidate_namespaces,
     namespaced,
@@ -339,6 +340,21 @@ def test_an_alias_that_is_asked_for_and_has_no_namespace_is_refused(using):
         "django.core.cache.backends.locmem.LocMemCache, not "
         "namespaced_cache.NamespacedCache."
     )
+
+
+def test_rubbish_in_one_counter_keeps_no_other_from_being_forgotten(server, start):
+    other = start()
+    setting = {
+        "bad": alias(server.location, "rubbish"),
+        "good": alias(other.location, "rubbish"),
+    }
+    with override_settings(CACHES=setting):
+        caches["good"].set("k", "v")
+        caches["bad"]._cache.wrapped.set("nsc:rubbish", "rubbish")
+        with pytest.raises(NamespaceError, match="holds 'rubbish'"):
+            invalidate_namespaces()
+        assert caches["good"].get("k") is None
+        caches.close_all()
 
 
 @pytest.mark.usefixtures("site")

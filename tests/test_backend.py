@@ -15,11 +15,14 @@ from django.core.signals import request_finished
 from django.test import override_settings
 
 from namespaced_cache import NamespacedCache
+from namespaced_cache.backend import HELPERS
 
 VERBS = [
     name
     for name, member in vars(BaseCache).items()
-    if inspect.isfunction(member) and (name[0] != "_" or name == "__contains__")
+    if inspect.isfunction(member)
+    and (name[0] != "_" or name == "__contains__")
+    and name not in HELPERS
 ]
 
 
@@ -68,6 +71,17 @@ def test_mock_patches_data_and_takes_it_back(cache):
     with mock.patch.object(cache, "key_prefix", "patched"):
         assert cache.make_key("k") == "patched:1:k"
     assert cache.make_key("k") == ":1:k"
+
+
+@pytest.mark.parametrize("name", sorted(HELPERS))
+def test_a_patched_helper_is_used_by_the_verbs(cache, name):
+    """As on the bare backend, whose verbs call it."""
+    helper = getattr(cache, name)
+    with mock.patch.object(cache, name, side_effect=helper) as spy:
+        cache.set("k", 1, timeout=5)
+    assert spy.called
+    assert not isinstance(getattr(cache, name), mock.Mock)
+    assert cache.get("k") == 1
 
 
 def test_mock_patches_the_client_and_takes_it_back(cache):

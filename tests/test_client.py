@@ -1,6 +1,7 @@
 """Every public name of the real clients is accounted for, and the rest refused."""
 
 import copy
+import functools
 import inspect
 
 import pylibmc
@@ -55,6 +56,9 @@ def test_no_name_is_accounted_for_twice():
     assert sum(map(len, lists)) == len(set().union(*lists))
 
 
+PYMEMCACHE = pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+
+
 class Extended(pymemcache.HashClient):
     """A client of a project's own, with a verb that nobody has looked at."""
 
@@ -62,6 +66,8 @@ class Extended(pymemcache.HashClient):
 
     def get_fresh(self, key):
         return self.get(key)
+
+    get_partly = functools.partialmethod(get_fresh)
 
 
 @pytest.fixture
@@ -84,28 +90,28 @@ def test_a_verb_that_nobody_has_looked_at_is_refused(extended):
         "keys. The real client, outside any namespace, is `cache._cache.wrapped`."
     )
     assert extended._cache.wrapped.get_fresh("k") is None
+    assert not hasattr(extended._cache, "get_partly")
     assert extended._cache.motto == "data, not a verb"
 
 
-def test_private_routines_are_refused_as_well(build, client):
+@PYMEMCACHE
+@pytest.mark.parametrize("name", ["_run_cmd", "_get_client", "_set_many"])
+def test_private_routines_are_refused_as_well(cache, name):
     """HashClient._run_cmd("get", "k") would read a bare key."""
-    if client == "pymemcache":
-        for name in ("_run_cmd", "_get_client", "_set_many"):
-            assert not hasattr(build()._cache, name)
+    assert hasattr(cache._cache.wrapped, name)
+    assert not hasattr(cache._cache, name)
 
 
+@PYMEMCACHE
 @pytest.mark.parametrize("verb", ["raw_command", "shutdown", "cache_memlimit"])
-def test_what_works_on_the_whole_server_is_refused(build, client, server, verb):
-    cache = build()
-    if client == "pymemcache":
-        cache._cache = pymemcache.Client(server.location)
-        with pytest.raises(AttributeError) as caught:
-            getattr(cache._cache, verb)
-        assert str(caught.value) == (
-            f"Client.{verb}() cannot be namespaced: {REFUSED[verb]}. The real client, "
-            f"outside any namespace, is `cache._cache.wrapped`."
-        )
-        cache._cache.wrapped.close()
+def test_what_works_on_the_whole_server_is_refused(cache, server, verb):
+    cache._cache = pymemcache.Client(server.location)
+    with pytest.raises(AttributeError) as caught:
+        getattr(cache._cache, verb)
+    assert str(caught.value) == (
+        f"Client.{verb}() cannot be namespaced: {REFUSED[verb]}. The real client, "
+        f"outside any namespace, is `cache._cache.wrapped`."
+    )
 
 
 @pytest.mark.parametrize("make", [pymemcache.Client, PooledClient])
@@ -137,15 +143,22 @@ def test_pymemcaches_other_clients_are_namespaced(make, server):
     bare.close()
 
 
-def test_a_clone_is_in_the_same_namespace(client, build, bare):
-    if client == "pylibmc":
-        cache = build()
-        clone = cache._cache.clone()
-        clone.set("k", 1)
-        assert cache._cache.get("k") == 1
-        assert bare._cache.get("k") is None
-    else:
-        assert not hasattr(build()._cache.wrapped, "clone")
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_a_clone_is_in_the_same_namespace(cache, bare):
+    clone = cache._cache.clone()
+    clone.set("k", 1)
+    assert cache._cache.get("k") == 1
+    assert bare._cache.get("k") is None
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_another_client_is_judged_by_its_own_rules(build, server):
+    """As one in the text protocol that takes the place of a binary one."""
+    cache = build(OPTIONS={"binary": True})
+    assert cache._cache.get("a b") is None
+    cache._cache = pylibmc.Client([server.location])
+    with pytest.raises(ValueError, match="ends a key early"):
+        cache._cache.get("a b")
 
 
 def test_data_attributes_are_the_real_clients(client, cache):
@@ -187,6 +200,8 @@ def test_arguments_that_no_client_knows_are_refused(cache):
     with pytest.raises(TypeError):
         cache._cache.get_multi(["k"], no_such_argument=1)
     with pytest.raises(TypeError):
+        cache._cache.set_multi()
+    with pytest.raises(TypeError):
         cache._cache.set_multi({"k": 1}, no_such_argument=1)
 
 
@@ -199,10 +214,9 @@ def test_serde_and_behaviors_pass_through(client, cache):
         assert list(cache._cache.clients) == cache._servers
 
 
-def test_the_counters_server_is_away_quietly(client, build, start):
+@PYMEMCACHE
+def test_the_counters_server_is_away_quietly(build, start):
     """In pymemcache's retry window each verb answers what the bare client does."""
-    if client == "pylibmc":
-        return
     memcached = start()
     options = {"NAMESPACE": "away"}
     cache = build(memcached.location, OPTIONS=options)

@@ -7,6 +7,7 @@ import pylibmc
 import pymemcache
 import pytest
 
+from namespaced_cache.client import MANY_KEYS, ONE_KEY
 from namespaced_cache.errors import NamespaceError
 
 
@@ -30,6 +31,36 @@ def shop(build, behaviors):
 @pytest.fixture
 def blog(build, behaviors):
     return build(OPTIONS={"NAMESPACE": "blog", **behaviors})
+
+
+#: How to call each verb of the real clients on "k".
+CALLS = {
+    **dict.fromkeys(("set", "add", "replace", "append", "prepend"), ("k", "mine")),
+    **dict.fromkeys(("incr", "decr", "touch"), ("k", 1)),
+    **dict.fromkeys(("get", "gets", "delete"), ("k",)),
+    "cas": ("k", "mine", 1),
+    **{verb: ({"k": "mine"},) for verb in ("set_many", "set_multi", "add_multi")},
+    **{verb: (["k"],) for verb in ("get_many", "get_multi", "gets_many", "gets_multi")},
+    **{verb: (["k"],) for verb in ("delete_many", "delete_multi", "incr_multi")},
+}
+
+
+def test_every_verb_is_called():
+    assert CALLS.keys() == ONE_KEY | MANY_KEYS
+
+
+@pytest.mark.parametrize("verb", CALLS)
+def test_no_verb_reads_or_touches_a_bare_key(verb, shop, bare):
+    bare._cache.set("k", 5)
+    if not hasattr(bare._cache, verb):
+        assert not hasattr(shop._cache, verb)
+        return
+    # pylibmc raises where there is nothing.
+    with contextlib.suppress(pylibmc.NotFound):
+        assert getattr(shop._cache, verb)(*CALLS[verb]) in (
+            *(None, False, True, {}, [], (None, None)),
+        )
+    assert bare._cache.get("k") == 5
 
 
 #: Everything that stores "mine" under "k", by Django's verbs and by raw ones.

@@ -41,7 +41,6 @@ class Lookalike:
         (pymemcache.Client(NOWHERE), libraries.PyMemcache),
         (pymemcache.PooledClient(NOWHERE), libraries.PyMemcache),
         (pymemcache.HashClient([NOWHERE]), libraries.PyMemcache),
-        (RetryingClient(pymemcache.Client(NOWHERE)), libraries.PyMemcache),
         (SitesPymemcache([NOWHERE]), libraries.PyMemcache),
         (pylibmc.Client([NOWHERE]), libraries.PyLibMC),
         (SitesPylibmc([NOWHERE]), libraries.PyLibMC),
@@ -194,3 +193,9 @@ def test_leaving_a_pylibmc_client_keeps_it_for_ever():
     before = sys.getrefcount(real)
     libraries.of(real).leave(real)
     assert sys.getrefcount(real) == before + 1
+
+
+def test_a_client_that_has_every_attribute_is_refused():
+    """pymemcache's RetryingClient answers to any name, so it cannot be asked."""
+    with pytest.raises(NamespaceError, match="RetryingClient: only clients made from"):
+        libraries.of(RetryingClient(pymemcache.Client(NOWHERE)))

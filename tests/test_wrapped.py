@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import BACKENDS, bare_cache, our_cache
@@ -49,6 +50,28 @@ class HoldingCache(PyLibMCCache):
         self._held = self._class(self.client_servers)
 
     _cache = property(lambda self: self._held)
+
+
+class LocalCache:
+    """Hides its client where nobody looks for one."""
+
+    def __init__(self, server, params):
+        super().__init__(server, params)
+        self._local = threading.local()
+
+    @property
+    def _cache(self):
+        if not hasattr(self._local, "client"):
+            self._local.client = self._class(self.client_servers, **self._options)
+        return self._local.client
+
+
+class LocalPyMemcacheCache(LocalCache, PyMemcacheCache):
+    pass
+
+
+class LocalPyLibMCCache(LocalCache, PyLibMCCache):
+    pass
 
 
 class ForeignClient:
@@ -245,7 +268,9 @@ reader, writer = os.pipe()
 child = os.fork()
 if not child:
     try:
-        assert raw.wrapped is not inherited
+        if "Local" not in sys.argv[1]:
+            assert raw.wrapped is not inherited
+        assert raw.wrapped is raw.wrapped
         for number in range(200):
             cache.set("childs", number)
             assert cache.get("childs") == number
@@ -283,3 +308,55 @@ def test_a_child_never_shares_a_socket_with_its_parent(own, server, how_the_chil
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.stdout == "parent ok\n", done.stderr
+
+
+HIDDEN = """
+import os, sys, traceback
+from django.conf import settings
+settings.configure()
+from namespaced_cache import NamespacedCache, NamespaceError
+
+options = {"WRAPPED_BACKEND": "test_wrapped." + sys.argv[1]}
+cache = NamespacedCache(sys.argv[2], {"OPTIONS": options})
+cache.set("k", 1)
+clone = cache._cache.clone()
+clone.set("k", 2)
+if not (child := os.fork()):
+    status = 1
+    try:
+        try:
+            (cache if sys.argv[1] == "LocalPyLibMCCache" else clone).set("k", 3)
+        except NamespaceError as error:
+            print(error, flush=True)
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    os._exit(status)
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+print(cache.get("k"), clone.get("k"))
+"""
+
+
+def run_hidden(backend, server):
+    done = subprocess.run(
+        [sys.executable, "-c", HIDDEN, backend, server.location],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_hidden_client_that_cannot_be_replaced_after_a_fork_is_refused(server):
+    assert run_hidden("LocalPyLibMCCache", server) == (
+        "LocalPyLibMCCache still has the client of the process that this one was "
+        "forked from, whose connections it would share. Keep the client in an "
+        "attribute of the backend, where it can be replaced.\n1 2\n"
+    )
+
+
+def test_a_clone_is_made_anew_after_a_fork(server):
+    assert run_hidden("AssigningCache", server) == "1 3\n"

@@ -9,9 +9,10 @@ from django.core.cache import caches
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
 
+from namespaced_cache import identity
 from namespaced_cache import options as alias_options
 from namespaced_cache.backend import NamespacedCache
-from namespaced_cache.errors import NamespaceUnavailable
+from namespaced_cache.errors import NamespaceError
 from namespaced_cache.generation import Counter
 
 BACKEND = "namespaced_cache.NamespacedCache"
@@ -29,6 +30,7 @@ def namespaced(
     Raises InvalidCacheBackendError for a BACKEND that cannot be imported and
     ImproperlyConfigured for an option that is unknown or cannot be right.
     """
+    identity.run()  # named now, for child processes that are started next
     return {
         alias: _wrapped(alias, _copied(setting), options)
         for alias, setting in caches_setting.items()
@@ -69,8 +71,8 @@ def invalidate_namespaces(using: str | Iterable[str] | None = None) -> dict[str,
     that were not used in this thread before are opened.
 
     Raises ImproperlyConfigured, before anything is forgotten, for an alias in `using`
-    that has no namespace; and NamespaceUnavailable, after the others are forgotten,
-    for the first whose server did not acknowledge it.
+    that has no namespace; and, after the others are forgotten, what
+    `invalidate_namespace()` raised for the first that could not be.
     """
     namespaced_caches = {}
     for alias in _aliases(using):
@@ -84,17 +86,17 @@ def invalidate_namespaces(using: str | Iterable[str] | None = None) -> dict[str,
             )
     generations: dict[str, int] = {}
     bumped: dict[Counter, int] = {}
-    unavailable: list[NamespaceUnavailable] = []
+    failed: list[NamespaceError] = []
     for alias, cache in namespaced_caches.items():
         counter = cache._cache.counter
         try:
             if counter not in bumped:
                 bumped[counter] = cache.invalidate_namespace()
             generations[alias] = bumped[counter]
-        except NamespaceUnavailable as error:
-            unavailable.append(error)
-    if unavailable:
-        raise unavailable[0]
+        except NamespaceError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
     return generations
 
 

@@ -17,8 +17,12 @@ from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.memcached import BaseMemcachedCache
 
-from namespaced_cache import options, wrapped
+from namespaced_cache import identity, options, wrapped
 from namespaced_cache.client import NamespacedClient
+
+#: Routines that a backend's own verbs call. Who replaces one means those calls, so they
+#: are the wrapped backend's, to read and to assign, like its data.
+HELPERS = {"get_backend_timeout", "make_and_validate_key", "make_key", "validate_key"}
 
 
 class NamespacedCache(BaseMemcachedCache):
@@ -30,26 +34,29 @@ class NamespacedCache(BaseMemcachedCache):
     ImproperlyConfigured.
     """
 
-    _wrapped: BaseMemcachedCache
+    _namespaced_backend: BaseMemcachedCache
 
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
         # Not super().__init__(): what it would set is the wrapped backend's to hold.
         settings = options.read(params, wrapper=NamespacedCache)
+        identity.run()  # named now, for child processes that are started next
+        # Names that no backend has, for all other attributes are the wrapped backend's.
         vars(self).update(
-            _arguments=(server, params),
-            _wrapped_class=settings.wrapped_class,
-            _wrapped=wrapped.build(server, settings),
+            _namespaced_from=(server, params),
+            _namespaced_class=settings.wrapped_class,
+            _namespaced_backend=wrapped.build(server, settings),
         )
 
     @property
     def wrapped(self) -> BaseMemcachedCache:
         """The wrapped backend. Its keys are in the namespace as well."""
-        return self._wrapped
+        return self._namespaced_backend
 
     @property
     def namespace(self) -> str:
         """The namespace's name in this process, with its worker. No round trip."""
-        return self._client.counter.namespace
+        client: NamespacedClient = self._cache
+        return client.counter.namespace
 
     @property
     def generation(self) -> int:
@@ -57,7 +64,8 @@ class NamespacedCache(BaseMemcachedCache):
 
         Raises NamespaceUnavailable where there is none to be had.
         """
-        return self._client.counter.current(self._client.wrapped)
+        client: NamespacedClient = self._cache
+        return client.counter.current(client.wrapped)
 
     def invalidate_namespace(self) -> int:
         """Forget every key of the namespace and return its new generation.
@@ -66,61 +74,59 @@ class NamespacedCache(BaseMemcachedCache):
         keep on the server, stay as they are. Raises NamespaceUnavailable unless a
         server acknowledged it.
         """
-        return self._client.invalidate()
+        client: NamespacedClient = self._cache
+        return client.invalidate()
 
     async def ainvalidate_namespace(self) -> int:
         """See invalidate_namespace()."""
         return await sync_to_async(self.invalidate_namespace, thread_sensitive=True)()
-
-    @property
-    def _client(self) -> NamespacedClient:
-        client: NamespacedClient = self._cache
-        return client
 
     # The proxy.
 
     @property  # type: ignore[misc]  # read only here
     def __class__(self) -> type:
         # isinstance() asks type() first and then this: it holds for both classes.
-        wrapped_class: type = vars(self).get("_wrapped_class", type(self))
+        wrapped_class: type = vars(self).get("_namespaced_class", type(self))
         return wrapped_class
 
     def __getattr__(self, name: str) -> Any:
         # Only for what the class lacks. copy and pickle ask before __init__() ran.
-        if "_wrapped" not in vars(self):
+        if "_namespaced_backend" not in vars(self):
             raise AttributeError(name)
-        return getattr(self._wrapped, name)
+        return getattr(self._namespaced_backend, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A verb's name is a spy's; it stays here, where the application calls it. All
         # else is the wrapped backend's.
         if hasattr(type(self), name) or callable(
-            getattr(type(self._wrapped), name, None)
+            getattr(type(self._namespaced_backend), name, None)
         ):
             super().__setattr__(name, value)
         else:
-            setattr(self._wrapped, name, value)
+            setattr(self._namespaced_backend, name, value)
 
     def __delattr__(self, name: str) -> None:
         if name in vars(self) or hasattr(type(self), name):
             super().__delattr__(name)
         else:
-            delattr(self._wrapped, name)
+            delattr(self._namespaced_backend, name)
 
     def __dir__(self) -> Iterable[str]:
-        return {*super().__dir__(), *dir(self._wrapped)}
+        return {*super().__dir__(), *dir(self._namespaced_backend)}
 
     def __repr__(self) -> str:
-        return f"<NamespacedCache {self.namespace!r} of {self._wrapped_class.__name__}>"
+        return (
+            f"<NamespacedCache {self.namespace!r} of {self._namespaced_class.__name__}>"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy has a client of its own; modules and sockets cannot be pickled.
         state = {name: getattr(self, name) for name in vars(BaseCache({}))}
-        return type(self), self._arguments, state
+        return type(self), self._namespaced_from, state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            setattr(self._wrapped, name, value)
+            setattr(self._namespaced_backend, name, value)
 
 
 def _handed_over(name: str, member: object) -> object:
@@ -129,22 +135,22 @@ def _handed_over(name: str, member: object) -> object:
 
         @wraps(member)
         async def averb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-            return await getattr(self._wrapped, name)(*args, **kwargs)
+            return await getattr(self.wrapped, name)(*args, **kwargs)
 
         return averb
 
-    if inspect.isfunction(member):
+    if inspect.isfunction(member) and name not in HELPERS:
 
         @wraps(member)
         def verb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-            return getattr(self._wrapped, name)(*args, **kwargs)
+            return getattr(self.wrapped, name)(*args, **kwargs)
 
         return verb
 
     return property(
-        lambda self: getattr(self._wrapped, name),
-        lambda self, value: setattr(self._wrapped, name, value),
-        lambda self: delattr(self._wrapped, name),
+        lambda self: getattr(self.wrapped, name),
+        lambda self, value: setattr(self.wrapped, name, value),
+        lambda self: delattr(self.wrapped, name),
     )
 
 

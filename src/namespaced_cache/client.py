@@ -10,8 +10,8 @@ what was done is invisible, for it happened in a dead generation, and is done ag
 
 from __future__ import annotations
 
-import inspect
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -74,7 +74,9 @@ class NamespacedClient:
     def __init__(
         self, connect: Callable[[], Any], find_counter: Callable[[], Counter]
     ) -> None:
-        vars(self).update(_connect=connect, _find_counter=find_counter, _keys=None)
+        vars(self).update(
+            _connect=connect, _find_counter=find_counter, _keys=None, _keys_client=None
+        )
 
     # What a namespace adds or changes.
 
@@ -106,10 +108,18 @@ class NamespacedClient:
 
     def clone(self) -> NamespacedClient:
         """Return a clone of the real client in the same namespace (pylibmc)."""
-        real = self.wrapped.clone()
-        return NamespacedClient(lambda: real, self._find_counter)
+        real, process = self.wrapped.clone(), os.getpid()
 
-    # Verbs, made when first asked for, and only those that the real client has.
+        def connect() -> Any:
+            nonlocal real, process
+            if process != os.getpid():
+                libraries.of(real).leave(real)
+                real, process = self.wrapped.clone(), os.getpid()
+            return real
+
+        return NamespacedClient(connect, self._find_counter)
+
+    # Verbs, and only those that the real client has.
 
     def __getattr__(self, name: str) -> Any:
         connect = vars(self).get("_connect")
@@ -129,7 +139,7 @@ class NamespacedClient:
             verb = partial(self._one, name)
         elif name in MANY_KEYS:
             verb = partial(self._many, name)
-        elif name in PASSED or not inspect.isroutine(real):
+        elif name in PASSED or not _is_verb(real):
             return real
         else:
             reason = REFUSED.get(name, "nobody has said where it takes its keys")
@@ -137,11 +147,10 @@ class NamespacedClient:
                 f"{type(client).__name__}.{name}() cannot be namespaced: {reason}. The "
                 f"real client, outside any namespace, is `cache._cache.wrapped`."
             )
-        vars(self)[name] = verb
         return verb
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(self) or inspect.isroutine(getattr(self.wrapped, name, None)):
+        if name in vars(self) or _is_verb(getattr(self.wrapped, name, None)):
             vars(self)[name] = value
         else:
             setattr(self.wrapped, name, value)
@@ -183,9 +192,9 @@ class NamespacedClient:
 
     def _get_many(self, verb: str, *args: Any, **kwargs: Any) -> dict[Key, Any]:
         call = ManyCall(self.wrapped, verb, args, kwargs)
-        cas = verb.startswith("gets_") or call.kwargs.pop("gets", False)
         if call.args or call.kwargs:
             raise TypeError(f"{verb}() got more than keys: {call.args} {call.kwargs}")
+        cas = call.gets or verb.startswith("gets_")
         return self._fetch(call.pairs, cas=cas) or {}
 
     def _one(self, verb: str, key: Key, *args: Any, **kwargs: Any) -> Any:
@@ -286,6 +295,7 @@ class NamespacedClient:
             keys is None
             or keys.number != generation
             or keys.namespace != counter.namespace
+            or self._keys_client is not client
         ):
             library = libraries.of(client)
             keys = GenerationKeys(
@@ -294,15 +304,22 @@ class NamespacedClient:
                 limit=library.key_limit(client),
                 refuse_key_ends=not library.checks_keys(client),
             )
-            vars(self)["_keys"] = keys
+            vars(self).update(_keys=keys, _keys_client=client)
         return keys.name
+
+
+def _is_verb(attribute: object) -> bool:
+    # Functions, partials, objects that can be called: whatever may take a key. Not
+    # classes, such as pymemcache's `client_class`.
+    return callable(attribute) and not isinstance(attribute, type)
 
 
 class ManyCall:
     """The arguments of a verb that takes many keys, taken apart.
 
     `pairs` are the caller's keys with the keys they stand for, which differ where
-    pylibmc is given a `key_prefix`; `args` and `kwargs` are what follows the keys.
+    pylibmc is given a `key_prefix`; `gets` tells whether pymemcache is asked for cas
+    tokens; `args` and `kwargs` are what else follows the keys.
     """
 
     def __init__(
@@ -318,11 +335,20 @@ class ManyCall:
                 raise TypeError(f"{verb}() is missing its keys")
             self._given = kwargs.pop(name)
         if any(name in _LOOKED_AT for name in parameters[: len(rest)]):
-            kwargs.update(zip(parameters, rest, strict=False))
+            named = dict(zip(parameters, rest, strict=False))
+            if named.keys() & kwargs.keys():
+                raise TypeError(f"{verb}() got an argument twice: {rest} {kwargs}")
+            kwargs.update(named)
             rest = rest[len(parameters) :]
+        # What the verb does not know stays, for the client to refuse.
+        looked_at = {
+            name: kwargs.pop(name)
+            for name in _LOOKED_AT.intersection(parameters, kwargs)
+        }
+        self.gets = bool(looked_at.get("gets"))
         self.args = rest
         self.kwargs = kwargs
-        prefix = kwargs.pop("key_prefix", None) or b""
+        prefix = looked_at.get("key_prefix") or b""
         self.keys: list[Key] = list(self._given)
         self.pairs = [(key, _joined(prefix, key)) for key in self.keys]
 

@@ -26,6 +26,8 @@ class PyMemcache:
 
         return (OSError, pymemcache.exceptions.MemcacheUnexpectedCloseError)
 
+    usable_after_fork = True
+
     #: Names of what the `_many` verbs take after the keys, where we must look at it.
     many_parameters: Mapping[str, tuple[str, ...]] = {
         "get_many": ("gets",),
@@ -49,13 +51,15 @@ class PyMemcache:
         """Let go of a client that was inherited over a fork.
 
         `close()` closes this process's end alone; `quit()` would end the parent's
-        connection too.
+        connection too. The client may be used again, and connects anew.
         """
         client.close()
 
 
 class PyLibMC:
     """Clients from pylibmc."""
+
+    usable_after_fork = False
 
     many_parameters: Mapping[str, tuple[str, ...]] = {
         "get_multi": ("key_prefix",),
@@ -129,7 +133,7 @@ def _find(value: object) -> Library | None:
     for base in type(value).__mro__:
         library = _LIBRARIES.get(base.__module__.partition(".")[0])
         # A library has other things too, such as serializers.
-        if library is not None and hasattr(value, "disconnect_all"):
+        if library is not None and hasattr(type(value), "disconnect_all"):
             return library
     return None
 

@@ -57,8 +57,6 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
             f"OPTIONS['NAMESPACE'] is {namespace!r}: it takes {identity.NAME_RULE}, or "
             f"None for one namespace for each run."
         )
-    if namespace is None:
-        identity.run()  # named now, for the child processes that may be started next
     theirs = {name: value for name, value in given.items() if name not in ours}
     return Options(
         wrapped_class=_wrapped_class(

@@ -10,7 +10,10 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from namespaced_cache import generation, identity, libraries
 from namespaced_cache.client import NamespacedClient
+from namespaced_cache.errors import NamespaceError
 from namespaced_cache.options import Options
+
+_NONE = object()
 
 
 class ClientBoundary(BaseMemcachedCache):
@@ -33,6 +36,9 @@ class ClientBoundary(BaseMemcachedCache):
         self.__arguments = (server, params, namespace)
         self.__process = os.getpid()
         self.__counter: generation.Counter | None = None
+        self.__client: Any = None
+        #: The client last used by the process that this one was forked from.
+        self.__inherited: Any = _NONE
         self.__namespaced_client = NamespacedClient(
             self.__real_client, self.__find_counter
         )
@@ -61,7 +67,16 @@ class ClientBoundary(BaseMemcachedCache):
         # Where Django's cached property, or an assignment, has left it; a property of
         # the backend's own is asked each time.
         client = vars(self).get("_cache")
-        return super()._cache if client is None else client  # type: ignore[misc]
+        if client is None:
+            client = super()._cache  # type: ignore[misc]
+        if client is self.__inherited:
+            raise NamespaceError(
+                f"{type(self).__name__} still has the client of the process that this "
+                f"one was forked from, whose connections it would share. Keep the "
+                f"client in an attribute of the backend, where it can be replaced."
+            )
+        self.__client = client
+        return client
 
     def __find_counter(self) -> generation.Counter:
         namespace = identity.resolve(self.__arguments[2])
@@ -77,18 +92,21 @@ class ClientBoundary(BaseMemcachedCache):
     def __place(self, servers: tuple[str, ...]) -> str:
         """Say what else decides where the counter's key is found.
 
-        With one server that is only pymemcache's `key_prefix`. Of several servers, each
-        client, set up in its own way, may choose another.
+        With one server that is only a prefix which the client itself puts before a key.
+        Of several servers, each client, set up in its own way, may choose another.
         """
         if len(servers) == 1:
-            return repr(self._options.get("key_prefix"))
+            behaviors = self._options.get("behaviors") or {}
+            return repr((self._options.get("key_prefix"), behaviors.get("namespace")))
         return repr((self._class, sorted(self._options.items())))
 
     def __leave_inherited_clients(self) -> None:
         """Begin anew in a process that was forked: no socket is shared with its parent.
 
-        What a backend built just now would hold takes the place of each client.
+        What a backend built just now would hold takes the place of each client. One
+        that is held elsewhere is remembered, where it must not be used again.
         """
+        inherited = self.__client
         fresh = vars(type(self)(*self.__arguments))
         for name, value in list(vars(self).items()):
             if libraries.is_client(value):
@@ -96,6 +114,8 @@ class ClientBoundary(BaseMemcachedCache):
                 del vars(self)[name]
                 if name in fresh:
                     vars(self)[name] = fresh[name]
+        if inherited is not None and not libraries.of(inherited).usable_after_fork:
+            self.__inherited = inherited
 
 
 @cache

@@ -1,6 +1,6 @@
 """Settings for Django's own tests: each memcached backend is ours.
 
-MEMCACHED_LOCATION says where the server is, and SUITE_BACKEND which module's backends
+MEMCACHED_LOCATION says where the server is, and SUITE_BACKENDS which module's backends
 are used: ours, or Django's own to see what fails without us.
 """
 
