@@ -331,7 +331,7 @@ if not (child := os.fork()):
         status = 0
     except Exception:
         traceback.print_exc()
-    os._exit(status)
+    sys.exit(status)
 _, status = os.waitpid(child, 0)
 assert status == 0, status
 print(cache.get("k"), clone.get("k"))
@@ -360,3 +360,32 @@ def test_a_hidden_client_that_cannot_be_replaced_after_a_fork_is_refused(server)
 
 def test_a_clone_is_made_anew_after_a_fork(server):
     assert run_hidden("AssigningCache", server) == "1 3\n"
+
+
+IDLE = """
+import os, sys
+from django.conf import settings
+settings.configure()
+from namespaced_cache import NamespacedCache
+
+cache = NamespacedCache(sys.argv[2], {"OPTIONS": {"WRAPPED_BACKEND": sys.argv[1]}})
+cache.set("k", 1)
+if not (child := os.fork()):
+    sys.exit()
+os.waitpid(child, 0)
+print(cache.get("k"))
+"""
+
+
+def test_a_child_that_never_uses_the_cache_leaves_its_parents_connection(
+    backend, server
+):
+    """As a pylibmc client that is freed at the child's end does not, by itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", IDLE, backend, server.location],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout == "1\n", done.stderr

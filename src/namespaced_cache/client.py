@@ -108,14 +108,14 @@ class NamespacedClient:
 
     def clone(self) -> NamespacedClient:
         """Return a clone of the real client in the same namespace (pylibmc)."""
-        real, process = self.wrapped.clone(), os.getpid()
+        clones: dict[int, Any] = {}  # by process, for a child needs another
 
         def connect() -> Any:
-            nonlocal real, process
-            if process != os.getpid():
-                libraries.of(real).leave(real)
-                real, process = self.wrapped.clone(), os.getpid()
-            return real
+            process = os.getpid()
+            if process not in clones:
+                clones[process] = self.wrapped.clone()
+                libraries.watch(clones[process])
+            return clones[process]
 
         return NamespacedClient(connect, self._find_counter)
 

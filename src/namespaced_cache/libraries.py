@@ -6,6 +6,8 @@ Neither library is imported before a wrapped backend has made a client with it.
 from __future__ import annotations
 
 import ctypes
+import os
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -157,3 +159,24 @@ def of(client: object) -> Library:
             f"from pymemcache's and pylibmc's can be namespaced."
         )
     return library
+
+
+_watched: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def watch(client: object) -> None:
+    """Let go of the client in every child process that is forked from now on.
+
+    At once, not when the child first uses a cache: one that never does would break its
+    parent's connections when it ends. No clients of other libraries.
+    """
+    if is_client(client):
+        _watched.add(client)
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_watched):
+        of(client).leave(client)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

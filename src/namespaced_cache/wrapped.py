@@ -62,7 +62,7 @@ class ClientBoundary(BaseMemcachedCache):
 
     def __real_client(self) -> Any:
         if self.__process != os.getpid():
-            self.__leave_inherited_clients()
+            self.__replace_inherited_clients()
             self.__process = os.getpid()
         # Where Django's cached property, or an assignment, has left it; a property of
         # the backend's own is asked each time.
@@ -75,7 +75,9 @@ class ClientBoundary(BaseMemcachedCache):
                 f"one was forked from, whose connections it would share. Keep the "
                 f"client in an attribute of the backend, where it can be replaced."
             )
-        self.__client = client
+        if client is not self.__client:
+            libraries.watch(client)
+            self.__client = client
         return client
 
     def __find_counter(self) -> generation.Counter:
@@ -100,7 +102,7 @@ class ClientBoundary(BaseMemcachedCache):
             return repr((self._options.get("key_prefix"), behaviors.get("namespace")))
         return repr((self._class, sorted(self._options.items())))
 
-    def __leave_inherited_clients(self) -> None:
+    def __replace_inherited_clients(self) -> None:
         """Begin anew in a process that was forked: no socket is shared with its parent.
 
         What a backend built just now would hold takes the place of each client. One
@@ -110,7 +112,6 @@ class ClientBoundary(BaseMemcachedCache):
         fresh = vars(type(self)(*self.__arguments))
         for name, value in list(vars(self).items()):
             if libraries.is_client(value):
-                libraries.of(value).leave(value)
                 del vars(self)[name]
                 if name in fresh:
                     vars(self)[name] = fresh[name]
