@@ -11,14 +11,9 @@ from conftest import BACKENDS, bare_cache, our_cache
 from pymemcache.client.base import PooledClient
 
 from namespaced_cache import client as client_module
-from namespaced_cache.client import (
-    MANY_KEYS,
-    ONE_KEY,
-    PASSED,
-    REFUSED,
-    NamespacedClient,
-)
+from namespaced_cache.client import NamespacedClient
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
+from namespaced_cache.verbs import MANY_KEYS, ONE_KEY, PASSED, REFUSED
 
 CLIENTS = [pymemcache.HashClient, pymemcache.Client, PooledClient, pylibmc.Client]
 

@@ -7,8 +7,8 @@ import pylibmc
 import pymemcache
 import pytest
 
-from namespaced_cache.client import MANY_KEYS, ONE_KEY
 from namespaced_cache.errors import NamespaceError
+from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
 
 
 @pytest.fixture

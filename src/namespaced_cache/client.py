@@ -1,7 +1,8 @@
 """NamespacedClient: the one place where a key gets its generation.
 
 A wrapped backend has it for its `_cache`. Every verb of the real client that takes keys
-is namespaced by its shape, one key or many; the rest passes through or is refused.
+is namespaced by its shape, one key or many; the rest passes through or is refused, as
+`verbs.py` lists it.
 
 Every verb is strict in the same way: it goes out under the newest generation that this
 process knows, together with a look at the counter. If the counter stands elsewhere,
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -20,41 +21,15 @@ from namespaced_cache import libraries
 from namespaced_cache.errors import VerbRefusedError
 from namespaced_cache.generation import Counter
 from namespaced_cache.keys import GenerationKeys, Key
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-#: Verbs that take one key, before all else, and give back nothing that holds a key.
-ONE_KEY = _words("get gets set add replace append prepend cas delete touch incr decr")
-
-#: Verbs that take many keys, as a sequence or as a mapping, and may give some back.
-MANY_KEYS = _words("""
-    get_many get_multi gets_many gets_multi set_many set_multi add_multi
-    delete_many delete_multi incr_multi
-""")
-
-#: Routines that neither take a key nor touch what others keep on the server, or that
-#: only compute.
-PASSED = _words("""
-    close disconnect_all quit stats get_stats version add_server remove_server
-    check_key hash serialize deserialize get_behaviors set_behaviors
-""")
-
-#: What a verb may be given beside many keys, and must be understood here.
-_LOOKED_AT = {"gets", "key_prefix"}
-
-#: Verbs of which we know why they cannot be namespaced.
-REFUSED = {
-    "raw_command": "its text may name any key",
-    "shutdown": "it stops the server for everybody",
-    "cache_memlimit": "it changes the server for everybody",
-}
-
-#: What pymemcache's HashClient answers, where it does not raise, while the server of a
-#: key is in its retry window. It is the answer while a counter cannot be had.
-_QUIET: dict[str, Any] = {"delete_many": True, "delete_multi": True, "gets": None}
+from namespaced_cache.verbs import (
+    MANY_KEYS,
+    ONE_KEY,
+    PASSED,
+    QUIET,
+    REFUSED,
+    ManyCall,
+    is_verb,
+)
 
 #: How often an operation is done again before it gives up. Each time means that another
 #: process invalidated the namespace within the few microseconds between.
@@ -139,7 +114,7 @@ class NamespacedClient:
             verb = partial(self._one, name)
         elif name in MANY_KEYS:
             verb = partial(self._many, name)
-        elif name in PASSED or not _is_verb(real):
+        elif name in PASSED or not is_verb(real):
             return real
         else:
             reason = REFUSED.get(name, "nobody has said where it takes its keys")
@@ -150,7 +125,7 @@ class NamespacedClient:
         return verb
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(self) or _is_verb(getattr(self.wrapped, name, None)):
+        if name in vars(self) or is_verb(getattr(self.wrapped, name, None)):
             vars(self)[name] = value
         else:
             setattr(self.wrapped, name, value)
@@ -201,7 +176,7 @@ class NamespacedClient:
         def act(client: Any, name: Callable[[Key], Key]) -> Any:
             return getattr(client, verb)(name(key), *args, **kwargs)
 
-        return self._confirmed(act, quiet=_QUIET.get(verb, False))
+        return self._confirmed(act, quiet=QUIET.get(verb, False))
 
     def _many(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         call = ManyCall(self.wrapped, verb, args, kwargs)
@@ -216,7 +191,7 @@ class NamespacedClient:
             callers_keys = dict(zip(names, call.keys, strict=True))
             return [callers_keys[failed] for failed in answer]
 
-        return self._confirmed(act, quiet=_QUIET.get(verb, call.keys))
+        return self._confirmed(act, quiet=QUIET.get(verb, call.keys))
 
     def _item(self, key: Key, act: Callable[[Any, Key], Any]) -> Any:
         try:
@@ -306,66 +281,3 @@ class NamespacedClient:
             )
             vars(self).update(_keys=keys, _keys_client=client)
         return keys.name
-
-
-def _is_verb(attribute: object) -> bool:
-    # Functions, partials, objects that can be called: whatever may take a key. Not
-    # classes, such as pymemcache's `client_class`.
-    return callable(attribute) and not isinstance(attribute, type)
-
-
-class ManyCall:
-    """The arguments of a verb that takes many keys, taken apart.
-
-    `pairs` are the caller's keys with the keys they stand for, which differ where
-    pylibmc is given a `key_prefix`; `gets` tells whether pymemcache is asked for cas
-    tokens; `args` and `kwargs` are what else follows the keys.
-    """
-
-    def __init__(
-        self, client: Any, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        parameters = libraries.of(client).many_parameters.get(verb, ())
-        if args:
-            self._given, *rest = args
-        else:
-            rest = []
-            name = "values" if "values" in kwargs else "keys"
-            if name not in kwargs:
-                raise TypeError(f"{verb}() is missing its keys")
-            self._given = kwargs.pop(name)
-        if any(name in _LOOKED_AT for name in parameters[: len(rest)]):
-            named = dict(zip(parameters, rest, strict=False))
-            if named.keys() & kwargs.keys():
-                raise TypeError(f"{verb}() got an argument twice: {rest} {kwargs}")
-            kwargs.update(named)
-            rest = rest[len(parameters) :]
-        # What the verb does not know stays, for the client to refuse.
-        looked_at = {
-            name: kwargs.pop(name)
-            for name in _LOOKED_AT.intersection(parameters, kwargs)
-        }
-        self.gets = bool(looked_at.get("gets"))
-        self.args = rest
-        self.kwargs = kwargs
-        prefix = looked_at.get("key_prefix") or b""
-        self.keys: list[Key] = list(self._given)
-        self.pairs = [(key, _joined(prefix, key)) for key in self.keys]
-
-    def container(self, names: list[Key]) -> list[Key] | dict[Key, Any]:
-        """Put the names where the caller's keys were: in a mapping or a sequence."""
-        if isinstance(self._given, Mapping):
-            return dict(zip(names, self._given.values(), strict=True))
-        return names
-
-
-def _joined(prefix: Key, key: Key) -> Key:
-    if not prefix:
-        return key
-    if isinstance(prefix, str) and isinstance(key, str):
-        return prefix + key
-    return _as_bytes(prefix) + _as_bytes(key)
-
-
-def _as_bytes(key: Key) -> bytes:
-    return key.encode() if isinstance(key, str) else key
