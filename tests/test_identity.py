@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from namespaced_cache import NamespacedCache, identity
+from namespaced_cache import NamespacedCache, identity, namespaced
 
 RUN = "NAMESPACED_CACHE_RUN"
 XDIST = "PYTEST_XDIST_WORKER"
@@ -78,6 +78,18 @@ def test_an_empty_variable_names_no_run(monkeypatch):
 def test_a_run_is_named_before_the_first_use(server):
     """So a process that is started before the first use inherits it."""
     NamespacedCache(server.location, {})
+    assert os.environ[RUN] == run_of_a_child()
+
+
+def test_a_backend_with_a_given_name_names_no_run(server, backend):
+    options = {"NAMESPACE": "shop", "WRAPPED_BACKEND": backend}
+    NamespacedCache(server.location, {"OPTIONS": options})
+    namespaced({"default": {"BACKEND": backend}}, NAMESPACE="shop")
+    assert RUN not in os.environ
+
+
+def test_wrapping_the_settings_names_the_run(backend):
+    namespaced({"default": {"BACKEND": backend}})
     assert os.environ[RUN] == run_of_a_child()
 
 

@@ -253,6 +253,18 @@ def test_the_binary_protocol_takes_any_key(server):
 
 # Forks.
 
+
+def run_script(code, *arguments):
+    """Run code in a process of its own, which may fork and end as it likes."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
 FORKING = """
 import os, sys, traceback
 from django.conf import settings
@@ -300,13 +312,7 @@ print("parent ok")
 @pytest.mark.parametrize("own", [*BACKENDS.values(), "test_wrapped.HoldingCache"])
 def test_a_child_never_shares_a_socket_with_its_parent(own, server, how_the_child_ends):
     """Both talk at the same time; either end of the child leaves the parent's alone."""
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING, own, server.location, *how_the_child_ends],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = run_script(FORKING, own, server.location, *how_the_child_ends)
     assert done.stdout == "parent ok\n", done.stderr
 
 
@@ -339,13 +345,7 @@ print(cache.get("k"), clone.get("k"))
 
 
 def run_hidden(backend, server):
-    done = subprocess.run(
-        [sys.executable, "-c", HIDDEN, backend, server.location],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = run_script(HIDDEN, backend, server.location)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -381,11 +381,5 @@ def test_a_child_that_never_uses_the_cache_leaves_its_parents_connection(
     backend, server
 ):
     """As a pylibmc client that is freed at the child's end does not, by itself."""
-    done = subprocess.run(
-        [sys.executable, "-c", IDLE, backend, server.location],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = run_script(IDLE, backend, server.location)
     assert done.stdout == "1\n", done.stderr

@@ -30,7 +30,8 @@ def namespaced(
     Raises InvalidCacheBackendError for a BACKEND that cannot be imported and
     ImproperlyConfigured for an option that is unknown or cannot be right.
     """
-    identity.run()  # named now, for child processes that are started next
+    if options.get("NAMESPACE") is None:
+        identity.run()  # named now, for child processes that are started next
     return {
         alias: _wrapped(alias, _copied(setting), options)
         for alias, setting in caches_setting.items()

@@ -39,7 +39,8 @@ class NamespacedCache(BaseMemcachedCache):
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
         # Not super().__init__(): what it would set is the wrapped backend's to hold.
         settings = options.read(params, wrapper=NamespacedCache)
-        identity.run()  # named now, for child processes that are started next
+        if settings.namespace is None:
+            identity.run()  # named now, for child processes that are started next
         # Names that no backend has, for all other attributes are the wrapped backend's.
         vars(self).update(
             _namespaced_from=(server, params),

@@ -13,8 +13,6 @@ from namespaced_cache.client import NamespacedClient
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.options import Options
 
-_NONE = object()
-
 
 class ClientBoundary(BaseMemcachedCache):
     """Stands before a memcached backend's class and gives it a NamespacedClient.
@@ -38,7 +36,7 @@ class ClientBoundary(BaseMemcachedCache):
         self.__counter: generation.Counter | None = None
         self.__client: Any = None
         #: The client last used by the process that this one was forked from.
-        self.__inherited: Any = _NONE
+        self.__inherited: Any = None
         self.__namespaced_client = NamespacedClient(
             self.__real_client, self.__find_counter
         )
