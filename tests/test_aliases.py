@@ -149,8 +149,8 @@ def test_settings_stay_as_they_are(backend):
             {"NAMESPACES": "shop"},
             (
                 "OPTIONS has 'NAMESPACES', which NamespacedCache does not know: its "
-                "own options are WRAPPED_BACKEND, NAMESPACE; options in lower case go "
-                "to the client."
+                "own options are WRAPPED_BACKEND, NAMESPACE, MAX_STALENESS; options in "
+                "lower case go to the client."
             ),
         ),
         (

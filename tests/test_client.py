@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import time
 
 import pylibmc
 import pymemcache
@@ -13,12 +14,15 @@ from pymemcache.client.base import PooledClient
 from namespaced_cache import client as client_module
 from namespaced_cache.client import NamespacedClient
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
-from namespaced_cache.verbs import MANY_KEYS, ONE_KEY, PASSED, REFUSED
+from namespaced_cache.verbs import LEAVING, MANY_KEYS, ONE_KEY, PASSED, REFUSED
 
 CLIENTS = [pymemcache.HashClient, pymemcache.Client, PooledClient, pylibmc.Client]
 
 #: Names that are no routines: they are read from the real client as they are.
 DATA = {"behaviors", "behaviours", "client_class"}
+
+#: A verb whose answer is namespaced.
+CLONE = {"clone"}
 
 #: Item access takes keys too, and is no public name by its spelling.
 ITEM_ACCESS = {"__getitem__", "__setitem__", "__delitem__", "__contains__"}
@@ -28,7 +32,8 @@ ITEM_ACCESS = {"__getitem__", "__setitem__", "__delitem__", "__contains__"}
 def test_every_public_name_is_namespaced_passed_or_refused(real):
     """A verb of a later release fails here, not in somebody's namespace."""
     own = {name for name in vars(NamespacedClient) if not name.startswith("_")}
-    accounted = ONE_KEY | MANY_KEYS | PASSED | REFUSED.keys() | own | DATA
+    accounted = ONE_KEY | MANY_KEYS | LEAVING | PASSED | REFUSED.keys()
+    accounted |= own | DATA | CLONE
     public = {name for name in dir(real) if not name.startswith("_")}
     assert public - accounted == set()
 
@@ -47,7 +52,7 @@ def test_every_special_method_that_takes_a_key_is_namespaced(real):
 
 
 def test_no_name_is_accounted_for_twice():
-    lists = [ONE_KEY, MANY_KEYS, PASSED, REFUSED.keys()]
+    lists = [ONE_KEY, MANY_KEYS, LEAVING, PASSED, REFUSED.keys(), CLONE]
     assert sum(map(len, lists)) == len(set().union(*lists))
 
 
@@ -144,6 +149,31 @@ def test_a_clone_is_in_the_same_namespace(cache, bare):
     clone.set("k", 1)
     assert cache._cache.get("k") == 1
     assert bare._cache.get("k") is None
+
+
+def test_what_the_real_client_lacks_is_missing(client, cache):
+    """pymemcache has no clones; pylibmc has no `close()`."""
+    assert hasattr(cache._cache, "clone") is (client == "pylibmc")
+    assert hasattr(cache._cache, "close") is (client == "pymemcache")
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+@pytest.mark.parametrize("leave", ["close", "disconnect_all", "quit"])
+def test_who_leaves_ends_the_connection_to_the_counters_home_too(build, start, leave):
+    first, other = sorted([start(), start()], key=lambda server: server.location)
+    cache = build([other.location, first.location])
+    cache.set_many({str(number): number for number in range(20)})
+    asking = pymemcache.Client(first.location)
+
+    def connections():
+        return asking.stats()[b"curr_connections"]
+
+    alone = connections() - 2  # one carries the items, the other the counter
+    getattr(cache._cache, leave)()
+    while connections() > alone:  # memcached needs a moment
+        time.sleep(0.001)
+    asking.close()
+    assert cache.get("7") == 7
 
 
 @pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
@@ -308,6 +338,23 @@ def test_a_write_that_is_always_overtaken_gives_up(cache, monkeypatch):
         f"Namespace {cache.namespace!r} on {cache._servers[0]}: invalidated 3 times "
         f"within one operation."
     )
+
+
+def test_a_write_waits_for_a_storm_of_invalidations_to_pass(cache, monkeypatch):
+    """Longer than a hundred tries without a pause would take."""
+    real, counter = cache._cache.wrapped, cache._cache.counter
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+
+    def overtaken(client, name):
+        client.set(name("k"), "v")
+        if len(pauses) < 7:
+            real.incr(counter.key, 1)
+
+    cache._cache._confirmed(overtaken, quiet=None)
+    assert cache._cache.get("k") == "v"
+    assert len(pauses) == 7
+    assert 0 < sum(pauses) < 1
 
 
 def test_an_error_of_a_dead_generation_is_not_the_callers(build):

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from operator import attrgetter, methodcaller
 
+import pylibmc
 import pytest
-from conftest import BACKENDS, our_cache
-from pylibmc import Error as PylibmcError
+from conftest import BACKENDS, bare_cache, our_cache
 from pymemcache.exceptions import MemcacheUnexpectedCloseError
 
 from namespaced_cache import NamespaceError, NamespaceUnavailable, generation, libraries
-from namespaced_cache.generation import Counter
+from namespaced_cache.generation import Counter, Question
 
 NO_ANSWER = "no answer from the server"
-QUIET = f"{NO_ANSWER} (the client takes it to be away, and did not ask)"
+QUIET = f"{NO_ANSWER} (the client takes it to be away, or hides why)"
 
 
 @pytest.fixture
@@ -35,22 +37,23 @@ def counter(cache):
     return cache._cache.counter
 
 
+def answer_of(server, line: str) -> str:
+    """Return what a server answers to a line of memcached's text protocol."""
+    where = ("127.0.0.1", server.port)
+    with socket.create_connection(where, timeout=10) as connection:
+        connection.sendall(f"{line}\r\n".encode())
+        return connection.recv(65536).decode().strip()
+
+
 @pytest.fixture
 def raw(server):
     """What `server` answers to a line of memcached's text protocol."""
-
-    def ask(line: str) -> str:
-        host, port = server.location.split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            connection.sendall(f"{line}\r\n".encode())
-            return connection.recv(65536).decode().strip()
-
-    return ask
+    return partial(answer_of, server)
 
 
 def another_process(counter) -> Counter:
     """Return the same counter as a process sees it that knows nothing of it yet."""
-    return Counter(counter.namespace, counter.servers)
+    return Counter(counter.namespace, counter.server)
 
 
 def before_next(monkeypatch, client, verb, act):
@@ -74,6 +77,18 @@ def test_the_seed_is_the_time_in_nanoseconds(cache, counter, raw):
     seeded = cache.generation
     assert before <= seeded <= time.time_ns()
     assert raw(f"mg {counter.key} v").split() == ["VA", "19", str(seeded)]
+
+
+@pytest.mark.parametrize("now", [0, 7, 10**18 - 1])
+def test_a_clock_that_was_never_set_seeds_a_generation_all_the_same(
+    cache, monkeypatch, now
+):
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    assert cache.generation == 10**18 + now
+    cache.set("k", "v")
+    assert cache.get("k") == "v"
+    assert cache.invalidate_namespace() == 10**18 + now + 1
+    assert cache.get("k") is None
 
 
 def test_seeding_takes_three_round_trips_and_reading_one(build, proxy):
@@ -200,9 +215,9 @@ def test_the_known_number_does_not_go_back_between_threads():
         def known(self, number):
             vars(self)["known"] = number
 
-    slow = Slow("shop", ("127.0.0.1:1",))
-    other = threading.Thread(target=slow._learn, args=(102,))
-    slow._learn(101)
+    slow = Slow("shop", "127.0.0.1:1")
+    other = threading.Thread(target=slow._learn, args=(102, 0))
+    slow._learn(101, 0)
     other.join()
     assert slow.known == 102
 
@@ -225,7 +240,7 @@ def test_threads_and_aliases_share_one_counter(build, server):
 
 def test_a_place_has_a_counter_of_its_own():
     def found(place):
-        return generation.counter("shop", ("127.0.0.1:1",), place)
+        return generation.counter("shop", "127.0.0.1:1", place)
 
     assert found("here") is found("here")
     assert found("here") is not found("there")
@@ -234,10 +249,24 @@ def test_a_place_has_a_counter_of_its_own():
 def test_other_namespaces_and_servers_have_counters_of_their_own(build):
     places = [
         build(location, OPTIONS={"NAMESPACE": name})._cache.counter
-        for location in ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1;127.0.0.1:2")
+        for location in ("127.0.0.1:1", "127.0.0.1:2")
         for name in ("shop", "shop-b")
     ]
-    assert len({id(counter) for counter in places}) == 6
+    assert len({id(counter) for counter in places}) == 4
+
+
+def test_servers_in_any_order_have_one_home(build):
+    """The first by name keeps the counter; aliases that share it share the counter."""
+    shared = {"NAMESPACE": "shop"}
+    counters = {
+        build(location, OPTIONS=shared)._cache.counter
+        for location in (
+            "127.0.0.1:1",
+            "127.0.0.1:1;127.0.0.1:2",
+            ["127.0.0.1:2", "127.0.0.1:1"],
+        )
+    }
+    assert [counter.server for counter in counters] == ["127.0.0.1:1"]
 
 
 def test_what_one_namespace_knows_is_not_known_to_another(build):
@@ -266,7 +295,7 @@ def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
         "child = os.fork()\n"
         "if not child:\n"
         "    signal.alarm(10)\n"
-        "    generation.counter('shop', ('127.0.0.1:1',), '')._learn(1)\n"
+        "    generation.counter('shop', '127.0.0.1:1', '')._learn(1, 0)\n"
         "    raise SystemExit\n"
         "print(os.waitpid(child, 0)[1])\n"
         "done.set()\n"
@@ -325,17 +354,37 @@ def test_what_another_process_makes_of_it_meanwhile_counts(real, counter, monkey
     seen = counter.read(real)
     real.set(counter.key, seen - 5)
     before_next(monkeypatch, real, "get", lambda: other.bump(real))
-    assert counter.judge(real, seen - 5, seen) == other.known > seen
+    number = counter.judge(real, seen - 5, Question(seen, 0))
+    assert number == other.known > seen
+
+
+def test_a_counter_that_is_lost_again_is_seeded_again(real, counter, monkeypatch):
+    """What the server said to the first seed was no outage."""
+    before_next(monkeypatch, real, "get", lambda: None)
+    assert counter.read(real)
+    real.delete(counter.key)
+    asked = []
+    get = real.get
+
+    def lost_at_first(key, default):
+        asked.append(key)
+        if len(asked) == 2:
+            real.delete(key)
+        return get(key, default)
+
+    monkeypatch.setattr(real, "get", lost_at_first)
+    assert counter.read(real) == get(counter.key)
+    assert len(asked) == 3
 
 
 def test_a_counter_that_does_not_stay_is_given_up(cache, real, counter, monkeypatch):
     known = cache.generation
     real.set(counter.key, known - 1)
-    monkeypatch.setattr(real, "set", lambda *_: True)
+    monkeypatch.setattr(libraries.of(real), "swap", lambda *_: None)
     with pytest.raises(NamespaceUnavailable) as caught:
         _ = cache.generation
     assert str(caught.value) == (
-        f"Namespace {cache.namespace!r} on {counter.servers[0]}: its counter does not "
+        f"Namespace {cache.namespace!r} on {counter.server}: its counter does not "
         f"stay where it is put."
     )
 
@@ -356,18 +405,27 @@ RUBBISH = [
     2**64 - 1,
     "²",
     "9" * 5000,
+    1,
 ]
 
 
-def refused(counter, holds) -> str:
+def unfit(counter, fault) -> str:
     return (
         f"The counter of namespace {counter.namespace!r}, the key {counter.key!r} on "
-        f"{counter.servers[0]}, holds {holds!r}: it takes a whole number from 1 to "
-        f"9223372036854775807. Delete that key, and the namespace starts anew."
+        f"{counter.server}, {fault}. If it is not the client's serializer that makes "
+        f"it so, delete that key, and the namespace starts anew."
     )
 
 
-@pytest.mark.parametrize("holds", [*RUBBISH, 0], ids=repr)
+def refused(counter, holds) -> str:
+    return unfit(
+        counter,
+        f"holds {reprlib.repr(holds)}: it takes a whole number of 19 digits, up to "
+        f"9223372036854775807",
+    )
+
+
+@pytest.mark.parametrize("holds", [*RUBBISH, 0, 10**18 - 1], ids=repr)
 def test_rubbish_serves_nothing_from_any_generation(cache, real, counter, holds):
     cache.set("k", "v")
     real.set(counter.key, holds)
@@ -396,22 +454,140 @@ def test_rubbish_is_not_bumped(cache, real, counter, holds):
     with pytest.raises(NamespaceError) as caught:
         cache.invalidate_namespace()
     assert caught.type is NamespaceError
-    if holds in (2**63, 2**64 - 1):
+    if holds in (1, 2**63, 2**64 - 1):
         holds = (holds + 1) % 2**64
     assert str(caught.value) == refused(counter, holds)
+
+
+#: What a client says of a value under these flags.
+UNDECODABLE = [
+    ("pymemcache", 2, "invalid literal for int() with base 10: b'xyz'"),
+    ("pylibmc", 1, "invalid load key, 'x'."),
+    ("pylibmc", 2, "invalid literal for int() with base 10: 'xyz'"),
+    ("pylibmc", 3, "unknown memcached key flags 3"),
+    ("pylibmc", 8, "Failed to decompress value: inflate"),
+]
+
+
+@pytest.mark.parametrize(("client", "flags", "says"), UNDECODABLE, indirect=["client"])
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_counter_that_cannot_be_decoded_is_no_counter_that_is_away(
+    cache, raw, flags, says, warm
+):
+    """As a value of another library's is; what says so names the key to delete."""
+    counter = cache._cache.counter
+    if warm:
+        cache.set("k", "v")
+    assert raw(f"set {counter.key} {flags} 0 3\r\nxyz") == "STORED"
+    for act in (
+        lambda: cache.generation,
+        lambda: cache.get("k"),
+        lambda: cache.get_many(["k"]),
+        lambda: cache.set("k", "w"),
+        lambda: cache.delete("k"),
+        cache.invalidate_namespace,
+        cache.pinned_generation().__enter__,
+    ):
+        with pytest.raises(NamespaceError) as caught:
+            act()
+        assert caught.type is NamespaceError
+        fault = f"cannot be decoded ({says})"
+        assert str(caught.value) == unfit(counter, fault)
+    assert raw(f"delete {counter.key}") == "DELETED"
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize(
+    ("client", "flags"), [("pymemcache", 2), ("pylibmc", 2)], indirect=["client"]
+)
+def test_an_item_that_cannot_be_decoded_is_the_clients_own_error(
+    cache, bare, raw, flags
+):
+    """As on the bare client; the counter is in order."""
+    wire_key = cache._cache._name(
+        cache._cache.wrapped, cache._cache.counter, cache.generation
+    )(cache.make_key("k"))
+    for key in (wire_key, bare.make_key("k")):
+        assert raw(f"set {key} {flags} 0 3\r\nxyz") == "STORED"
+    with pytest.raises(ValueError, match="invalid literal for int") as theirs:
+        bare.get("k")
+    with pytest.raises(ValueError, match="invalid literal for int") as ours:
+        cache.get("k")
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_none_is_a_value_and_no_missing_counter(cache, real, counter):
+    """It is not seeded over: pymemcache makes None of a pickle that is broken."""
+    cache.set("k", "v")
+    real.set(counter.key, None)
+    for act in (
+        lambda: cache.generation,
+        lambda: cache.get("k"),
+        lambda: cache.set("k", "w"),
+        cache.invalidate_namespace,
+    ):
+        with pytest.raises(NamespaceError) as caught:
+            act()
+        assert caught.type is NamespaceError
+        assert str(caught.value) == refused(counter, None)
+    assert real.get(counter.key, "missing") is None
+
+
+class Quoting:
+    """A serializer of a project's own, that writes numbers in quotes."""
+
+    def serialize(self, *key_and_value):
+        return b'"%d"' % key_and_value[-1], 0
+
+    def deserialize(self, *key_value_and_flags):
+        return int(key_value_and_flags[-2].strip(b'"'))
+
+
+def test_a_counter_that_the_clients_serializer_spoils_is_said_to_be(cache, client):
+    """It can be read and not be incremented."""
+    if client == "pymemcache":
+        cache._options["serde"] = Quoting()
+    else:
+        cache._class = type("QuotingClient", (Quoting, pylibmc.Client), {})
+    assert cache.generation
+    with pytest.raises(NamespaceError) as caught:
+        cache.invalidate_namespace()
+    assert caught.type is NamespaceError
+    cause = caught.value.__cause__
+    assert isinstance(cause, libraries.of(cache._cache.wrapped).not_a_number)
+    fault = f"cannot be incremented ({cause})"
+    assert str(caught.value) == unfit(cache._cache.counter, fault)
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_a_client_that_waits_for_no_reply_is_told_the_generation(build):
+    """libmemcached answers its `incr` with 2^64 - 1, whatever the server did."""
+    cache = build(OPTIONS={"behaviors": {"_noreply": True}})
+    before = cache.generation
+    cache.set("k", "v")
+    assert cache.invalidate_namespace() == cache.generation == before + 1
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_a_client_that_waits_for_no_reply_seeds_a_lost_counter(build, raw):
+    cache = build(OPTIONS={"behaviors": {"_noreply": True}})
+    before = cache.generation
+    assert raw(f"delete {cache._cache.counter.key}") == "DELETED"
+    assert cache.invalidate_namespace() == cache.generation > before
 
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_bool_is_no_generation(real, counter, answer):
     with pytest.raises(NamespaceError) as caught:
-        counter.judge(real, answer, 0)
+        counter.judge(real, answer, Question(0, 0))
     assert str(caught.value) == refused(counter, answer)
 
 
-@pytest.mark.parametrize("answer", [7, "7", b"7", 2**63 - 1])
+@pytest.mark.parametrize("answer", [10**18, f"{10**18}", b"%d" % 10**18, 2**63 - 1])
 def test_a_whole_number_is_a_generation_however_it_comes(real, counter, answer):
     """Without a serializer, pymemcache returns what it finds as bytes."""
-    assert counter.judge(real, answer, 0) == int(answer)
+    assert counter.judge(real, answer, Question(0, 0)) == int(answer)
 
 
 # A server that is away.
@@ -446,7 +622,7 @@ def test_without_a_server_there_is_no_generation(away, ask):
     server.kill()
     error = unavailable(lambda: ask(cache))
     cause = error.__cause__
-    assert isinstance(cause, OSError | MemcacheUnexpectedCloseError | PylibmcError)
+    assert isinstance(cause, OSError | MemcacheUnexpectedCloseError | pylibmc.Error)
     reason = f"{type(cause).__name__}: {cause}".removesuffix(": ")
     assert (
         str(error) == f"Namespace 'shop' on {server.location}: {NO_ANSWER} ({reason})."
@@ -524,3 +700,70 @@ def test_a_server_that_returns_empty_begins_above_all_that_was_seen(away):
     unavailable(cache.invalidate_namespace)
     server.start()
     assert cache.invalidate_namespace() > seen
+
+
+# Several servers: the counter has one home.
+
+
+@pytest.fixture
+def several(build, start):
+    """Build a cache on three servers; give it, the counter's home and the others."""
+
+    def build_one(**options):
+        home, *others = sorted((start() for _ in range(3)), key=attrgetter("location"))
+        locations = [server.location for server in (others[0], home, others[1])]
+        return build(locations, OPTIONS=options), home, others
+
+    return build_one
+
+
+def test_the_counter_is_kept_by_the_first_server_by_name_and_no_other(several):
+    cache, home, others = several()
+    key = cache._cache.counter.key
+    cache.set_many(dict.fromkeys(map(str, range(50)), "v"))
+    number = cache.invalidate_namespace()
+    assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
+    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
+    assert answer_of(home, f"delete {key}") == "DELETED"
+    number = cache.generation
+    assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
+    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
+
+
+def test_another_server_than_the_home_may_be_away(several):
+    cache, _, others = several()
+    assert cache.generation
+    for server in others:
+        server.kill()
+    before = cache.generation
+    assert cache.invalidate_namespace() == before + 1
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_without_its_home_a_namespace_holds_nothing(several):
+    """Though other servers hold items of it, and answer, and the client hides it."""
+    cache, home, _ = several(ignore_exc=True, retry_timeout=0)
+    keys = [str(number) for number in range(50)]
+    cache.set_many(dict.fromkeys(keys, "v"))
+    home.kill()
+    bare = bare_cache(BACKENDS["pymemcache"], home.location, OPTIONS=cache._options)
+    for each in (cache, bare):
+        assert [each.get(key, "miss") for key in keys] == ["miss"] * 50
+        assert each.get_many(keys) == {}
+        assert each.set_many(dict.fromkeys(keys, "w")) == keys
+        assert [each.add(key, "w") for key in keys] == [False] * 50
+        assert [each.delete(key) for key in keys] == [False] * 50
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace {cache.namespace!r} on {home.location}: {QUIET}."
+    )
+    bare.close()
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_closing_closes_the_connection_to_the_home_as_well(several):
+    cache, *_ = several()
+    assert cache.generation
+    (home,) = cache._cache._clients()[1].clients.values()
+    assert home.sock is not None
+    cache.close()
+    assert home.sock is None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import socket
 import subprocess
 import sys
 
 import pylibmc
 import pymemcache
 import pytest
+from conftest import BACKENDS
 from pymemcache.client.retrying import RetryingClient
 
 from namespaced_cache import libraries
@@ -23,6 +25,26 @@ class SitesPymemcache(pymemcache.HashClient):
 
 class SitesPylibmc(pylibmc.Client):
     """A project's own client."""
+
+
+@pytest.fixture
+def real(build):
+    """The real client that Django's own backend makes."""
+    return build()._cache.wrapped
+
+
+def put(server, key, flags, value):
+    """Put a value on the server that no client of ours would write."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        line = f"set {key} {flags} 0 {len(value)}\r\n{value}\r\n"
+        connection.sendall(line.encode())
+        assert connection.recv(65536) == b"STORED\r\n"
+
+
+def error_of(act) -> Exception:
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # which is what we ask
+        act()
+    return caught.value
 
 
 class Stranger:
@@ -178,6 +200,160 @@ def test_pylibmc_has_no_fetch_with_tokens():
         libraries.of(real).fetch(real, ["a"], cas=True)
 
 
+# Swaps.
+
+
+def swap(client, key, old, new):
+    libraries.of(client).swap(client, key, old, new)
+
+
+def test_a_swap_puts_the_new_in_the_place_of_the_old_for_ever(real, server):
+    real.set("k", 5, 100)
+    swap(real, "k", 5, 6)
+    assert real.get("k") == 6
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"mg k t\r\n")
+        assert connection.recv(65536) == b"HD t-1\r\n"
+
+
+def test_a_swap_leaves_what_somebody_else_has_put_there(real):
+    real.set("k", 7)
+    swap(real, "k", 5, 6)
+    assert real.get("k") == 7
+
+
+def test_a_swap_puts_nothing_where_nothing_is(real):
+    real.delete("k")
+    swap(real, "k", 5, 6)
+    assert real.get("k") is None
+
+
+def test_a_swap_that_somebody_overtakes_leaves_theirs(real, monkeypatch):
+    """They write after it has seen the old and before it puts the new."""
+    real.set("k", 5)
+    real_cas = type(real).cas
+
+    def overtaken(self, *args):
+        real.set("k", 7)
+        return real_cas(self, *args)
+
+    monkeypatch.setattr(type(real), "cas", overtaken)
+    swap(real, "k", 5, 6)
+    assert real.get("k") == 7
+
+
+def test_a_swap_of_what_goes_meanwhile_is_none(real, monkeypatch):
+    real.set("k", 5)
+    real_cas = type(real).cas
+
+    def overtaken(self, *args):
+        real.delete("k")
+        return real_cas(self, *args)
+
+    monkeypatch.setattr(type(real), "cas", overtaken)
+    swap(real, "k", 5, 6)
+    assert real.get("k") is None
+
+
+def test_a_pylibmc_client_swaps_with_what_its_own_serializer_needs(server):
+    class Coded(pylibmc.Client):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.code = 1
+
+        def deserialize(self, value, flags):
+            return super().deserialize(value, flags) + self.code
+
+    real = Coded([server.location])
+    real.set("k", 5)
+    swap(real, "k", 6, 9)
+    assert real.get("k") == 10
+
+
+def test_a_swap_takes_two_round_trips(proxy):
+    """With pylibmc as well, whose clone then says `quit`."""
+    real = pymemcache.HashClient([proxy.location], default_noreply=False)
+    real.set("k", b"5")
+    assert proxy.during(lambda: swap(real, "k", b"5", 6)) == 2
+    assert proxy.during(lambda: swap(real, "k", b"5", 6)) == 1
+    real.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"binary": True}])
+def test_pylibmc_swaps_with_a_client_that_was_made_without_cas(server, options):
+    """And leaves it without, for `cas` makes every answer longer."""
+    real = pylibmc.Client([server.location], **options)
+    real.set("k", 5)
+    swap(real, "k", 5, 6)
+    assert real.get("k") == 6
+    assert real.behaviors["cas"] == 0
+
+
+@pytest.mark.parametrize("kind", [pymemcache.Client, pymemcache.PooledClient])
+def test_pymemcaches_other_clients_swap_as_well(server, kind):
+    """Without a serializer they store digits and give back bytes."""
+    real = kind(server.location, default_noreply=False)
+    real.set("k", "5")
+    swap(real, "k", b"4", 6)
+    assert real.get("k") == b"5"
+    swap(real, "k", b"5", 6)
+    assert real.get("k") == b"6"
+    real.close()
+
+
+def test_pymemcache_swaps_nothing_while_it_takes_the_server_to_be_away():
+    real = pymemcache.HashClient([NOWHERE], ignore_exc=True)
+    swap(real, "k", 5, 6)
+
+
+# What an error means.
+
+
+@pytest.mark.parametrize("value", ["text", ""])
+def test_incr_of_what_is_no_number_is_told_apart(real, value):
+    library = libraries.of(real)
+    real.set("k", value)
+    error = error_of(lambda: real.incr("k", 1))
+    assert isinstance(error, library.not_a_number)
+    assert not isinstance(error, library.away)
+    assert not library.is_undecodable(error)
+
+
+#: Flags that say "a pickle", "an integer", and, to pylibmc, "compressed" and nothing.
+UNDECODABLE = {"pymemcache": [2, 4], "pylibmc": [1, 2, 3, 8]}
+
+
+@pytest.mark.parametrize(
+    ("client", "flags"),
+    [(client, flags) for client in BACKENDS for flags in UNDECODABLE[client]],
+    indirect=["client"],
+)
+@pytest.mark.parametrize(
+    "read", [lambda real: real.get("k"), lambda real: real.get_multi(["k"])]
+)
+def test_a_value_that_cannot_be_decoded_is_told_apart(real, server, flags, read):
+    library = libraries.of(real)
+    put(server, "k", flags, "abc")
+    error = error_of(lambda: read(real))
+    assert library.is_undecodable(error)
+    assert not isinstance(error, library.away)
+    assert not isinstance(error, library.not_a_number)
+
+
+@pytest.mark.parametrize("verb", ["set", "incr"])
+def test_a_server_that_is_away_is_told_apart(build, start, verb):
+    """First the connection that is there breaks, then there is none to be had."""
+    server = start()
+    real = build(server.location)._cache.wrapped
+    library = libraries.of(real)
+    real.set("k", 1)
+    server.kill()
+    for _ in range(2):
+        error = error_of(lambda: getattr(real, verb)("k", 1))
+        assert isinstance(error, library.away)
+        assert not library.is_undecodable(error)
+
+
 def test_leaving_a_pymemcache_client_closes_its_sockets(server):
     real = pymemcache.HashClient([server.location])
     real.get("k")
@@ -185,6 +361,29 @@ def test_leaving_a_pymemcache_client_closes_its_sockets(server):
     assert inner.sock is not None
     libraries.of(real).leave(real)
     assert inner.sock is None
+
+
+def test_leaving_a_pool_takes_no_lock_and_ends_its_use(server):
+    real = pymemcache.HashClient([server.location], use_pooling=True)
+    real.set("k", "v")
+    (member,) = real.clients.values()
+    (connection,) = member.client_pool.free
+    with member.client_pool._lock:
+        assert libraries.of(real).leave(real) is False
+    assert connection.sock is None
+
+
+def test_what_cannot_be_left_is_logged_and_not_used_again(monkeypatch, caplog):
+    class Rude(pymemcache.Client):
+        def close(self):
+            raise RuntimeError
+
+    rude, polite = Rude(NOWHERE), pymemcache.Client(NOWHERE)
+    monkeypatch.setattr(libraries, "_watched", {rude, polite})
+    libraries._after_fork_in_child()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert libraries.is_left(rude)
+    assert not libraries.is_left(polite)
 
 
 def test_leaving_a_pylibmc_client_keeps_it_for_ever():

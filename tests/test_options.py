@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from copy import deepcopy
+from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from conftest import BACKENDS
@@ -40,10 +42,11 @@ def refusal(error, **given) -> str:
 
 
 @pytest.mark.parametrize("params", [{}, {"OPTIONS": {}}, {"OPTIONS": None}])
-def test_no_options_mean_pymemcache_and_one_namespace_for_each_run(params):
+def test_no_options_mean_pymemcache_a_namespace_for_each_run_and_strict(params):
     settings = read(params, wrapper=NamespacedCache)
     assert settings.wrapped_class is PyMemcacheCache
     assert settings.namespace is None
+    assert settings.max_staleness == 0
     assert settings.wrapped_params == {"OPTIONS": {}}
 
 
@@ -62,6 +65,7 @@ def test_our_options_are_read_and_do_not_reach_the_wrapped_backend():
             "OPTIONS": {
                 "WRAPPED_BACKEND": BACKENDS["pylibmc"],
                 "NAMESPACE": "shop",
+                "MAX_STALENESS": 5,
                 "binary": True,
             },
         },
@@ -69,6 +73,7 @@ def test_our_options_are_read_and_do_not_reach_the_wrapped_backend():
     )
     assert settings.wrapped_class is PyLibMCCache
     assert settings.namespace == "shop"
+    assert settings.max_staleness == 5
     assert settings.wrapped_params == {"TIMEOUT": 7, "OPTIONS": {"binary": True}}
 
 
@@ -80,7 +85,8 @@ def test_a_namespace_of_none_is_one_for_each_run():
 def test_an_unknown_option_in_upper_case_is_refused(name):
     assert refusal(ImproperlyConfigured, **{name: 1}) == (
         f"OPTIONS has {name!r}, which NamespacedCache does not know: its own options "
-        f"are WRAPPED_BACKEND, NAMESPACE; options in lower case go to the client."
+        f"are WRAPPED_BACKEND, NAMESPACE, MAX_STALENESS; options in lower case go to "
+        f"the client."
     )
 
 
@@ -91,6 +97,37 @@ def test_a_namespace_that_is_no_name_is_refused(name):
     assert refusal(ImproperlyConfigured, NAMESPACE=name) == (
         f"OPTIONS['NAMESPACE'] is {name!r}: it takes 1 to 32 letters, digits, '_' and "
         f"'-', or None for one namespace for each run."
+    )
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0, 0.25, 1, 60.5, 10**9])
+def test_a_staleness_is_a_number_of_seconds(seconds):
+    assert options(MAX_STALENESS=seconds).max_staleness == seconds
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        -1,
+        -0.001,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        True,
+        False,
+        "60",
+        b"60",
+        None,
+        timedelta(seconds=60),
+        Decimal(60),
+        [60],
+    ],
+    ids=repr,
+)
+def test_a_staleness_that_is_no_number_of_seconds_is_refused(seconds):
+    assert refusal(ImproperlyConfigured, MAX_STALENESS=seconds) == (
+        f"OPTIONS['MAX_STALENESS'] is {seconds!r}: it takes a number of seconds, 0 or "
+        f"more."
     )
 
 

@@ -15,7 +15,7 @@ from namespaced_cache import options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-NAMESPACED, TEARDOWN, SETTINGS, FIXTURE, USE = re.findall(
+NAMESPACED, TEARDOWN, SETTINGS, FIXTURE, USE, PINNED = re.findall(
     r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE
 )
 
@@ -30,7 +30,9 @@ def settings(server):
 
 def test_the_settings_and_the_uses(settings):
     with override_settings(CACHES=settings):
-        exec(USE, {})
+        scope: dict = {}
+        exec(USE, scope)
+        exec(PINNED, scope)
         caches.close_all()
 
 

@@ -42,6 +42,32 @@ class AssigningCache(PyLibMCCache):
         self._cache = self._class(self.client_servers)
 
 
+class SettingCache(PyMemcacheCache):
+    """Keeps its client behind a property that can be assigned and deleted."""
+
+    _held = None
+
+    @property
+    def _cache(self):
+        if self._held is None:
+            self._held = self._class(self.client_servers, **self._options)
+        return self._held
+
+    @_cache.setter
+    def _cache(self, client):
+        self._held = client
+
+
+class DiscoveringCache(PyMemcacheCache):
+    """Finds its servers out, as some do in a cloud."""
+
+    nodes = ()
+
+    @property
+    def client_servers(self):
+        return list(self.nodes)
+
+
 class HoldingCache(PyLibMCCache):
     """Holds a client from the first, under a name of its own."""
 
@@ -251,6 +277,54 @@ def test_the_binary_protocol_takes_any_key(server):
     assert bare._cache.get("b") == "theirs"
 
 
+# Backends with servers of their own finding.
+
+
+def test_a_backend_that_finds_its_servers_has_one_home(start, monkeypatch):
+    nodes = sorted(start().location for _ in range(2))
+    monkeypatch.setattr(DiscoveringCache, "nodes", nodes[::-1])
+    cache = our_cache("test_wrapped.DiscoveringCache", "config:11211")
+    cache.set_many({str(number): number for number in range(20)})
+    client, counter = cache._cache.wrapped, cache._cache.counter
+    assert counter.server == nodes[0]
+    assert client.clients[nodes[0]].get(counter.key) == counter.known
+    assert client.clients[nodes[1]].get(counter.key) is None
+    cache.close()
+
+
+def test_servers_as_pairs(start):
+    """As pymemcache takes them, and Django hands them on."""
+    pairs = [("127.0.0.1", start().port) for _ in range(2)]
+    cache = our_cache(BACKENDS["pymemcache"], pairs)
+    cache.set("k", 1)
+    assert cache.invalidate_namespace() == cache.generation
+    assert cache._cache.counter.server == min(f"{host}:{port}" for host, port in pairs)
+    cache.close()
+
+
+def test_a_unix_sockets_home_does_not_depend_on_its_spelling():
+    counters = {
+        our_cache(
+            backend, [f"{scheme}/a/socket", "127.0.0.1:1"], OPTIONS=name
+        )._cache.counter
+        for backend in BACKENDS.values()
+        for scheme in ("unix:", "")
+        for name in [{"NAMESPACE": "shop"}]
+    }
+    assert [counter.server for counter in counters] == ["/a/socket"]
+
+
+def test_a_client_assigned_through_the_backends_own_property_is_used(server):
+    cache = our_cache("test_wrapped.SettingCache", server.location)
+    cache.set("k", 1)
+    first = cache._cache.wrapped
+    cache._cache = None
+    assert cache._cache.wrapped is cache._held is not first
+    assert cache.get("k") == 1
+    first.close()
+    cache.close()
+
+
 # Forks.
 
 
@@ -360,6 +434,91 @@ def test_a_hidden_client_that_cannot_be_replaced_after_a_fork_is_refused(server)
 
 def test_a_clone_is_made_anew_after_a_fork(server):
     assert run_hidden("AssigningCache", server) == "1 3\n"
+
+
+OTHERS_CLIENTS = """
+import os, signal, sys, threading
+from django.conf import settings
+settings.configure()
+from namespaced_cache import NamespacedCache, NamespaceError
+
+options = {"WRAPPED_BACKEND": "test_wrapped.LocalPyLibMCCache"}
+cache = NamespacedCache(sys.argv[1], {"OPTIONS": options})
+cache.set("k", 1)
+thread = threading.Thread(target=cache.get, args=("k",))
+thread.start()
+thread.join()
+if not (child := os.fork()):
+    signal.alarm(10)
+    try:
+        cache.get("k")
+    except NamespaceError:
+        os._exit(0)
+    os._exit(1)
+print(os.waitpid(child, 0)[1], cache.get("k"))
+"""
+
+
+def test_a_hidden_client_is_refused_though_another_was_used_last(server):
+    done = run_script(OTHERS_CLIENTS, server.location)
+    assert done.stdout == "0 1\n", done.stderr
+
+
+POOLED = """
+import os, signal, sys
+from django.conf import settings
+settings.configure()
+from namespaced_cache import NamespacedCache
+
+cache = NamespacedCache(sys.argv[1], {"OPTIONS": {"use_pooling": True}})
+cache.set("k", 1)
+(inner,) = cache._cache.clients.values()
+(inherited,) = inner.client_pool.free
+inner.client_pool._lock.acquire()  # as another thread may
+if not (child := os.fork()):
+    signal.alarm(10)
+    assert inherited.sock is None
+    assert cache.get("k") == 1
+    os._exit(0)
+inner.client_pool._lock.release()
+print(os.waitpid(child, 0)[1], inherited.sock is not None, cache.get("k"))
+"""
+
+
+def test_a_pool_whose_lock_was_held_at_the_fork_leaves_no_deadlock(server):
+    done = run_script(POOLED, server.location)
+    assert done.stdout == "0 True 1\n", done.stderr
+
+
+RUDE = """
+import os, sys
+from django.conf import settings
+settings.configure()
+import pymemcache
+from namespaced_cache import NamespacedCache, libraries
+
+class Rude(pymemcache.Client):
+    def close(self):
+        raise RuntimeError("not now")
+
+cache = NamespacedCache(sys.argv[1], {})
+rude = [Rude(sys.argv[1]) for _ in range(5)]
+for client in (*rude, cache._cache.wrapped):
+    libraries.watch(client)
+cache.set("k", 1)
+(inner,) = cache._cache.clients.values()
+if not (child := os.fork()):
+    assert inner.sock is None
+    assert all(map(libraries.is_left, rude))
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_client_that_does_not_close_keeps_no_other_from_being_left(server):
+    done = run_script(RUDE, server.location)
+    assert done.stdout == "0\n", done.stderr
+    assert done.stderr.count("A client that was inherited over a fork does not") == 5
 
 
 IDLE = """

@@ -19,6 +19,7 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from namespaced_cache import identity, options, wrapped
 from namespaced_cache.client import NamespacedClient
+from namespaced_cache.generation import PinnedGeneration
 
 #: Routines that a backend's own verbs call. Who replaces one means those calls, so they
 #: are the wrapped backend's, to read and to assign, like its data.
@@ -66,7 +67,7 @@ class NamespacedCache(BaseMemcachedCache):
         Raises NamespaceUnavailable where there is none to be had.
         """
         client: NamespacedClient = self._cache
-        return client.counter.current(client.wrapped)
+        return client.current_generation()
 
     def invalidate_namespace(self) -> int:
         """Forget every key of the namespace and return its new generation.
@@ -81,6 +82,21 @@ class NamespacedCache(BaseMemcachedCache):
     async def ainvalidate_namespace(self) -> int:
         """See invalidate_namespace()."""
         return await sync_to_async(self.invalidate_namespace, thread_sensitive=True)()
+
+    def pinned_generation(self) -> PinnedGeneration:
+        """Make a block in which this context keeps to one generation.
+
+        `with` or `async with`; it gives the generation, which is read at its start, in
+        one round trip. No operation of the block, in this thread or task and those
+        tasks that it starts, looks at the counter again. If somebody else invalidates
+        the namespace meanwhile, the block reads and writes in the dead generation: what
+        it computed from old data never comes into the new one. An invalidation made
+        inside the block moves it on.
+
+        Raises NamespaceUnavailable, at the start, unless a server answers.
+        """
+        client: NamespacedClient = self._cache
+        return client.pinned_generation()
 
     # The proxy.
 

@@ -7,21 +7,25 @@ is namespaced by its shape, one key or many; the rest passes through or is refus
 Every verb is strict in the same way: it goes out under the newest generation that this
 process knows, together with a look at the counter. If the counter stands elsewhere,
 what was done is invisible, for it happened in a dead generation, and is done again.
+Where the generation is pinned, or may be trusted for a while, there is no look.
 """
 
 from __future__ import annotations
 
 import operator
 import os
+import random
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from namespaced_cache import libraries
 from namespaced_cache.errors import VerbRefusedError
-from namespaced_cache.generation import Counter
+from namespaced_cache.generation import ABSENT, Counter, Pin, PinnedGeneration
 from namespaced_cache.keys import GenerationKeys, Key
 from namespaced_cache.verbs import (
+    LEAVING,
     MANY_KEYS,
     ONE_KEY,
     PASSED,
@@ -35,22 +39,38 @@ from namespaced_cache.verbs import (
 #: process invalidated the namespace within the few microseconds between.
 ATTEMPTS = 100
 
+#: After so many, it waits a moment, up to so many seconds, for a storm to pass.
+_PATIENCE = 10
+_PAUSE = 0.002
+
 
 class NamespacedClient:
     """The real client, with every key moved into a namespace's live generation.
 
     `connect` gives the real client of the moment and `find_counter` the counter of the
     moment; both are asked at every operation, because a backend may reconnect and a
-    process may fork or become a test worker. Data attributes are read from and written
-    to the real client. The real client itself is `wrapped`: what is done through it is
-    in no namespace.
+    process may fork or become a test worker. `connect_home` gives the client that
+    reaches the counter, None where the real one does. For `max_staleness` seconds the
+    known generation is trusted without a look.
+
+    Data attributes are read from and written to the real client. The real client itself
+    is `wrapped`: what is done through it is in no namespace.
     """
 
     def __init__(
-        self, connect: Callable[[], Any], find_counter: Callable[[], Counter]
+        self,
+        connect: Callable[[], Any],
+        find_counter: Callable[[], Counter],
+        connect_home: Callable[[], Any],
+        max_staleness: float,
     ) -> None:
         vars(self).update(
-            _connect=connect, _find_counter=find_counter, _keys=None, _keys_client=None
+            _connect=connect,
+            _find_counter=find_counter,
+            _connect_home=connect_home,
+            _max_staleness=max_staleness,
+            _keys=None,
+            _keys_client=None,
         )
 
     # What a namespace adds or changes.
@@ -66,12 +86,31 @@ class NamespacedClient:
         counter: Counter = self._find_counter()
         return counter
 
+    def current_generation(self) -> int:
+        """Return the generation that stands on the server: one round trip.
+
+        Raises NamespaceUnavailable where there is none to be had.
+        """
+        _, home = self._clients()
+        return self.counter.current(home)
+
+    def pinned_generation(self) -> PinnedGeneration:
+        """Make the block in which this context keeps to one generation."""
+
+        def look() -> Pin:
+            _, home = self._clients()
+            counter = self.counter
+            return Pin(counter, counter.current(home))
+
+        return PinnedGeneration(look)
+
     def invalidate(self) -> int:
         """Begin a new generation and return it: one round trip.
 
         Raises NamespaceUnavailable unless a server acknowledged it.
         """
-        return self.counter.bump(self.wrapped)
+        _, home = self._clients()
+        return self.counter.bump(home)
 
     def flush_all(self) -> bool:
         """Invalidate this namespace and nothing else; True as clients answer it.
@@ -81,18 +120,14 @@ class NamespacedClient:
         self.invalidate()
         return True
 
-    def clone(self) -> NamespacedClient:
-        """Return a clone of the real client in the same namespace (pylibmc)."""
-        clones: dict[int, Any] = {}  # by process, for a child needs another
+    def _clients(self) -> tuple[Any, Any]:
+        """Return the real client and the one that reaches the counter, often the same.
 
-        def connect() -> Any:
-            process = os.getpid()
-            if process not in clones:
-                clones[process] = self.wrapped.clone()
-                libraries.watch(clones[process])
-            return clones[process]
-
-        return NamespacedClient(connect, self._find_counter)
+        Once for an operation: a backend may make another at each use.
+        """
+        client = self.wrapped
+        home = self._connect_home()
+        return client, client if home is None else home
 
     # Verbs, and only those that the real client has.
 
@@ -114,6 +149,10 @@ class NamespacedClient:
             verb = partial(self._one, name)
         elif name in MANY_KEYS:
             verb = partial(self._many, name)
+        elif name == "clone":
+            verb = self._clone
+        elif name in LEAVING:
+            verb = partial(self._leave, name)
         elif name in PASSED or not is_verb(real):
             return real
         else:
@@ -156,6 +195,28 @@ class NamespacedClient:
         return bool(self._item(key, operator.contains))
 
     # The shapes of verbs.
+
+    def _clone(self) -> NamespacedClient:
+        """Return a clone of the real client in the same namespace (pylibmc)."""
+        clones: dict[int, Any] = {}  # by process, for a child needs another
+
+        def connect() -> Any:
+            process = os.getpid()
+            if process not in clones:
+                clones[process] = self.wrapped.clone()
+                libraries.watch(clones[process])
+            return clones[process]
+
+        return NamespacedClient(
+            connect, self._find_counter, self._connect_home, self._max_staleness
+        )
+
+    def _leave(self, verb: str) -> Any:
+        """Close the connection to the counter's home as well."""
+        client, home = self._clients()
+        if home is not client:
+            getattr(home, verb)()
+        return getattr(client, verb)()
 
     def _get(self, key: Key, default: Any = None) -> Any:
         found = self._fetch([(key, key)], cas=False) or {}
@@ -206,46 +267,87 @@ class NamespacedClient:
     def _fetch(
         self, pairs: list[tuple[Key, Key]], *, cas: bool
     ) -> dict[Key, Any] | None:
-        """Fetch items and the counter together: one round trip a server.
+        """Fetch items, and the counter unless it need not be looked at.
 
-        `pairs` are the caller's keys with the keys they stand for. None where the
+        `pairs` are the caller's keys with the keys they stand for. One round trip a
+        server, and one more where the counter has a home of its own. None where the
         client hides an outage.
         """
-        client = self.wrapped
+        client, home = self._clients()
         counter = self.counter
+        generation = counter.trusted(self._max_staleness)
+        if generation is None and home is not client:
+            generation = counter.read(home)
+            if generation is None:
+                return None
+        if generation is not None:
+            name = self._name(client, counter, generation)
+            return self._fetch_named(client, name, pairs, cas=cas)[1]
+
         generation = counter.known or counter.read(client)
         # Twice, because the number known at first may be an old one.
         for _ in range(2):
             if generation is None:
                 return None
+            question = counter.question()
             name = self._name(client, counter, generation)
-            names = [name(wire_key) for _, wire_key in pairs]
-            found = libraries.of(client).fetch(client, [counter.key, *names], cas=cas)
-            answer = found.pop(counter.key, None)
-            if cas and answer is not None:
-                answer = answer[0]
-            seen = counter.judge(client, answer, generation)
+            try:
+                answer, found = self._fetch_named(
+                    client, name, pairs, counter.key, cas=cas
+                )
+            except Exception as error:
+                if libraries.of(client).is_undecodable(error):
+                    counter.read(client)  # which says so if it is the counter
+                raise
+            if answer is ABSENT and not cas:
+                # Lost, or hidden with all else by a client whose server is away; to
+                # seed it then would wait for that server once more. The namespace holds
+                # nothing either way, and who writes will seed it.
+                return {}
+            seen = counter.judge(client, answer, question)
             if seen == generation:
-                callers_keys = dict(zip(names, (key for key, _ in pairs), strict=True))
-                return {callers_keys[name]: value for name, value in found.items()}
+                return found
             generation = seen
         # The namespace was invalidated while this operation ran, and holds nothing at
         # that moment.
         return None if generation is None else {}
+
+    def _fetch_named(
+        self,
+        client: Any,
+        name: Callable[[Key], Key],
+        pairs: list[tuple[Key, Key]],
+        *counters: Key,
+        cas: bool,
+    ) -> tuple[object, dict[Key, Any]]:
+        """Fetch items of one generation, and the counter if its key is given."""
+        names = [name(wire_key) for _, wire_key in pairs]
+        found = libraries.of(client).fetch(client, [*counters, *names], cas=cas)
+        answer: Any = ABSENT
+        for key in counters:
+            answer = found.pop(key, ABSENT)
+            if cas and answer is not ABSENT:
+                answer, _ = answer
+        callers_keys = dict(zip(names, (key for key, _ in pairs), strict=True))
+        return answer, {callers_keys[name]: value for name, value in found.items()}
 
     def _confirmed(
         self, act: Callable[[Any, Callable[[Key], Key]], Any], *, quiet: Any
     ) -> Any:
         """Act, look at the counter, and act again until it stood still in between.
 
-        Two round trips. `quiet` is the answer where the client hides an outage.
+        Two round trips; one where the counter need not be looked at. `quiet` is the
+        answer where the client hides an outage.
         """
-        client = self.wrapped
+        client, home = self._clients()
         counter = self.counter
-        generation = counter.known or counter.read(client)
-        for _ in range(ATTEMPTS):
+        trusted = partial(counter.trusted, self._max_staleness)
+        generation = trusted() or counter.known or counter.read(home)
+        for attempt in range(ATTEMPTS):
             if generation is None:
                 return quiet
+            if attempt >= _PATIENCE:
+                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311  # no secret
             answer, error = None, None
             try:
                 answer = act(client, self._name(client, counter, generation))
@@ -254,7 +356,8 @@ class NamespacedClient:
             except Exception as raised:  # noqa: BLE001  # whatever the client raises
                 # "Not found", or the like, of a generation that may be dead.
                 error = raised
-            seen = counter.read(client)
+            # Also where it is trusted: another thread may have moved it since.
+            seen = trusted() or counter.read(home)
             if error is not None and seen in (generation, None):
                 raise error
             if seen == generation:

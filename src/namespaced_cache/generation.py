@@ -11,10 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import re
+import reprlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from asgiref.sync import sync_to_async
 
 from namespaced_cache import libraries
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
@@ -22,31 +27,73 @@ from namespaced_cache.keys import counter_key
 
 logger = logging.getLogger("namespaced_cache")
 
+#: A generation has 19 digits, as every number of nanoseconds has since September 2001:
+#: what has fewer was not put there by us.
+MIN_GENERATION = 10**18
+
 #: The largest generation; above it memcached's 64-bit `incr` comes near its wrap.
 MAX_GENERATION = 2**63 - 1
+
+#: What libmemcached answers to an `incr` that it was told to expect no reply to.
+_NO_REPLY = 2**64 - 1
 
 #: A step that is larger than any number of bumps that this process can have missed.
 _LEAP = 10**9
 
-_DECIMAL = re.compile("[0-9]{1,19}")
+_DECIMAL = re.compile("[0-9]{19}")
 
 #: How often a counter that does not settle is set right before the server is given up.
 _REPAIRS = 10
 
+#: The answer where there is no counter, or where the client hides an outage. Not None,
+#: which a client may make of a value that it cannot decode.
+ABSENT = object()
+
+
+class Question(NamedTuple):
+    """What was known when the server was asked, to judge its answer by.
+
+    `floor` is the lowest number that can be right, `asked` the moment by
+    `time.monotonic()`.
+    """
+
+    floor: int
+    asked: float
+
 
 class Counter:
-    """One namespace's counter on one set of servers, as this process knows it.
+    """One namespace's counter on its server, as this process knows it.
 
     Shared by all threads, and by all aliases that reach the same counter; each call
     brings the client to ask through. `known` is the newest generation that was ever
     seen, 0 before the first, and never goes back.
     """
 
-    def __init__(self, namespace: str, servers: tuple[str, ...]) -> None:
+    def __init__(self, namespace: str, server: str) -> None:
         self.namespace = namespace
-        self.servers = servers
+        self.server = server
         self.key = counter_key(namespace)
         self.known = 0
+        #: The moment when a question was asked whose answer was `known`.
+        self._asked = float("-inf")
+
+    def trusted(self, max_staleness: float) -> int | None:
+        """Return the generation to use without a look at the server, if there is one.
+
+        That is the one pinned in this context, or the known one if a server confirmed
+        it within the last `max_staleness` seconds. No round trip.
+        """
+        for pin in reversed(_pins.get()):
+            if pin.counter is self:
+                return pin.number
+        # The moment is read before the number that it must not be newer than.
+        if max_staleness and time.monotonic() - self._asked < max_staleness:
+            return self.known
+        return None
+
+    def question(self) -> Question:
+        """Return what `judge` must know of the moment before the server is asked."""
+        return Question(self.known, time.monotonic())
 
     def read(self, client: Any) -> int | None:
         """Return the generation on the server, seeding it where there is none.
@@ -54,37 +101,41 @@ class Counter:
         None where the client hides an outage behind an empty answer; what it does not
         hide is raised as it comes. One round trip; three where it must be seeded.
         """
-        floor = self.known
-        return self.judge(client, client.get(self.key), floor)
+        question = self.question()
+        return self.judge(client, self._ask(client), question)
 
-    def judge(self, client: Any, answer: object, floor: int) -> int | None:
+    def judge(self, client: Any, answer: object, question: Question) -> int | None:
         """Return the generation that an answer of the server stands for.
 
-        `floor` is the newest generation known before the server was asked. No round
-        trip, except where the answer must be set right on the server: a counter that
-        is gone is seeded, and one below `floor`, of a server that was away and has
-        returned, is raised above it. Raises NamespaceError for an answer that is no
-        generation.
+        `answer` is ABSENT where there was none. No round trip, except where the server
+        must be set right: a counter that is gone is seeded, and one below the floor of
+        `question`, of a server that was away and has returned, is raised above what is
+        known. Raises NamespaceError for an answer that is no generation.
         """
         for _ in range(_REPAIRS):
-            if answer is None:
-                if client.add(self.key, self._unused()):
+            seeded = False
+            if answer is ABSENT:
+                seeded = client.add(self.key, self._unused())
+                if seeded:
                     logger.info("Namespace %r: counter seeded", self.namespace)
             else:
                 number = self._number(answer)
-                if number >= floor:
-                    self._learn(number)
+                if number >= question.floor:
+                    self._learn(number, question.asked)
                     return number
-                client.set(self.key, self._unused())
+                # Only if nobody else has raised it meanwhile: what was written under
+                # another process's number must not be lost to ours.
+                libraries.of(client).swap(client, self.key, answer, self._unused())
                 logger.warning(
                     "Namespace %r: the counter went back from %d to %d and was raised",
                     self.namespace,
-                    floor,
+                    question.floor,
                     number,
                 )
             # What counts is what stands there now: another process may have been first.
-            answer = client.get(self.key)
-            if answer is None:
+            question = question._replace(asked=time.monotonic())
+            answer = self._ask(client)
+            if answer is ABSENT and not seeded:
                 return None
         raise self.unavailable("its counter does not stay where it is put")
 
@@ -98,14 +149,20 @@ class Counter:
     def bump(self, client: Any) -> int:
         """Begin a new generation and return it: one round trip.
 
-        Raises NamespaceUnavailable unless a server acknowledged it.
+        What is pinned in this context moves with it. Raises NamespaceUnavailable
+        unless the server acknowledged it.
         """
-        return self._acknowledged(lambda: self._bumped(client))
+        number = self._acknowledged(lambda: self._bumped(client))
+        for pin in _pins.get():
+            if pin.counter is self:
+                with _lock:  # tasks that share the pin may bump at the same time
+                    pin.number = max(pin.number, number)
+        return number
 
     def unavailable(self, reason: str) -> NamespaceUnavailable:
-        """Make the error that names this namespace and its servers."""
+        """Make the error that names this namespace and its server."""
         return NamespaceUnavailable(
-            f"Namespace {self.namespace!r} on {', '.join(self.servers)}: {reason}."
+            f"Namespace {self.namespace!r} on {self.server}: {reason}."
         )
 
     def _acknowledged(self, ask: Callable[[], int | None]) -> int:
@@ -122,29 +179,39 @@ class Counter:
             raise self.unavailable(f"no answer from the server ({what})") from error
         if number is None:
             raise self.unavailable(
-                "no answer from the server (the client takes it to be away, and did "
-                "not ask)"
+                "no answer from the server (the client takes it to be away, or hides "
+                "why)"
             )
         return number
 
     def _bumped(self, client: Any) -> int | None:
         library = libraries.of(client)
-        floor = self.known
+        known, asked = self.question()
         try:
             answer = client.incr(self.key, 1)
         except library.not_found:
             answer = None
-        except library.away:
-            raise
-        except Exception:
-            # Rubbish cannot be incremented, and says so better when it is read.
+        except library.not_a_number as error:
+            # What is read may say better what is wrong.
             self.read(client)
-            raise
+            raise self._unfit(f"cannot be incremented ({error})") from error
         if answer is False:
             # pymemcache within its retry window, or with ignore_exc.
             return None
+        if answer is None:
+            answer = ABSENT
+        elif answer == _NO_REPLY:
+            answer = self._ask(client)
         # A number that was lost and is seeded anew is a new generation as well.
-        return self.judge(client, answer, floor + 1)
+        return self.judge(client, answer, Question(known + 1, asked))
+
+    def _ask(self, client: Any) -> object:
+        try:
+            return client.get(self.key, ABSENT)
+        except Exception as error:
+            if libraries.of(client).is_undecodable(error):
+                raise self._unfit(f"cannot be decoded ({error})") from error
+            raise
 
     def _number(self, answer: object) -> int:
         if isinstance(answer, int) and not isinstance(answer, bool):
@@ -154,24 +221,35 @@ class Counter:
             number = int(answer)
         else:
             number = 0
-        if 0 < number <= MAX_GENERATION:
+        if MIN_GENERATION <= number <= MAX_GENERATION:
             return number
-        raise NamespaceError(
+        raise self._unfit(
+            f"holds {reprlib.repr(answer)}: it takes a whole number of 19 digits, up "
+            f"to {MAX_GENERATION}"
+        )
+
+    def _unfit(self, fault: str) -> NamespaceError:
+        return NamespaceError(
             f"The counter of namespace {self.namespace!r}, the key {self.key!r} on "
-            f"{', '.join(self.servers)}, holds {answer!r}: it takes a whole number "
-            f"from 1 to {MAX_GENERATION}. Delete that key, and the namespace starts "
-            f"anew."
+            f"{self.server}, {fault}. If it is not the client's serializer that makes "
+            f"it so, delete that key, and the namespace starts anew."
         )
 
     def _unused(self) -> int:
         now = time.time_ns()
+        if now < MIN_GENERATION:  # a machine whose clock was never set
+            now += MIN_GENERATION
         # Where the clock was set back, far above what others have bumped to meanwhile.
         return now if now > self.known else self.known + _LEAP
 
-    def _learn(self, number: int) -> None:
-        if number > self.known:
+    def _learn(self, number: int, asked: float) -> None:
+        if number == self.known:
+            self._asked = asked
+        elif number > self.known:
             with _lock:
-                self.known = max(self.known, number)
+                if number > self.known:
+                    # In this order, because `trusted` takes no lock.
+                    self.known, self._asked = number, asked
 
 
 def _is_decimal(answer: str | bytes) -> bool:
@@ -180,19 +258,66 @@ def _is_decimal(answer: str | bytes) -> bool:
     return _DECIMAL.fullmatch(text) is not None
 
 
-_counters: dict[tuple[object, ...], Counter] = {}
+class Pin:
+    """The generation that a context uses without looking, until it is moved."""
+
+    def __init__(self, counter: Counter, number: int) -> None:
+        self.counter = counter
+        self.number = number
+
+
+#: The pins of this context, the innermost last. A task that is started within a block
+#: inherits them; it shares each Pin itself, which an invalidation in either moves.
+_pins: ContextVar[tuple[Pin, ...]] = ContextVar("namespaced_cache_pins", default=())
+
+
+class PinnedGeneration(
+    AbstractContextManager[int, None], AbstractAsyncContextManager[int, None]
+):
+    """A block, `with` or `async with`, in which one generation is used: see `Pin`.
+
+    `look` asks the server which; it is one round trip, at the block's start. Gives that
+    generation. Not to be entered twice.
+    """
+
+    def __init__(self, look: Callable[[], Pin]) -> None:
+        self._look = look
+        self._pin: Pin | None = None
+
+    def __enter__(self) -> int:
+        return self._begin(self._look())
+
+    def __exit__(self, *_: object) -> None:
+        # By what it is, not by a ContextVar's token, which is of no use where an
+        # asynchronous fixture begins in one context and ends in another.
+        _pins.set(tuple(pin for pin in _pins.get() if pin is not self._pin))
+
+    async def __aenter__(self) -> int:
+        return self._begin(await sync_to_async(self._look, thread_sensitive=True)())
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+
+    def _begin(self, pin: Pin) -> int:
+        if self._pin is not None:
+            raise RuntimeError("A pinned_generation() is entered once; make another.")
+        self._pin = pin
+        _pins.set((*_pins.get(), pin))
+        return pin.number
+
+
+_counters: dict[tuple[str, ...], Counter] = {}
 _lock = threading.Lock()
 
 
-def counter(namespace: str, servers: tuple[str, ...], place: str) -> Counter:
-    """Return this process's one Counter for a namespace in a place.
+def counter(namespace: str, server: str, place: str) -> Counter:
+    """Return this process's one Counter for a namespace on a server.
 
-    `place` tells apart clients that would look for the same key on different servers,
-    or under different names.
+    `place` tells apart clients that would look for it there under different keys.
     """
     with _lock:
         return _counters.setdefault(
-            (namespace, servers, place), Counter(namespace, servers)
+            (namespace, server, place), Counter(namespace, server)
         )
 
 

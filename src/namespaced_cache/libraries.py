@@ -6,13 +6,17 @@ Neither library is imported before a wrapped backend has made a client with it.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.keys import MAX_KEY_BYTES, Key
+
+logger = logging.getLogger("namespaced_cache")
 
 
 class PyMemcache:
@@ -28,7 +32,12 @@ class PyMemcache:
 
         return (OSError, pymemcache.exceptions.MemcacheUnexpectedCloseError)
 
-    usable_after_fork = True
+    @property
+    def not_a_number(self) -> tuple[type[Exception], ...]:
+        """The exceptions of `incr` that mean "that is no number"."""
+        import pymemcache  # noqa: PLC0415  # as above
+
+        return (pymemcache.MemcacheClientError,)
 
     #: Names of what the `_many` verbs take after the keys, where we must look at it.
     many_parameters: Mapping[str, tuple[str, ...]] = {
@@ -49,19 +58,39 @@ class PyMemcache:
         found = client.gets_many(names) if cas else client.get_many(names)
         return dict(found)
 
-    def leave(self, client: Any) -> None:
-        """Let go of a client that was inherited over a fork.
+    def swap(self, client: Any, key: Key, old: object, new: int) -> None:
+        """Put `new` in the place of `old`, if it is still there: two round trips."""
+        found, token = client.gets(key) or (None, None)
+        if token is not None and found == old:
+            client.cas(key, new, token)
+
+    def is_undecodable(self, error: Exception) -> bool:
+        """Tell whether a read failed for the value alone."""
+        import pymemcache  # noqa: PLC0415  # as above
+
+        return not isinstance(error, (OSError, pymemcache.MemcacheError))
+
+    def leave(self, client: Any) -> bool:
+        """Let go of a client inherited over a fork; tell whether to use it again.
 
         `close()` closes this process's end alone; `quit()` would end the parent's
-        connection too. The client may be used again, and connects anew.
+        connection too. A pool is emptied by hand and not to be used again, because
+        another thread of the parent may have held its lock.
         """
-        client.close()
+        usable = True
+        for member in getattr(client, "clients", {"": client}).values():
+            pool = getattr(member, "client_pool", None)
+            if pool is None:
+                member.close()
+            else:
+                usable = False
+                for connection in (*pool.used, *pool.free):
+                    connection.close()
+        return usable
 
 
 class PyLibMC:
     """Clients from pylibmc."""
-
-    usable_after_fork = False
 
     many_parameters: Mapping[str, tuple[str, ...]] = {
         "get_multi": ("key_prefix",),
@@ -96,6 +125,16 @@ class PyLibMC:
             pylibmc.WriteError,
         )
 
+    @property
+    def not_a_number(self) -> tuple[type[Exception], ...]:
+        """The exceptions of `incr` that mean "that is no number".
+
+        The second is what the binary protocol makes of it.
+        """
+        import pylibmc  # noqa: PLC0415  # as above
+
+        return (pylibmc.ClientError, pylibmc.UnknownReadFailure)
+
     def key_limit(self, client: Any) -> int:
         """Return how many bytes the client leaves for a key."""
         return MAX_KEY_BYTES
@@ -116,14 +155,37 @@ class PyLibMC:
         found: dict[Key, Any] = client.get_multi(names)
         return found
 
-    def leave(self, client: Any) -> None:
-        """Keep a client that was inherited over a fork, for ever and unused.
+    def swap(self, client: Any, key: Key, old: object, new: int) -> None:
+        """Put `new` in the place of `old`, if it is still there: two round trips.
+
+        By a clone and so a connection of its own, because a client that was made
+        without `cas` has no tokens.
+        """
+        swapping = client.clone()
+        vars(swapping).update(vars(client))  # a subclass's own, for its serializer
+        swapping.behaviors = {"cas": True}
+        found, token = swapping.gets(key)
+        if token is not None and found == old:
+            with suppress(*self.not_found):  # gone meanwhile
+                swapping.cas(key, new, token)
+
+    def is_undecodable(self, error: Exception) -> bool:
+        """Tell whether a read failed for the value alone."""
+        import pylibmc  # noqa: PLC0415  # as above
+
+        return not isinstance(error, pylibmc.Error) or str(error).startswith(
+            ("Failed to decompress value", "unknown memcached key flags")
+        )
+
+    def leave(self, client: Any) -> bool:
+        """Keep a client inherited over a fork, for ever, and not to use it again.
 
         When it is freed, libmemcached says `quit` on the socket that it shares with
         the parent, and the parent's connection breaks. One reference more than
         Python knows of keeps it from being freed, at exit too.
         """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+        return False
 
 
 Library = PyMemcache | PyLibMC
@@ -163,6 +225,9 @@ def of(client: object) -> Library:
 
 _watched: weakref.WeakSet[Any] = weakref.WeakSet()
 
+#: Clients of the process that this one was forked from, which must not be used here.
+_left: weakref.WeakSet[Any] = weakref.WeakSet()
+
 
 def watch(client: object) -> None:
     """Let go of the client in every child process that is forked from now on.
@@ -174,9 +239,21 @@ def watch(client: object) -> None:
         _watched.add(client)
 
 
+def is_left(client: object) -> bool:
+    """Tell whether this client is the parent process's, and not to be used here."""
+    return client in _left
+
+
 def _after_fork_in_child() -> None:
     for client in list(_watched):
-        of(client).leave(client)
+        try:
+            usable = of(client).leave(client)
+        except Exception:
+            # The others must be let go of all the same.
+            logger.exception("A client that was inherited over a fork does not close")
+            usable = False
+        if not usable:
+            _left.add(client)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

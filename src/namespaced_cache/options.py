@@ -16,7 +16,7 @@ from namespaced_cache import identity
 DEFAULT_BACKEND = "django.core.cache.backends.memcached.PyMemcacheCache"
 
 #: Our options. They are upper case; what is not goes to the client untouched.
-NAMES = ("WRAPPED_BACKEND", "NAMESPACE")
+NAMES = ("WRAPPED_BACKEND", "NAMESPACE", "MAX_STALENESS")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Options:
 
     wrapped_class: type[BaseMemcachedCache]
     namespace: str | None
+    max_staleness: float
     wrapped_params: dict[str, Any]
 
 
@@ -63,7 +64,18 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
             ours.get("WRAPPED_BACKEND", DEFAULT_BACKEND), wrapper
         ),
         namespace=namespace,
+        max_staleness=_seconds("MAX_STALENESS", ours.get("MAX_STALENESS", 0)),
         wrapped_params={**params, "OPTIONS": theirs},
+    )
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+        if 0 <= seconds < float("inf"):
+            return seconds
+    raise ImproperlyConfigured(
+        f"OPTIONS[{name!r}] is {value!r}: it takes a number of seconds, 0 or more."
     )
 
 

@@ -25,9 +25,12 @@ MANY_KEYS = _words("""
 #: Routines that neither take a key nor touch what others keep on the server, or that
 #: only compute.
 PASSED = _words("""
-    close disconnect_all quit stats get_stats version add_server remove_server
+    stats get_stats version add_server remove_server
     check_key hash serialize deserialize get_behaviors set_behaviors
 """)
+
+#: Routines that end connections.
+LEAVING = _words("close disconnect_all quit")
 
 #: What a verb may be given beside many keys, and must be understood here.
 _LOOKED_AT = {"gets", "key_prefix"}

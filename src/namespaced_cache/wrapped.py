@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from functools import cache
 from typing import Any
@@ -28,20 +29,22 @@ class ClientBoundary(BaseMemcachedCache):
     _class: type
     _options: dict[str, Any]
 
-    def __init__(
-        self, server: Any, params: dict[str, Any], namespace: str | None
-    ) -> None:
-        self.__arguments = (server, params, namespace)
+    def __init__(self, server: Any, options: Options) -> None:
+        self.__server, self.__own_options = server, options
         self.__process = os.getpid()
         self.__counter: generation.Counter | None = None
         self.__client: Any = None
-        #: The client last used by the process that this one was forked from.
-        self.__inherited: Any = None
+        self.__known_servers: list[Any] | None = None
+        #: The client on the counter's server alone, where there are several.
+        self.__home_client: Any = None
         self.__namespaced_client = NamespacedClient(
-            self.__real_client, self.__find_counter
+            self.__real_client,
+            self.__find_counter,
+            self.__connect_home,
+            options.max_staleness,
         )
         # Next in line is the backend's own class, which takes what Django gives it.
-        super().__init__(server, params)  # type: ignore[call-arg]
+        super().__init__(server, options.wrapped_params)  # type: ignore[call-arg]
 
     @property
     def _cache(self) -> NamespacedClient:
@@ -51,7 +54,12 @@ class ClientBoundary(BaseMemcachedCache):
     def _cache(self, client: Any) -> None:
         # Backends that reconnect may assign the new client; who put ours aside for a
         # while (mock.patch) puts it back.
-        if client is not self.__namespaced_client:
+        if client is self.__namespaced_client:
+            return
+        own = inspect.getattr_static(self.__own_options.wrapped_class, "_cache")
+        if hasattr(own, "__set__"):  # a property of the backend's own
+            own.__set__(self, client)
+        else:
             vars(self)["_cache"] = client
 
     @_cache.deleter
@@ -59,15 +67,13 @@ class ClientBoundary(BaseMemcachedCache):
         vars(self).pop("_cache", None)
 
     def __real_client(self) -> Any:
-        if self.__process != os.getpid():
-            self.__replace_inherited_clients()
-            self.__process = os.getpid()
+        self.__notice_a_fork()
         # Where Django's cached property, or an assignment, has left it; a property of
         # the backend's own is asked each time.
         client = vars(self).get("_cache")
         if client is None:
             client = super()._cache  # type: ignore[misc]
-        if client is self.__inherited:
+        if libraries.is_left(client):
             raise NamespaceError(
                 f"{type(self).__name__} still has the client of the process that this "
                 f"one was forked from, whose connections it would share. Keep the "
@@ -78,43 +84,65 @@ class ClientBoundary(BaseMemcachedCache):
             self.__client = client
         return client
 
+    # Of several servers, the counter has one for its home, the first by name, and does
+    # not move to another as items do while their server is away: two processes that do
+    # not agree on who is away would each believe in a counter of its own.
+
+    @property
+    def __servers(self) -> list[Any]:
+        # Once, for a backend that finds its servers out by asking somebody.
+        if self.__known_servers is None:
+            servers = self.client_servers
+            self.__known_servers = sorted(servers, key=_without_scheme)
+        return self.__known_servers
+
+    def __connect_home(self) -> Any:
+        home, *others = self.__servers
+        if not others:
+            return None
+        self.__notice_a_fork()
+        if self.__home_client is None:
+            self.__home_client = self._class([home], **self._options)
+            libraries.watch(self.__home_client)
+        return self.__home_client
+
     def __find_counter(self) -> generation.Counter:
-        namespace = identity.resolve(self.__arguments[2])
+        namespace = identity.resolve(self.__own_options.namespace)
         counter = self.__counter
         if counter is None or counter.namespace != namespace:
-            servers = tuple(
-                str(server).removeprefix("unix:") for server in self.client_servers
-            )
-            counter = generation.counter(namespace, servers, self.__place(servers))
+            # What the client itself puts before a key makes it another key.
+            behaviors = self._options.get("behaviors") or {}
+            prefix = self._options.get("key_prefix") or b""
+            place = repr((prefix, behaviors.get("namespace")))
+            server = _without_scheme(self.__servers[0])
+            counter = generation.counter(namespace, server, place)
             self.__counter = counter
         return counter
 
-    def __place(self, servers: tuple[str, ...]) -> str:
-        """Say what else decides where the counter's key is found.
-
-        With one server that is only a prefix which the client itself puts before a key.
-        Of several servers, each client, set up in its own way, may choose another.
-        """
-        if len(servers) == 1:
-            behaviors = self._options.get("behaviors") or {}
-            return repr((self._options.get("key_prefix"), behaviors.get("namespace")))
-        return repr((self._class, sorted(self._options.items())))
+    def __notice_a_fork(self) -> None:
+        if self.__process != os.getpid():
+            self.__replace_inherited_clients()
+            self.__process = os.getpid()
 
     def __replace_inherited_clients(self) -> None:
         """Begin anew in a process that was forked: no socket is shared with its parent.
 
         What a backend built just now would hold takes the place of each client. One
-        that is held elsewhere is remembered, where it must not be used again.
+        that is held elsewhere is refused when it is used.
         """
-        inherited = self.__client
-        fresh = vars(type(self)(*self.__arguments))
+        fresh = vars(type(self)(self.__server, self.__own_options))
         for name, value in list(vars(self).items()):
             if libraries.is_client(value):
                 del vars(self)[name]
                 if name in fresh:
                     vars(self)[name] = fresh[name]
-        if inherited is not None and not libraries.of(inherited).usable_after_fork:
-            self.__inherited = inherited
+
+
+def _without_scheme(server: Any) -> str:
+    # pymemcache is told of a unix socket by "unix:", pylibmc's backend takes it away.
+    if isinstance(server, str):
+        return server.removeprefix("unix:")
+    return ":".join(str(part) for part in server)
 
 
 @cache
@@ -127,7 +155,5 @@ def _bounded_class(backend_class: Any) -> type[Any]:
 def build(server: Any, options: Options) -> BaseMemcachedCache:
     """Build the backend that the options name, as Django would, on these servers."""
     wrapped_class: Any = options.wrapped_class  # mypy takes no class to be hashable
-    backend: BaseMemcachedCache = _bounded_class(wrapped_class)(
-        server, options.wrapped_params, options.namespace
-    )
+    backend: BaseMemcachedCache = _bounded_class(wrapped_class)(server, options)
     return backend
