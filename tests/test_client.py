@@ -177,6 +177,16 @@ def test_who_leaves_ends_the_connection_to_the_counters_home_too(build, start, l
 
 
 @pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_a_clone_shares_no_client_with_the_thread_that_made_it(build, start):
+    """On several servers the counter has a client of its own, which is cloned, too."""
+    cache = build([start().location for _ in range(2)])
+    clone = cache._cache.clone()
+    assert set(clone._clients()).isdisjoint(cache._cache._clients())
+    clone.set("k", 1)
+    assert cache._cache.get("k") == 1
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
 def test_another_client_is_judged_by_its_own_rules(build, server):
     """As one in the text protocol that takes the place of a binary one."""
     cache = build(OPTIONS={"binary": True})

@@ -230,7 +230,9 @@ def test_base36_is_what_int_reads(number):
     assert text == "0" or not text.startswith("0")
 
 
-@pytest.mark.parametrize("end", ["\0", "\t", "\n", "\v", "\f", "\r", " "])
+@pytest.mark.parametrize(
+    "end", ["\0", "\x01", "\t", "\n", "\v", "\r", "\x1f", " ", "\x7f"]
+)
 @pytest.mark.parametrize("kind", [str, str.encode])
 @pytest.mark.parametrize("where", ["{}k", "k{}k", "k{}"])
 def test_a_key_that_ends_early_is_refused_where_asked(where, kind, end):
@@ -238,16 +240,14 @@ def test_a_key_that_ends_early_is_refused_where_asked(where, kind, end):
     with pytest.raises(ValueError, match="ends") as caught:
         GenerationKeys("a", 1, refuse_key_ends=True).name(key)
     assert str(caught.value) == (
-        f"Cache key {key!r} has a space, a line break or a NUL, which ends a key early "
+        f"Cache key {key!r} has a space or a control character, which ends a key early "
         f"in memcached's text protocol."
     )
     prefix = kind("nsc:a:1:")
     assert GenerationKeys("a", 1).name(key) == prefix + key
 
 
-@pytest.mark.parametrize(
-    "character", ["\x01", "\x08", "\x0e", "\x1f", "!", "\x7f", "é"]
-)
+@pytest.mark.parametrize("character", ["!", "~", "\x80", "é"])
 def test_other_characters_end_no_key(character):
     name = GenerationKeys("a", 1, refuse_key_ends=True).name(f"k{character}k")
     assert name == f"nsc:a:1:k{character}k"

@@ -197,18 +197,30 @@ class NamespacedClient:
     # The shapes of verbs.
 
     def _clone(self) -> NamespacedClient:
-        """Return a clone of the real client in the same namespace (pylibmc)."""
-        clones: dict[int, Any] = {}  # by process, for a child needs another
+        """Return a clone of the real client in the same namespace (pylibmc).
 
-        def connect() -> Any:
-            process = os.getpid()
-            if process not in clones:
-                clones[process] = self.wrapped.clone()
-                libraries.watch(clones[process])
-            return clones[process]
+        And of the counter's client: who clones has another thread use it.
+        """
+
+        def cloned(original: Callable[[], Any]) -> Callable[[], Any]:
+            clones: dict[int, Any] = {}  # by process, for a child needs another
+
+            def connect() -> Any:
+                process = os.getpid()
+                if process not in clones:
+                    client = original()
+                    clones[process] = None if client is None else client.clone()
+                    libraries.watch(clones[process])
+                return clones[process]
+
+            connect()  # now, and not in the other thread, while this one is at work
+            return connect
 
         return NamespacedClient(
-            connect, self._find_counter, self._connect_home, self._max_staleness
+            cloned(self._connect),
+            self._find_counter,
+            cloned(self._connect_home),
+            self._max_staleness,
         )
 
     def _leave(self, verb: str) -> Any:
@@ -351,9 +363,9 @@ class NamespacedClient:
             answer, error = None, None
             try:
                 answer = act(client, self._name(client, counter, generation))
-            except libraries.of(client).away:
-                raise
-            except Exception as raised:  # noqa: BLE001  # whatever the client raises
+            except Exception as raised:
+                if libraries.of(client).is_away(raised):
+                    raise
                 # "Not found", or the like, of a generation that may be dead.
                 error = raised
             # Also where it is trusted: another thread may have moved it since.
@@ -381,6 +393,7 @@ class NamespacedClient:
                 generation,
                 limit=library.key_limit(client),
                 refuse_key_ends=not library.checks_keys(client),
+                check=partial(library.check, client),
             )
             vars(self).update(_keys=keys, _keys_client=client)
         return keys.name

@@ -127,7 +127,7 @@ class Counter:
                 # another process's number must not be lost to ours.
                 libraries.of(client).swap(client, self.key, answer, self._unused())
                 logger.warning(
-                    "Namespace %r: the counter went back from %d to %d and was raised",
+                    "Namespace %r: the counter went back from %d to %d: set right",
                     self.namespace,
                     question.floor,
                     number,

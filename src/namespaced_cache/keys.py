@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from namespaced_cache.errors import NamespaceError
@@ -32,8 +33,8 @@ _ITEM = re.compile(
     rb"nsc:([\w.-]+)(?: :([0-9a-z]+)(?: :(.*) | ~(.*)~([0-9a-f]{40}) ) )?",
     re.DOTALL | re.VERBOSE,
 )
-#: What ends a key in memcached's text protocol.
-_KEY_ENDS = re.compile(rb"[\x00\t-\r ]")
+#: What ends a key in memcached's text protocol, or in libmemcached's reading of it.
+_KEY_ENDS = re.compile(rb"[\x00-\x20\x7f]")
 
 
 def base36(number: int) -> str:
@@ -56,7 +57,9 @@ class GenerationKeys:
 
     `limit` is the most bytes that a key may have, where the client itself leaves
     fewer than memcached's 250 (pymemcache's `key_prefix` takes its share).
-    `refuse_key_ends` is for clients that send a key with a space in it as two.
+    `refuse_key_ends` is for clients that send a key with a space in it as two. `check`
+    raises what the client raises for a key that it does not take; it is asked where a
+    digest would hide from the client what is wrong.
 
     Raises NamespaceError for a limit that leaves no room for a key.
     """
@@ -68,6 +71,7 @@ class GenerationKeys:
         *,
         limit: int = MAX_KEY_BYTES,
         refuse_key_ends: bool = False,
+        check: Callable[[Key], object] | None = None,
     ) -> None:
         self.namespace = namespace
         self.number = number
@@ -82,6 +86,7 @@ class GenerationKeys:
                 f"{limit} of {MAX_KEY_BYTES}: shorten either."
             )
         self._refuse_key_ends = refuse_key_ends
+        self._check = check
 
     def name(self, key: Key) -> Key:
         """Return the key of this generation that stands for the caller's key.
@@ -99,13 +104,15 @@ class GenerationKeys:
         raw = key.encode() if isinstance(key, str) else key
         if self._refuse_key_ends and _KEY_ENDS.search(raw):
             raise ValueError(
-                f"Cache key {key!r} has a space, a line break or a NUL, which ends a "
+                f"Cache key {key!r} has a space or a control character, which ends a "
                 f"key early in memcached's text protocol."
             )
         fits_in_no_way = len(raw) > self._limit
         if len(raw) <= self._room or fits_in_no_way:
             name = self._prefix + raw
         else:
+            if self._check is not None:
+                self._check(key)
             name = self._shortened(raw)
         return name.decode() if isinstance(key, str) else name
 

@@ -25,12 +25,12 @@ class PyMemcache:
     #: The exceptions that mean "no such key"; `incr` and `decr` answer None instead.
     not_found: tuple[type[Exception], ...] = ()
 
-    @property
-    def away(self) -> tuple[type[Exception], ...]:
-        """The exceptions that mean "the server is away": a second try waits again."""
+    def is_away(self, error: Exception) -> bool:
+        """Tell whether the server is away: a second try would wait again."""
         import pymemcache  # noqa: PLC0415  # only where a backend has made a client
 
-        return (OSError, pymemcache.exceptions.MemcacheUnexpectedCloseError)
+        closed = pymemcache.exceptions.MemcacheUnexpectedCloseError
+        return isinstance(error, (OSError, closed))
 
     @property
     def not_a_number(self) -> tuple[type[Exception], ...]:
@@ -52,6 +52,12 @@ class PyMemcache:
     def checks_keys(self, client: Any) -> bool:
         """Tell whether the client refuses a key that would end early: always."""
         return True
+
+    def check(self, client: Any, key: Key) -> None:
+        """Refuse a key that the client refuses, as it does."""
+        from pymemcache.client.base import check_key_helper  # noqa: PLC0415  # as above
+
+        check_key_helper(key, client.allow_unicode_keys, client.key_prefix)
 
     def fetch(self, client: Any, names: list[Key], *, cas: bool) -> dict[Key, Any]:
         """Fetch items, with their cas tokens if asked, in one round trip a server."""
@@ -107,33 +113,40 @@ class PyLibMC:
 
         return (pylibmc.NotFound,)
 
-    @property
-    def away(self) -> tuple[type[Exception], ...]:
-        """The exceptions that mean "the server is away": a second try waits again."""
+    def is_away(self, error: Exception) -> bool:
+        """Tell whether the server is away: a second try would wait again.
+
+        A timeout has no class of its own: it comes as the base of them all.
+        """
         import pylibmc  # noqa: PLC0415  # as above
 
-        return (
-            pylibmc.ConnectionError,
-            pylibmc.HostLookupError,
-            pylibmc.NoServers,
-            pylibmc.ReadError,
-            pylibmc.ServerDead,
-            pylibmc.ServerDown,
-            pylibmc.SocketCreateError,
-            pylibmc.UnixSocketError,
-            pylibmc.UnknownReadFailure,
-            pylibmc.WriteError,
+        if type(error) is pylibmc.Error:
+            return not self.is_undecodable(error)
+        return isinstance(
+            error,
+            (
+                pylibmc.ConnectionError,
+                pylibmc.HostLookupError,
+                pylibmc.NoServers,
+                pylibmc.ReadError,
+                pylibmc.ServerDead,
+                pylibmc.ServerDown,
+                pylibmc.SocketCreateError,
+                pylibmc.UnixSocketError,
+                pylibmc.UnknownReadFailure,
+                pylibmc.WriteError,
+            ),
         )
 
     @property
     def not_a_number(self) -> tuple[type[Exception], ...]:
         """The exceptions of `incr` that mean "that is no number".
 
-        The second is what the binary protocol makes of it.
+        In the binary protocol libmemcached takes it for an outage, and so do we.
         """
         import pylibmc  # noqa: PLC0415  # as above
 
-        return (pylibmc.ClientError, pylibmc.UnknownReadFailure)
+        return (pylibmc.ClientError,)
 
     def key_limit(self, client: Any) -> int:
         """Return how many bytes the client leaves for a key."""
@@ -148,10 +161,17 @@ class PyLibMC:
         """
         return bool(client.binary)
 
+    def check(self, client: Any, key: Key) -> None:
+        """Refuse nothing: see `checks_keys`."""
+
     def fetch(self, client: Any, names: list[Key], *, cas: bool) -> dict[Key, Any]:
         """Fetch items in one round trip a server; pylibmc has no many-keyed `gets`."""
         if cas:
             raise NotImplementedError
+        if len(names) == 1:
+            # In an outage `get` raises where `get_multi` finds nothing.
+            value = client.get(names[0], self)
+            return {} if value is self else {names[0]: value}
         found: dict[Key, Any] = client.get_multi(names)
         return found
 

@@ -70,10 +70,13 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
 
 
 def _seconds(name: str, value: object) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-        if 0 <= seconds < float("inf"):
-            return seconds
+    # Not converted: a whole number may be too large for a float.
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 <= value < float("inf")
+    ):
+        return value
     raise ImproperlyConfigured(
         f"OPTIONS[{name!r}] is {value!r}: it takes a number of seconds, 0 or more."
     )

@@ -90,7 +90,7 @@ class ManyCall:
         self.gets = bool(looked_at.get("gets"))
         self.args = rest
         self.kwargs = kwargs
-        prefix = looked_at.get("key_prefix") or b""
+        prefix = looked_at.get("key_prefix", b"")
         self.keys: list[Key] = list(self._given)
         self.pairs = [(key, _joined(prefix, key)) for key in self.keys]
 
@@ -102,7 +102,11 @@ class ManyCall:
 
 
 def _joined(prefix: Key, key: Key) -> Key:
-    if not prefix:
+    if not isinstance(prefix, str | bytes):
+        kind = type(prefix).__name__
+        raise TypeError(f"A key_prefix is str or bytes, not {kind}: {prefix!r}")
+    # What is no key is refused where it is to get its name.
+    if not prefix or not isinstance(key, str | bytes):
         return key
     if isinstance(prefix, str) and isinstance(key, str):
         return prefix + key
