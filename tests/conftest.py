@@ -10,7 +10,9 @@ from django.conf import settings
 from django.core.cache.backends.base import BaseCache
 from django.utils.module_loading import import_string
 from round_trips import CountingProxy
-from servers import Memcached
+from servers import Memcached, Twemproxy
+
+pytest.register_assert_rewrite("side_by_side")
 
 BACKENDS = {
     "pymemcache": "django.core.cache.backends.memcached.PyMemcacheCache",
@@ -37,6 +39,24 @@ def server():
     memcached = Memcached()
     yield memcached
     memcached.close()
+
+
+@pytest.fixture(scope="session")
+def twemproxy():
+    """A proxy tier before two memcached processes."""
+    behind = [Memcached(), Memcached()]
+    tier = Twemproxy(*behind)
+    yield tier
+    for process in (tier, *behind):
+        process.close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_on_the_server(request):
+    """What a test has stored there in no namespace is not the next one's to find."""
+    yield
+    for shared in {"server", "twemproxy"} & set(request.fixturenames):
+        request.getfixturevalue(shared).empty()
 
 
 @pytest.fixture
@@ -113,5 +133,4 @@ def bare(backend, server):
     """Django's own backend for `client` on `server`: a neighbour in no namespace."""
     neighbour = bare_cache(backend, server.location)
     yield neighbour
-    neighbour.clear()
     neighbour.close()

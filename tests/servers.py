@@ -1,10 +1,11 @@
-"""Real memcached processes, on free ports or unix sockets, to be killed at will."""
+"""Real memcached processes, to be killed at will, and a proxy tier before them."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -77,6 +78,74 @@ class Memcached:
         self.kill()
         self.start()
 
+    def freeze(self) -> None:
+        """Let it take what is sent to it, and answer nothing, until it thaws."""
+        self.process.send_signal(signal.SIGSTOP)
+        # Until it has stopped, each of its threads may still answer.
+        os.waitpid(self.process.pid, os.WUNTRACED)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def empty(self) -> None:
+        """Forget all items, whosever they are."""
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(b"flush_all\r\n")
+            assert connection.recv(4) == b"OK\r\n"
+
     def close(self) -> None:
         self.kill()
+        shutil.rmtree(self._folder)
+
+
+class Twemproxy:
+    """A twemproxy (`nutcracker`) of the tests' own, before memcached processes.
+
+    `settings` are those of its pool. It listens on a unix socket, because it cannot be
+    told to take any port that is free.
+    """
+
+    def __init__(self, *servers: Memcached, **settings: object) -> None:
+        binary = shutil.which("nutcracker")
+        if binary is None:
+            raise RuntimeError(
+                "The tests start a real twemproxy, and there is no `nutcracker` on "
+                "PATH: `make test` installs one."
+            )
+        self.servers = servers
+        self._folder = Path(tempfile.mkdtemp(prefix="twemproxy-"))
+        self._socket = self._folder / "socket"
+        self.location = f"unix:{self._socket}"
+        pool = {"listen": self._socket, "hash": "md5", **settings}
+        lines = [f"  {name}: {value}\n" for name, value in pool.items()]
+        lines += ["  servers:\n"]
+        lines += [f"    - {server.location}:1\n" for server in servers]
+        (self._folder / "pool.yml").write_text("".join(["pool:\n", *lines]))
+        deadline = time.monotonic() + START_SECONDS
+        while not self._start(binary, deadline):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"twemproxy did not start: {self.process.args}")
+
+    def _start(self, binary: str, deadline: float) -> bool:
+        # It has a port for its statistics, which another may take first.
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [binary, "-c", "pool.yml", "-o", "log", "-p", "pid"]
+        self.process = subprocess.Popen(
+            [*command, "-a", "127.0.0.1", "-s", str(port)], cwd=self._folder
+        )
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self._socket.exists():
+                return True
+            time.sleep(0.005)
+        return False
+
+    def empty(self) -> None:
+        """Forget all items; the proxy itself does not know how to."""
+        for server in self.servers:
+            server.empty()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
         shutil.rmtree(self._folder)

@@ -378,6 +378,19 @@ def test_an_error_of_a_dead_generation_is_not_the_callers(build):
     assert ours.incr("k") == 6
 
 
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_an_error_over_many_keys_of_a_dead_generation_is_not_the_callers(build):
+    """Of `incr_multi`, which has one without a class of its own."""
+    ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
+    ours._cache.set_multi({"text": "t", "n": 1})
+    known = ours._cache.counter.known
+    other.invalidate_namespace()
+    other._cache.set_multi({"text": 5, "n": 1})
+    ours._cache.counter.known = known
+    ours._cache.incr_multi(["text", "n"])
+    assert ours._cache.get_multi(["text", "n"]) == {"text": 6, "n": 2}
+
+
 def test_a_read_sees_another_process_invalidation(build):
     ours, other = (build(OPTIONS={"NAMESPACE": "reads"}) for _ in range(2))
     ours.set("k", "old")

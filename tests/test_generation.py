@@ -17,6 +17,7 @@ import pylibmc
 import pytest
 from conftest import BACKENDS, bare_cache, our_cache
 from pymemcache.exceptions import MemcacheUnexpectedCloseError
+from uses import overtake
 
 from namespaced_cache import NamespaceError, NamespaceUnavailable, generation, libraries
 from namespaced_cache.generation import Counter, Question
@@ -97,15 +98,29 @@ def test_seeding_takes_three_round_trips_and_reading_one(build, proxy):
     assert proxy.during(lambda: cache.generation) == 1
 
 
-@pytest.mark.parametrize("verb", ["read", "bump"])
-def test_two_seeders_end_on_one_number(real, counter, monkeypatch, verb):
+def test_two_seeders_end_on_one_number(real, counter, monkeypatch):
     """The other one seeds after the first has found no counter."""
     other = another_process(counter)
     numbers = []
     before_next(monkeypatch, real, "add", lambda: numbers.append(other.read(real)))
-    numbers.append(getattr(counter, verb)(real))
+    numbers.append(counter.read(real))
     assert len(numbers) == 2
     assert numbers[0] == numbers[1] == other.known == counter.known
+
+
+@pytest.mark.parametrize("verb", ["read", "bump"])
+def test_a_bump_that_comes_second_to_seed_gives_a_number_of_its_own(
+    real, counter, monkeypatch, verb
+):
+    """Two invalidations that find the counter lost do not give out one number."""
+    other = another_process(counter)
+    numbers = []
+    before_next(
+        monkeypatch, real, "add", lambda: numbers.append(getattr(other, verb)(real))
+    )
+    numbers.append(counter.bump(real))
+    assert numbers == [other.known, other.known + 1]
+    assert other.read(real) == counter.known == numbers[1]
 
 
 def test_seeding_is_logged(cache, caplog):
@@ -398,6 +413,44 @@ def test_a_counter_that_does_not_stay_is_given_up(cache, real, counter, monkeypa
     )
 
 
+def test_a_bump_whose_counter_does_not_stay_is_given_up(cache, counter, monkeypatch):
+    """Here each time it is lost, and somebody else is first to seed it."""
+    real, other = cache._cache.wrapped, another_process(counter)
+    incr, add = real.incr, real.add
+
+    def lost(*args):
+        real.delete(counter.key)
+        return incr(*args)
+
+    def second(*args):
+        add(counter.key, other._unused())
+        return add(*args)
+
+    monkeypatch.setattr(real, "incr", lost)
+    monkeypatch.setattr(real, "add", second)
+    real.set(counter.key, 1)
+    with pytest.raises(NamespaceUnavailable, match="does not stay where it is put"):
+        cache.invalidate_namespace()
+
+
+def test_a_bump_that_comes_second_to_raise_gives_a_number_of_its_own(
+    real, counter, monkeypatch
+):
+    """Two invalidations that find the counter too low do not give out one number."""
+    seen = counter.read(real)
+    other = another_process(counter)
+    assert other.read(real) == seen
+    real.set(counter.key, seen - 5)
+    numbers = []
+
+    def overtaken():
+        numbers.append(other.bump(real))
+
+    before_next(monkeypatch, libraries.of(real), "swap", overtaken)
+    numbers.append(counter.bump(real))
+    assert seen < numbers[0] < numbers[1] == real.get(counter.key)
+
+
 # A counter that holds rubbish.
 
 RUBBISH = [
@@ -637,6 +690,15 @@ def test_without_a_server_there_is_no_generation(away, ask):
         str(error) == f"Namespace 'shop' on {server.location}: {NO_ANSWER} ({reason})."
     )
     assert cache._cache.counter.known == known
+
+
+def test_a_server_that_dies_before_it_is_seeded_is_away(build, start, monkeypatch):
+    """It is no fault of the serializer's."""
+    server = start()
+    cache = build(server.location)
+    overtake(monkeypatch, cache._cache.wrapped, ["get"], server.kill)
+    with pytest.raises(NamespaceUnavailable, match="no answer from the server"):
+        cache.generation  # noqa: B018
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)

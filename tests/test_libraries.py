@@ -11,7 +11,7 @@ import sys
 import pylibmc
 import pymemcache
 import pytest
-from conftest import BACKENDS
+from conftest import BACKENDS, our_cache
 from pymemcache.client.retrying import RetryingClient
 
 from namespaced_cache import libraries
@@ -316,7 +316,7 @@ def test_incr_of_what_is_no_number_is_told_apart(real, value):
     real.set("k", value)
     error = error_of(lambda: real.incr("k", 1))
     assert isinstance(error, library.not_a_number)
-    assert not library.is_away(error)
+    assert not library.is_away(error, "get")
     assert not library.is_undecodable(error)
 
 
@@ -340,7 +340,7 @@ def test_a_value_that_cannot_be_decoded_is_told_apart(real, server, flags, read)
     put(server, key, flags, "abc")
     error = error_of(lambda: read(real, key))
     assert library.is_undecodable(error)
-    assert not library.is_away(error)
+    assert not library.is_away(error, "get")
     assert not isinstance(error, library.not_a_number)
 
 
@@ -354,7 +354,7 @@ def test_a_server_that_is_away_is_told_apart(build, start, verb):
     server.kill()
     for _ in range(2):
         error = error_of(lambda: getattr(real, verb)("k", 1))
-        assert library.is_away(error)
+        assert library.is_away(error, "get")
         assert not library.is_undecodable(error)
 
 
@@ -402,3 +402,14 @@ def test_a_client_that_has_every_attribute_is_refused():
     """pymemcache's RetryingClient answers to any name, so it cannot be asked."""
     with pytest.raises(NamespaceError, match="RetryingClient: only clients made from"):
         libraries.of(RetryingClient(pymemcache.Client(NOWHERE)))
+
+
+@pytest.mark.parametrize("key", ["k", b"k"])
+def test_pylibmc_is_asked_for_tokens_by_bytes(server, key):
+    """It frees the bytes that it makes of a text before it sends them."""
+    cache = our_cache(BACKENDS["pylibmc"], server.location)
+    real, asked = cache._cache.wrapped, []
+    real.gets = lambda name: (None, asked.append(type(name)))
+    assert cache._cache.gets(key) == (None, None)
+    libraries.of(real).swap(real, key, "old", 1)
+    assert asked == [bytes, bytes]

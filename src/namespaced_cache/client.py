@@ -247,9 +247,15 @@ class NamespacedClient:
 
     def _one(self, verb: str, key: Key, *args: Any, **kwargs: Any) -> Any:
         def act(client: Any, name: Callable[[Key], Key]) -> Any:
-            return getattr(client, verb)(name(key), *args, **kwargs)
+            wire_key = name(key)
+            if verb == "gets" and isinstance(wire_key, str):
+                # pylibmc 1.6.3 makes bytes of text, and frees them before it sends
+                # them: other threads' keys may be asked for instead. See
+                # https://github.com/lericson/pylibmc/issues/300
+                wire_key = wire_key.encode()
+            return getattr(client, verb)(wire_key, *args, **kwargs)
 
-        return self._confirmed(act, quiet=QUIET.get(verb, False))
+        return self._confirmed(act, quiet=QUIET.get(verb, False), verb=verb)
 
     def _many(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         call = ManyCall(self.wrapped, verb, args, kwargs)
@@ -264,7 +270,7 @@ class NamespacedClient:
             callers_keys = dict(zip(names, call.keys, strict=True))
             return [callers_keys[failed] for failed in answer]
 
-        return self._confirmed(act, quiet=QUIET.get(verb, call.keys))
+        return self._confirmed(act, quiet=QUIET.get(verb, call.keys), verb=verb)
 
     def _item(self, key: Key, act: Callable[[Any, Key], Any]) -> Any:
         try:
@@ -344,7 +350,11 @@ class NamespacedClient:
         return answer, {callers_keys[name]: value for name, value in found.items()}
 
     def _confirmed(
-        self, act: Callable[[Any, Callable[[Key], Key]], Any], *, quiet: Any
+        self,
+        act: Callable[[Any, Callable[[Key], Key]], Any],
+        *,
+        quiet: Any,
+        verb: str = "",
     ) -> Any:
         """Act, look at the counter, and act again until it stood still in between.
 
@@ -364,7 +374,7 @@ class NamespacedClient:
             try:
                 answer = act(client, self._name(client, counter, generation))
             except Exception as raised:
-                if libraries.of(client).is_away(raised):
+                if libraries.of(client).is_away(raised, verb):
                     raise
                 # "Not found", or the like, of a generation that may be dead.
                 error = raised

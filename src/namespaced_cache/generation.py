@@ -14,8 +14,12 @@ import re
 import reprlib
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    contextmanager,
+)
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -115,9 +119,7 @@ class Counter:
         for _ in range(_REPAIRS):
             seeded = False
             if answer is ABSENT:
-                seeded = client.add(self.key, self._unused())
-                if seeded:
-                    logger.info("Namespace %r: counter seeded", self.namespace)
+                seeded = self._seed(client) is not None
             else:
                 number = self._number(answer)
                 if number >= question.floor:
@@ -125,7 +127,8 @@ class Counter:
                     return number
                 # Only if nobody else has raised it meanwhile: what was written under
                 # another process's number must not be lost to ours.
-                libraries.of(client).swap(client, self.key, answer, self._unused())
+                with self._coded(client, "decoded"):
+                    libraries.of(client).swap(client, self.key, answer, self._unused())
                 logger.warning(
                     "Namespace %r: the counter went back from %d to %d: set right",
                     self.namespace,
@@ -137,7 +140,7 @@ class Counter:
             answer = self._ask(client)
             if answer is ABSENT and not seeded:
                 return None
-        raise self.unavailable("its counter does not stay where it is put")
+        raise self._unsettled()
 
     def current(self, client: Any) -> int:
         """Return the generation on the server: one round trip, see `read`.
@@ -185,8 +188,29 @@ class Counter:
         return number
 
     def _bumped(self, client: Any) -> int | None:
+        # Again where the counter had to be set right: of those who find it lost, or too
+        # low, at the same time, each is to have a number of its own.
+        for _ in range(_REPAIRS):
+            known, asked = self.question()
+            question = Question(known + 1, asked)
+            answer = self._incremented(client)
+            if answer is False:
+                # pymemcache within its retry window, or with ignore_exc.
+                return None
+            own = answer
+            if answer is ABSENT:
+                # A number that was lost and is seeded anew is a new generation as well.
+                own = self._seed(client)
+            if answer in (ABSENT, _NO_REPLY):
+                question = question._replace(asked=time.monotonic())
+                answer = self._ask(client)
+            number = self.judge(client, answer, question)
+            if number is None or own in (number, _NO_REPLY):
+                return number
+        raise self._unsettled()
+
+    def _incremented(self, client: Any) -> object:
         library = libraries.of(client)
-        known, asked = self.question()
         try:
             answer = client.incr(self.key, 1)
         except library.not_found:
@@ -195,22 +219,29 @@ class Counter:
             # What is read may say better what is wrong.
             self.read(client)
             raise self._unfit(f"cannot be incremented ({error})") from error
-        if answer is False:
-            # pymemcache within its retry window, or with ignore_exc.
-            return None
-        if answer is None:
-            answer = ABSENT
-        elif answer == _NO_REPLY:
-            answer = self._ask(client)
-        # A number that was lost and is seeded anew is a new generation as well.
-        return self.judge(client, answer, Question(known + 1, asked))
+        return ABSENT if answer is None else answer
+
+    def _seed(self, client: Any) -> int | None:
+        """Put a counter where there is none; tell its number, if it was put."""
+        seed = self._unused()
+        with self._coded(client, "encoded"):
+            if not client.add(self.key, seed):
+                return None
+        logger.info("Namespace %r: counter seeded", self.namespace)
+        return seed
 
     def _ask(self, client: Any) -> object:
-        try:
+        with self._coded(client, "decoded"):
             return client.get(self.key, ABSENT)
+
+    @contextmanager
+    def _coded(self, client: Any, how: str) -> Iterator[None]:
+        """Name the counter where the client's serializer is what fails."""
+        try:
+            yield
         except Exception as error:
             if libraries.of(client).is_undecodable(error):
-                raise self._unfit(f"cannot be decoded ({error})") from error
+                raise self._unfit(f"cannot be {how} ({error})") from error
             raise
 
     def _number(self, answer: object) -> int:
@@ -227,6 +258,9 @@ class Counter:
             f"holds {reprlib.repr(answer)}: it takes a whole number of 19 digits, up "
             f"to {MAX_GENERATION}"
         )
+
+    def _unsettled(self) -> NamespaceUnavailable:
+        return self.unavailable("its counter does not stay where it is put")
 
     def _unfit(self, fault: str) -> NamespaceError:
         return NamespaceError(

@@ -25,7 +25,7 @@ class PyMemcache:
     #: The exceptions that mean "no such key"; `incr` and `decr` answer None instead.
     not_found: tuple[type[Exception], ...] = ()
 
-    def is_away(self, error: Exception) -> bool:
+    def is_away(self, error: Exception, verb: str) -> bool:
         """Tell whether the server is away: a second try would wait again."""
         import pymemcache  # noqa: PLC0415  # only where a backend has made a client
 
@@ -113,15 +113,16 @@ class PyLibMC:
 
         return (pylibmc.NotFound,)
 
-    def is_away(self, error: Exception) -> bool:
+    def is_away(self, error: Exception, verb: str) -> bool:
         """Tell whether the server is away: a second try would wait again.
 
-        A timeout has no class of its own: it comes as the base of them all.
+        A timeout has no class of its own: it comes as the base of them all. So does
+        what `incr_multi` makes of a number that is none.
         """
         import pylibmc  # noqa: PLC0415  # as above
 
         if type(error) is pylibmc.Error:
-            return not self.is_undecodable(error)
+            return verb != "incr_multi" and not self.is_undecodable(error)
         return isinstance(
             error,
             (
@@ -184,7 +185,8 @@ class PyLibMC:
         swapping = client.clone()
         vars(swapping).update(vars(client))  # a subclass's own, for its serializer
         swapping.behaviors = {"cas": True}
-        found, token = swapping.gets(key)
+        # As bytes, for the reason given in NamespacedClient.
+        found, token = swapping.gets(key.encode() if isinstance(key, str) else key)
         if token is not None and found == old:
             with suppress(*self.not_found):  # gone meanwhile
                 swapping.cas(key, new, token)

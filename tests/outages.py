@@ -1,0 +1,117 @@
+"""Verbs in an outage, and tables of what each call does then.
+
+A table has a column for each outage and a line for each verb; see `read`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import pylibmc
+import pymemcache
+
+from namespaced_cache import NamespaceUnavailable
+
+#: Each verb, and what it answers where the client hides an outage.
+VERBS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "get": (lambda cache: cache.get("k", "default"), "default"),
+    "get_many": (lambda cache: cache.get_many(["k", "l"]), {}),
+    "has_key": (lambda cache: "k" in cache, False),
+    "get_or_set": (lambda cache: cache.get_or_set("k", "made"), "made"),
+    "set": (lambda cache: cache.set("k", 7), None),
+    "raw_set": (lambda cache: cache._cache.set(cache.make_key("k"), 7), False),
+    "set_many": (lambda cache: cache.set_many({"k": 7, "l": 7}), ["k", "l"]),
+    "add": (lambda cache: cache.add("new", 7), False),
+    "touch": (lambda cache: cache.touch("k", 60), False),
+    "incr": (lambda cache: cache.incr("k"), False),
+    "delete": (lambda cache: cache.delete("k"), False),
+    "delete_many": (lambda cache: cache.delete_many(["k", "l"]), None),
+}
+#: Those that never hide one with us: each call raises NamespaceUnavailable.
+LOUD: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "clear": (lambda cache: cache.clear(), ...),
+    "invalidate": (lambda cache: cache.invalidate_namespace(), ...),
+    "generation": (lambda cache: cache.generation, ...),
+}
+
+#: The words of the tables. `hidden` is the answer that stands beside the verb in VERBS;
+#: any other answer stands for itself.
+ERRORS = {
+    "closed": pymemcache.exceptions.MemcacheUnexpectedCloseError,
+    "refused": ConnectionRefusedError,
+    "timed-out": TimeoutError,
+    "all-down": pymemcache.exceptions.MemcacheError,  # "All servers seem to be down"
+    "Error": pylibmc.Error,  # without a name of its own: a timeout
+    "Connection": pylibmc.ConnectionError,
+    "Write": pylibmc.WriteError,
+    "Down": pylibmc.ServerDown,
+    "Dead": pylibmc.ServerDead,
+    "unavailable": NamespaceUnavailable,
+}
+
+
+class Cell(NamedTuple):
+    """The words for the bare backend and for ours, and the note where they differ."""
+
+    bare: list[str]
+    ours: list[str]
+    note: str = ""
+
+
+def read(table: str) -> dict[tuple[str, str, str, str], Cell]:
+    """Return the cells by client, libmemcached's version, outage and verb.
+
+    A line with nothing beside it names the clients, and behind an "@" the version, that
+    the lines below are about. "any" are the verbs without a line of their own. A line
+    "ours" is where ours differs from the bare backend in the line above, with the
+    letter of a note that says why; "=" is no difference.
+    """
+    cells: dict[tuple[str, str, str, str], Cell] = {}
+    header, *lines = table.strip("\n").splitlines()
+    outages = header.replace("|", "").split()
+    clients, version, verbs = "", "", list(VERBS)
+    for line in lines:
+        first, *rest = (part.strip() for part in line.split("|"))
+        if not rest:
+            clients, _, version = first.partition("@")
+            continue
+        ours, _, note = first.partition("ours: ")
+        if not note:
+            verbs = list(VERBS) if first == "any" else ours.split()
+        for client in clients.split():
+            for outage, cell in zip(outages, rest, strict=True):
+                words = cell.split()
+                for where in ((client, version, outage, verb) for verb in verbs):
+                    if not note:
+                        cells[where] = Cell(words, words)
+                    elif words != ["="]:
+                        cells[where] = Cell(cells[where].bare, words, note)
+    return cells
+
+
+def word(act: Callable[[], Any], hidden: Any) -> str:
+    """Return the table's word for what `act` does."""
+    try:
+        answer = act()
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is compared
+        words = [word for word, kind in ERRORS.items() if type(error) is kind]
+        return words[0] if words else repr(error)
+    same = type(answer) is type(hidden) and answer == hidden
+    return "hidden" if same else repr(answer).replace(" ", "")
+
+
+def all_come_back(pending: list[Callable[[], bool]]) -> None:
+    """Ask them all again and again, until each has said once that all is well."""
+    deadline = time.monotonic() + 30
+
+    def is_away(ask: Callable[[], bool]) -> bool:
+        with suppress(*ERRORS.values()):
+            return not ask()
+        return True
+
+    while pending := [ask for ask in pending if is_away(ask)]:
+        assert time.monotonic() < deadline, "a client does not come back"
+        time.sleep(0.02)
