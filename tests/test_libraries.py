@@ -7,6 +7,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from unittest import mock
 
 import pylibmc
 import pymemcache
@@ -383,7 +384,8 @@ def test_what_cannot_be_left_is_logged_and_not_used_again(monkeypatch, caplog):
             raise RuntimeError
 
     rude, polite = Rude(NOWHERE), pymemcache.Client(NOWHERE)
-    monkeypatch.setattr(libraries, "_watched", {rude, polite})
+    monkeypatch.setattr(libraries, "_at_fork", [rude, polite])
+    monkeypatch.setattr(libraries, "_lock", mock.Mock())
     libraries._after_fork_in_child()
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert libraries.is_left(rude)

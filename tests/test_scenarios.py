@@ -517,7 +517,7 @@ def test_get_many_answers_from_one_generation(patient, strung, another, held, wh
     """Whichever of the servers is asked, or answers, after the bump."""
     locations = [wire.location for wire in strung]
     cache, other = patient(locations), another(locations)
-    old = {f"k{number}": "old" for number in range(30)}
+    old = {f"k{number}": "old" for number in range(90)}
     # Every other one, so that a mixture has more than either generation.
     new = dict.fromkeys([*old][::2], "new")
     cache.set_many(old)

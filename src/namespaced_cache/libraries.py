@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -246,6 +247,10 @@ def of(client: object) -> Library:
 
 
 _watched: weakref.WeakSet[Any] = weakref.WeakSet()
+_lock = threading.RLock()
+
+#: What is watched, while this process forks.
+_at_fork: list[Any] = []
 
 #: Clients of the process that this one was forked from, which must not be used here.
 _left: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -258,7 +263,8 @@ def watch(client: object) -> None:
     parent's connections when it ends. No clients of other libraries.
     """
     if is_client(client):
-        _watched.add(client)
+        with _lock:
+            _watched.add(client)
 
 
 def is_left(client: object) -> bool:
@@ -266,8 +272,21 @@ def is_left(client: object) -> bool:
     return client in _left
 
 
+def _before_fork() -> None:
+    # Held over the fork: no other thread of the parent's holds it in the child.
+    _lock.acquire()
+    # By strong references: before a child runs anything, it frees what the other
+    # threads of its parent held, and a client of pylibmc's must not be freed.
+    _at_fork.extend(_watched)
+
+
+def _after_fork_in_parent() -> None:
+    _at_fork.clear()
+    _lock.release()
+
+
 def _after_fork_in_child() -> None:
-    for client in list(_watched):
+    for client in _at_fork:
         try:
             usable = of(client).leave(client)
         except Exception:
@@ -276,6 +295,12 @@ def _after_fork_in_child() -> None:
             usable = False
         if not usable:
             _left.add(client)
+    _at_fork.clear()
+    _lock.release()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

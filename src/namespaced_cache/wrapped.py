@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 from functools import cache
 from typing import Any
 
@@ -80,7 +81,9 @@ class ClientBoundary(BaseMemcachedCache):
                 f"client in an attribute of the backend, where it can be replaced."
             )
         if client is not self.__client:
-            libraries.watch(client)
+            # And others that the backend may have beside it.
+            for value in (client, *list(vars(self).values())):
+                libraries.watch(value)
             self.__client = client
         return client
 
@@ -121,8 +124,10 @@ class ClientBoundary(BaseMemcachedCache):
 
     def __notice_a_fork(self) -> None:
         if self.__process != os.getpid():
-            self.__replace_inherited_clients()
-            self.__process = os.getpid()
+            with _lock:  # for several threads of the child may come at once
+                if self.__process != os.getpid():
+                    self.__replace_inherited_clients()
+                    self.__process = os.getpid()
 
     def __replace_inherited_clients(self) -> None:
         """Begin anew in a process that was forked: no socket is shared with its parent.
@@ -136,6 +141,18 @@ class ClientBoundary(BaseMemcachedCache):
                 del vars(self)[name]
                 if name in fresh:
                     vars(self)[name] = fresh[name]
+
+
+_lock = threading.RLock()
+
+
+def _after_fork_in_child() -> None:
+    # Another thread may have held the lock when the process forked.
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _without_scheme(server: Any) -> str:
