@@ -179,7 +179,7 @@ class Space:
 
     def is_own(self, value) -> bool:
         if isinstance(value, int):
-            return self.base <= value < self.base + 10**5
+            return self.base // 2 <= value < self.base * 2  # counted up and down
         return set(value) <= set(self.letter)
 
 
@@ -226,12 +226,12 @@ class Neighbours(RuleBasedStateMachine):
         super().__init__()
         self.restarts = self.calm = 0
         path, options = BACKENDS[self.client], OPTIONS[self.client]
-        neighbour = Space(self.client, "", b"x", 10**9)
+        neighbour = Space(self.client, "", b"x", 10**10)
         self.bare = bare_cache(path, self.server.location, OPTIONS=options)
         self.bare._cache.flush_all()
         self.spaces = [
-            Space(self.client, "shop", b"s", 10**3),
-            Space(self.client, "blog", b"b", 10**6),
+            Space(self.client, "shop", b"s", 10**6),
+            Space(self.client, "blog", b"b", 10**8),
         ]
         self.people = [self.start(space) for space in self.spaces * 2]
         self.people.append(Process(self.bare, neighbour))
