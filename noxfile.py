@@ -18,6 +18,7 @@ def tests(session: nox.Session, django: str) -> None:
     # Installed by itself, because it declares Django below 6.1 and works with it.
     session.install("--no-deps", "django-prometheus", "prometheus-client")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    workers = ("--numprocesses", "3", "--dist", "loadfile")
+    session.run("coverage", "run", "-m", "pytest", *workers, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")

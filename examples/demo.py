@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SHOP = Path(__file__).resolve().parent / "shop"
 SUITE_SECONDS = 120
+RUNNER = "--testrunner=namespaced_cache.test.NamespacedDiscoverRunner"
 WORKERS = 2
 EXAMPLES = 4
 OUTPUT_LINES = 20
@@ -110,25 +111,24 @@ def compare_suites(location: str) -> tuple[SuiteRun, SuiteRun, SuiteRun]:
         say(f"      {len(site.values)} keys: cards, view counters, holds, sessions")
 
         say("\n[2/5] Its tests run on the plain backend: same server, same prefix")
-        plain = run_suite(site, "plain backend", "config.settings")
+        plain = run_suite(site, "plain backend")
         tell(plain)
 
-        say("\n[3/5] The same tests run on NamespacedCache")
-        namespaced = "config.settings_namespaced"
-        serial = run_suite(site, "NamespacedCache, one after another", namespaced)
+        say("\n[3/5] The same tests run by NamespacedDiscoverRunner")
+        serial = run_suite(site, "NamespacedCache, one after another", RUNNER)
         tell(serial)
         parallel = run_suite(
-            site, "NamespacedCache, in parallel", namespaced, f"--parallel={WORKERS}"
+            site, "NamespacedCache, in parallel", RUNNER, f"--parallel={WORKERS}"
         )
         tell(parallel)
     return plain, serial, parallel
 
 
-def run_suite(site: "RunningSite", name: str, settings: str, *options: str) -> SuiteRun:
-    """Run the tests under `settings`, see what that did to `site`'s keys, mend them."""
+def run_suite(site: "RunningSite", name: str, *options: str) -> SuiteRun:
+    """Run the tests, see what that did to `site`'s keys, mend them."""
     command = [sys.executable, "manage.py", "test", "--noinput", *options]
     with subprocess.Popen(  # noqa: S603 - our own interpreter and our own tests
-        [*command, f"--settings={settings}"],
+        command,
         cwd=SHOP,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

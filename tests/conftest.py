@@ -14,6 +14,9 @@ from servers import Memcached, Twemproxy
 
 pytest.register_assert_rewrite("side_by_side")
 
+# Projects that the tests run, each with a pytest of its own.
+collect_ignore = ["isolated_project"]
+
 BACKENDS = {
     "pymemcache": "django.core.cache.backends.memcached.PyMemcacheCache",
     "pylibmc": "django.core.cache.backends.memcached.PyLibMCCache",
@@ -29,6 +32,7 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def _a_run_of_its_own(monkeypatch):
     """Each test is a run of its own, and no worker unless it asks for one."""
+    monkeypatch.delenv("NAMESPACED_CACHE_WORKER", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("NAMESPACED_CACHE_RUN", f"test-{secrets.token_hex(8)}")
 

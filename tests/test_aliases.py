@@ -149,8 +149,8 @@ def test_settings_stay_as_they_are(backend):
             {"NAMESPACES": "shop"},
             (
                 "OPTIONS has 'NAMESPACES', which NamespacedCache does not know: its "
-                "own options are WRAPPED_BACKEND, NAMESPACE, MAX_STALENESS; options in "
-                "lower case go to the client."
+                "own options are WRAPPED_BACKEND, NAMESPACE, MAX_STALENESS, "
+                "MAX_TIMEOUT; options in lower case go to the client."
             ),
         ),
         (
@@ -389,3 +389,29 @@ def test_one_server_that_is_away_keeps_no_other_namespace_from_being_forgotten(
             invalidate_namespaces()
         assert caches["default"].get("k") is None
         caches.close_all()
+
+
+def test_aliases_on_other_backends_are_not_opened(backend, server):
+    """Bare memcached ones are, for a test run may have wrapped them; they stay."""
+    bare = {"BACKEND": backend, "LOCATION": server.location}
+    setting = {
+        "default": bare,
+        # Its library is not installed.
+        "redis": {"BACKEND": "django.core.cache.backends.redis.RedisCache"},
+    }
+    with override_settings(CACHES=setting):
+        caches["default"].set("k", 1)
+        assert invalidate_namespaces() == {}
+        assert caches["default"].get("k") == 1
+        caches.close_all()
+
+
+def test_the_package_lists_what_it_looks_up_later():
+    """Nothing of Django is imported before one of the names is used."""
+    code = (
+        "import sys, namespaced_cache as n; "
+        "assert set(n.__all__) <= set(dir(n)) and not hasattr(n, 'nope'); "
+        "assert 'django' not in sys.modules; "
+        "assert n.NamespacedCache.__name__ == 'NamespacedCache'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

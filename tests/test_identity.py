@@ -133,7 +133,7 @@ def test_the_worker_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
     monkeypatch.delenv(XDIST)
     monkeypatch.setattr(django.test.runner, "_worker_id", 0)
     seen.append(cache.namespace)
-    assert seen == [run, f"{run}.w1", f"{run}.gw0", run]
+    assert seen == [run, f"{run}.w1", f"{run}.gw0-w1", run]
 
 
 def test_the_run_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
@@ -156,6 +156,29 @@ def test_djangos_test_runner_is_looked_at_but_not_imported():
         "print(name, 'django.test.runner' in sys.modules)"
     )
     assert in_a_child(code) == "shop False"
+
+
+def test_what_a_worker_starts_works_for_it(monkeypatch):
+    """By its name, which Django keeps in a global of the process."""
+    monkeypatch.setenv(identity.WORKER_VARIABLE, "")
+    monkeypatch.setattr(django.test.runner, "_worker_id", 3)
+    identity.name_children()
+    assert os.environ[identity.WORKER_VARIABLE] == identity.worker() == "w3"
+    monkeypatch.setattr(django.test.runner, "_worker_id", 0)
+    assert identity.worker() == "w3"
+    # And may have workers of its own.
+    monkeypatch.setenv(XDIST, "gw1")
+    assert identity.worker() == "w3-gw1"
+    monkeypatch.setattr(django.test.runner, "_worker_id", 2)
+    assert identity.worker() == "w3-gw1-w2"
+    identity.name_children()
+    assert os.environ[identity.WORKER_VARIABLE] == identity.worker() == "w3-gw1-w2"
+
+
+def test_a_process_that_is_no_worker_leaves_no_name(monkeypatch):
+    monkeypatch.setenv(identity.WORKER_VARIABLE, "")
+    identity.name_children()
+    assert os.environ[identity.WORKER_VARIABLE] == ""
 
 
 BAD_NAMES = [" ", "a b", "a.b", "a:b", "a/b", "a\n", "\na", "é", "x" * 33]

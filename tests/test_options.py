@@ -85,8 +85,8 @@ def test_a_namespace_of_none_is_one_for_each_run():
 def test_an_unknown_option_in_upper_case_is_refused(name):
     assert refusal(ImproperlyConfigured, **{name: 1}) == (
         f"OPTIONS has {name!r}, which NamespacedCache does not know: its own options "
-        f"are WRAPPED_BACKEND, NAMESPACE, MAX_STALENESS; options in lower case go to "
-        f"the client."
+        f"are WRAPPED_BACKEND, NAMESPACE, MAX_STALENESS, MAX_TIMEOUT; options in lower "
+        f"case go to the client."
     )
 
 
@@ -254,3 +254,16 @@ def test_each_thread_gets_the_same_options(backend, server):
         use()
     assert [namespace for namespace, _ in seen] == ["shop"] * 3
     assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("seconds", [None, 1, 60, 10**9])
+def test_a_longest_timeout_is_a_whole_number_of_seconds(seconds):
+    assert options(MAX_TIMEOUT=seconds).max_timeout == seconds
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1.0, True, "60", b"1", [60]], ids=repr)
+def test_a_longest_timeout_that_is_none_is_refused(seconds):
+    assert refusal(ImproperlyConfigured, MAX_TIMEOUT=seconds) == (
+        f"OPTIONS['MAX_TIMEOUT'] is {seconds!r}: it takes a whole number of seconds "
+        f"above 0, or None to leave timeouts alone."
+    )

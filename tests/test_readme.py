@@ -1,23 +1,22 @@
 """The README's Python blocks work as they stand, one after another, on both clients."""
 
 import re
-import subprocess
-import sys
-import unittest
 from pathlib import Path
 
 import pytest
 from conftest import BACKENDS
-from django.core.cache import cache, caches
+from django.core.cache import caches
 from django.test import override_settings
+from projects import Project
 
 from namespaced_cache import options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-NAMESPACED, TEARDOWN, SETTINGS, FIXTURE, USE, PINNED = re.findall(
+RUNNER, NAMESPACED, SETTINGS, CLASS, MIXIN, USE, PINNED = re.findall(
     r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE
 )
+(PYTEST_INI,) = re.findall(r"^```ini\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -36,42 +35,67 @@ def test_the_settings_and_the_uses(settings):
         caches.close_all()
 
 
-def test_the_teardown(settings):
-    scope: dict = {}
-    exec(TEARDOWN, scope)
+#: Two tests alike, so that one comes after the other in whatever order.
+TWICE = """
+    def test_first(self):
+        assert cache.add("k", 1)
 
-    class Suite(scope["IsolatedTestCase"]):
-        def test_one(self):
-            assert cache.add("k", 1)
-
-        test_two = test_one
-
-    with override_settings(CACHES=settings):
-        outcome = unittest.TestResult()
-        unittest.defaultTestLoader.loadTestsFromTestCase(Suite).run(outcome)
-        caches.close_all()
-    assert outcome.testsRun == 2
-    assert outcome.wasSuccessful(), outcome.errors + outcome.failures
+    test_second = test_first
+"""
+IMPORTS = "from django.core.cache import cache\nfrom django.test import TestCase\n"
 
 
-def test_the_fixture(settings, tmp_path):
-    """In a pytest of its own, for tests of any kind."""
-    test = "@pytest.mark.parametrize('_', range(3))\ndef test_it(_):\n"
-    test += "    assert cache.add('k', 1)\n"
-    head = "import pytest\nfrom django.core.cache import cache\n\n"
-    (tmp_path / "test_it.py").write_text(head + test)
-    configure = (
-        f"from django.conf import settings\nsettings.configure(CACHES={settings!r})\n"
+@pytest.fixture
+def project(tmp_path, server):
+    """A project of production settings, and a test that needs an empty cache."""
+    made = Project(tmp_path, server.location)
+    made.write("suite/test_every_kind.py", "")
+    made.write("test_it.py", f"{IMPORTS}\nclass Test(TestCase):\n{TWICE}")
+    return made
+
+
+def test_the_line_for_pytest(project):
+    project.write("pytest.ini", PYTEST_INI + "pythonpath = .\n")
+    run = project.pytest()
+    assert run.count("passed") == 2, run.output
+
+
+def test_the_line_for_djangos_runner(project):
+    project.write("one_line.py", f"from settings import *\n{RUNNER}")
+    run = project.manage("test", DJANGO_SETTINGS_MODULE="one_line")
+    assert (run.code, run.ran) == (0, 2), run.output
+
+
+def test_a_class_that_keeps_its_cache(project):
+    project.write(
+        "test_it.py",
+        f"""{IMPORTS}{CLASS}
+    def test_first(self):
+        cache.add("count", 0)
+        assert cache.incr("count") in (1, 2)
+
+    def test_second(self):
+        cache.add("count", 0)
+        assert cache.incr("count") in (1, 2)
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        assert cache.get("count") == 2
+""",
     )
-    (tmp_path / "conftest.py").write_text(configure + FIXTURE)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", str(tmp_path)],
-        cwd=tmp_path,
-        check=False,
-        capture_output=True,
-        text=True,
+    project.write("pytest.ini", PYTEST_INI + "pythonpath = .\npython_classes = *Tests")
+    run = project.pytest()
+    assert (run.code, run.count("passed")) == (0, 2), run.output
+
+
+def test_the_mixin_and_wrapping_in_the_settings(project):
+    project.write("wrapped.py", f"from settings import *\n{NAMESPACED}")
+    project.write(
+        "test_it.py", f"{IMPORTS}{MIXIN}\nclass Test(IsolatedTestCase):\n{TWICE}"
     )
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    run = project.manage("test", DJANGO_SETTINGS_MODULE="wrapped")
+    assert (run.code, run.ran) == (0, 2), run.output
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values())
@@ -79,7 +103,10 @@ def test_wrapping_the_production_settings(backend):
     scope = {"CACHES": {"default": {"BACKEND": backend, "LOCATION": "127.0.0.1:1"}}}
     exec(NAMESPACED, scope)
     assert scope["CACHES"]["default"]["BACKEND"] == "namespaced_cache.NamespacedCache"
-    assert scope["CACHES"]["default"]["OPTIONS"] == {"WRAPPED_BACKEND": backend}
+    assert scope["CACHES"]["default"]["OPTIONS"] == {
+        "WRAPPED_BACKEND": backend,
+        "NAMESPACE": "shop-tests",
+    }
 
 
 def test_every_option_has_its_row():

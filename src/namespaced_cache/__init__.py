@@ -1,8 +1,12 @@
 """A namespace of its own for each test on a shared memcached, forgotten in O(1)."""
 
-from namespaced_cache.aliases import invalidate_namespaces, namespaced
-from namespaced_cache.backend import NamespacedCache
-from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from namespaced_cache.aliases import invalidate_namespaces, namespaced
+    from namespaced_cache.backend import NamespacedCache
+    from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
 
 __all__ = [
     "NamespaceError",
@@ -12,3 +16,23 @@ __all__ = [
     "namespaced",
 ]
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "NamespaceError": "errors",
+    "NamespaceUnavailable": "errors",
+    "NamespacedCache": "backend",
+    "invalidate_namespaces": "aliases",
+    "namespaced": "aliases",
+}
+
+
+# Looked up when used: pytest loads the plugin, and so this package, in every project
+# where it is installed, and one without Django shall not pay for importing it.
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

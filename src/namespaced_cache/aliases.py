@@ -33,26 +33,37 @@ def namespaced(
     if options.get("NAMESPACE") is None:
         identity.run()  # named now, for child processes that are started next
     return {
-        alias: _wrapped(alias, _copied(setting), options)
+        alias: wrapped_setting(alias, setting, options)
         for alias, setting in caches_setting.items()
     }
 
 
-def _wrapped(
-    alias: str, setting: dict[str, Any], options: dict[str, Any]
+def wrapped_setting(
+    alias: str, setting: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    path = setting.get("BACKEND")
-    backend = alias_options.import_backend(
-        f"CACHES[{alias!r}]['BACKEND']", path, "it takes the dotted path of a backend."
-    )
+    """Return a copy of one alias's setting, wrapped: see `namespaced()`."""
+    copied: dict[str, Any] = _copied(setting)
+    backend = backend_class(alias, copied)
     if issubclass(backend, BaseMemcachedCache) and not issubclass(
         backend, NamespacedCache
     ):
-        theirs = setting.get("OPTIONS") or {}
-        setting["BACKEND"] = BACKEND
-        setting["OPTIONS"] = {**theirs, "WRAPPED_BACKEND": path, **options}
-        alias_options.read(setting, wrapper=NamespacedCache)
-    return setting
+        theirs = copied.get("OPTIONS") or {}
+        ours = {"WRAPPED_BACKEND": copied["BACKEND"], **options}
+        copied |= {"BACKEND": BACKEND, "OPTIONS": {**theirs, **ours}}
+        alias_options.read(copied, wrapper=NamespacedCache)
+    return copied
+
+
+def backend_class(alias: str, setting: Mapping[str, Any]) -> type:
+    """Import the class that an alias's BACKEND names.
+
+    Raises InvalidCacheBackendError for one that cannot be imported.
+    """
+    return alias_options.import_backend(
+        f"CACHES[{alias!r}]['BACKEND']",
+        setting.get("BACKEND"),
+        "it takes the dotted path of a backend.",
+    )
 
 
 def _copied(value: Any) -> Any:
@@ -75,30 +86,54 @@ def invalidate_namespaces(using: str | Iterable[str] | None = None) -> dict[str,
     that has no namespace; and, after the others are forgotten, what
     `invalidate_namespace()` raised for the first that could not be.
     """
-    namespaced_caches = {}
+    found = namespaced_caches(using)
+    counters = {alias: cache._cache.counter for alias, cache in found.items()}
+    bumped = invalidate({counters[alias]: cache for alias, cache in found.items()})
+    return {alias: bumped[counter] for alias, counter in counters.items()}
+
+
+def namespaced_caches(
+    using: str | Iterable[str] | None = None,
+) -> dict[str, NamespacedCache]:
+    """Return this thread's backends of these aliases (None: of all with a namespace).
+
+    Those on memcached are opened, others are not. Raises ImproperlyConfigured for an
+    alias in `using` that has no namespace.
+    """
+    found = {}
     for alias in _aliases(using):
+        # Without opening it, which may need a library or a server that is not there.
+        if using is None and not issubclass(
+            backend_class(alias, caches.settings[alias]), BaseMemcachedCache
+        ):
+            continue
         cache = caches[alias]
         if isinstance(cache, NamespacedCache):
-            namespaced_caches[alias] = cache
+            found[alias] = cache
         elif using is not None:
             raise ImproperlyConfigured(
                 f"The cache alias {alias!r} has no namespace: its BACKEND is "
                 f"{type(cache).__module__}.{type(cache).__qualname__}, not {BACKEND}."
             )
-    generations: dict[str, int] = {}
+    return found
+
+
+def invalidate(counted: Mapping[Counter, NamespacedCache]) -> dict[Counter, int]:
+    """Invalidate the namespace of each counter by a backend that has it.
+
+    One round trip each. All are tried; then what the first that failed has raised is
+    raised.
+    """
     bumped: dict[Counter, int] = {}
     failed: list[NamespaceError] = []
-    for alias, cache in namespaced_caches.items():
-        counter = cache._cache.counter
+    for counter, cache in counted.items():
         try:
-            if counter not in bumped:
-                bumped[counter] = cache.invalidate_namespace()
-            generations[alias] = bumped[counter]
+            bumped[counter] = cache.invalidate_namespace()
         except NamespaceError as error:
             failed.append(error)
     if failed:
         raise failed[0]
-    return generations
+    return bumped
 
 
 def _aliases(using: str | Iterable[str] | None) -> list[str]:

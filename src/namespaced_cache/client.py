@@ -16,12 +16,13 @@ import operator
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from namespaced_cache import libraries
 from namespaced_cache.errors import VerbRefusedError
+from namespaced_cache.expiry import capped
 from namespaced_cache.generation import ABSENT, Counter, Pin, PinnedGeneration
 from namespaced_cache.keys import GenerationKeys, Key
 from namespaced_cache.verbs import (
@@ -51,7 +52,8 @@ class NamespacedClient:
     moment; both are asked at every operation, because a backend may reconnect and a
     process may fork or become a test worker. `connect_home` gives the client that
     reaches the counter, None where the real one does. For `max_staleness` seconds the
-    known generation is trusted without a look.
+    known generation is trusted without a look; unless it is None, no item stays for
+    more than `max_timeout` seconds.
 
     Data attributes are read from and written to the real client. The real client itself
     is `wrapped`: what is done through it is in no namespace.
@@ -63,12 +65,14 @@ class NamespacedClient:
         find_counter: Callable[[], Counter],
         connect_home: Callable[[], Any],
         max_staleness: float,
+        max_timeout: int | None,
     ) -> None:
         vars(self).update(
             _connect=connect,
             _find_counter=find_counter,
             _connect_home=connect_home,
             _max_staleness=max_staleness,
+            _max_timeout=max_timeout,
             _keys=None,
             _keys_client=None,
         )
@@ -186,7 +190,10 @@ class NamespacedClient:
         return self._item(key, operator.getitem)
 
     def __setitem__(self, key: Key, value: Any) -> None:
-        self._item(key, lambda client, name: operator.setitem(client, name, value))
+        if self._max_timeout is not None:
+            self.set(key, value)  # which can say when the item expires
+        else:
+            self._item(key, lambda client, name: operator.setitem(client, name, value))
 
     def __delitem__(self, key: Key) -> None:
         self._item(key, operator.delitem)
@@ -221,6 +228,7 @@ class NamespacedClient:
             self._find_counter,
             cloned(self._connect_home),
             self._max_staleness,
+            self._max_timeout,
         )
 
     def _leave(self, verb: str) -> Any:
@@ -246,6 +254,8 @@ class NamespacedClient:
         return self._fetch(call.pairs, cas=cas) or {}
 
     def _one(self, verb: str, key: Key, *args: Any, **kwargs: Any) -> Any:
+        args = tuple(self._capped(verb, args, kwargs))
+
         def act(client: Any, name: Callable[[Key], Key]) -> Any:
             wire_key = name(key)
             if verb == "gets" and isinstance(wire_key, str):
@@ -259,12 +269,11 @@ class NamespacedClient:
 
     def _many(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         call = ManyCall(self.wrapped, verb, args, kwargs)
+        rest = self._capped(verb, call.args, call.kwargs)
 
         def act(client: Any, name: Callable[[Key], Key]) -> Any:
             names = [name(wire_key) for _, wire_key in call.pairs]
-            answer = getattr(client, verb)(
-                call.container(names), *call.args, **call.kwargs
-            )
+            answer = getattr(client, verb)(call.container(names), *rest, **call.kwargs)
             if answer is None or isinstance(answer, bool):
                 return answer
             callers_keys = dict(zip(names, call.keys, strict=True))
@@ -279,6 +288,22 @@ class NamespacedClient:
             )
         except KeyError:
             raise KeyError(key) from None
+
+    def _capped(
+        self, verb: str, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Sequence[Any]:
+        """Cap the expiry among the arguments that follow a verb's keys."""
+        longest = self._max_timeout
+        if longest is None:
+            return args
+        expiry = libraries.of(self.wrapped).expiries.get(verb)
+        if expiry is None:
+            return args
+        name, place = expiry
+        if place >= len(args):
+            kwargs[name] = capped(kwargs.get(name, 0), longest)
+            return args
+        return [*args[:place], capped(args[place], longest), *args[place + 1 :]]
 
     # The two ways to be strict.
 

@@ -17,6 +17,9 @@ from django.core.exceptions import ImproperlyConfigured
 #: The environment variable that carries the name of a run to its child processes.
 RUN_VARIABLE = "NAMESPACED_CACHE_RUN"
 
+#: The environment variable that carries the name of a worker to what it starts.
+WORKER_VARIABLE = "NAMESPACED_CACHE_WORKER"
+
 #: pytest-xdist's documented variable; "gw0", "gw1", … in its workers.
 XDIST_VARIABLE = "PYTEST_XDIST_WORKER"
 
@@ -45,17 +48,28 @@ def run() -> str:
 
 
 def worker() -> str:
-    """Return the name of this test worker, or "" in a process that is none.
+    """Return the name of this test worker, or "" in a process that works for none.
 
     pytest-xdist tells its workers by an environment variable. Django's parallel runner
     numbers its own in a global of `django.test.runner`, 0 where there is no worker; it
-    is only looked at when something else has imported it.
+    is only looked at when something else has imported it. What a worker starts inherits
+    its name; a worker that works for another adds its own.
+
+    Raises ImproperlyConfigured if a variable holds no name.
     """
-    name = os.environ.get(XDIST_VARIABLE)
-    if name:
-        return _checked(XDIST_VARIABLE, name)
+    inherited = _name_in(WORKER_VARIABLE)
     number = getattr(sys.modules.get("django.test.runner"), "_worker_id", 0)
-    return f"w{number}" if number else ""
+    own = (_name_in(XDIST_VARIABLE), f"w{number}" if number else "")
+    # Its own name may be among those that it has left to what it starts.
+    known = {"", *inherited.split("-")}
+    names = [inherited, *(name for name in own if name not in known)]
+    return "-".join(filter(None, names))
+
+
+def name_children() -> None:
+    """Leave this worker's name to the processes that it starts."""
+    if name := worker():
+        os.environ[WORKER_VARIABLE] = name
 
 
 def resolve(name: str | None) -> str:
@@ -67,6 +81,11 @@ def resolve(name: str | None) -> str:
     name = run() if name is None else name
     worker_name = worker()
     return f"{name}.{worker_name}" if worker_name else name
+
+
+def _name_in(variable: str) -> str:
+    name = os.environ.get(variable, "")
+    return name and _checked(variable, name)
 
 
 def _checked(variable: str, name: str) -> str:

@@ -46,6 +46,18 @@ class PyMemcache:
         "get_multi": ("gets",),
     }
 
+    #: The name and place, among what follows the keys, of the parameter that says when
+    #: an item expires.
+    expiries: Mapping[str, tuple[str, int]] = {
+        "set": ("expire", 1),
+        "add": ("expire", 1),
+        "replace": ("expire", 1),
+        "cas": ("expire", 2),
+        "touch": ("expire", 0),
+        "set_many": ("expire", 0),
+        "set_multi": ("expire", 0),
+    }
+
     def key_limit(self, client: Any) -> int:
         """Return how many bytes the client leaves for a key."""
         return MAX_KEY_BYTES - len(client.key_prefix)
@@ -105,6 +117,16 @@ class PyLibMC:
         "incr_multi": ("key_prefix", "delta"),
         "set_multi": ("time", "key_prefix", "min_compress_len", "compress_level"),
         "add_multi": ("time", "key_prefix", "min_compress_len", "compress_level"),
+    }
+
+    expiries: Mapping[str, tuple[str, int]] = {
+        "set": ("time", 1),
+        "add": ("time", 1),
+        "replace": ("time", 1),
+        "cas": ("time", 2),
+        "touch": ("time", 0),
+        "set_multi": ("time", 0),
+        "add_multi": ("time", 0),
     }
 
     @property

@@ -16,7 +16,7 @@ from namespaced_cache import identity
 DEFAULT_BACKEND = "django.core.cache.backends.memcached.PyMemcacheCache"
 
 #: Our options. They are upper case; what is not goes to the client untouched.
-NAMES = ("WRAPPED_BACKEND", "NAMESPACE", "MAX_STALENESS")
+NAMES = ("WRAPPED_BACKEND", "NAMESPACE", "MAX_STALENESS", "MAX_TIMEOUT")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Options:
     wrapped_class: type[BaseMemcachedCache]
     namespace: str | None
     max_staleness: float
+    max_timeout: int | None
     wrapped_params: dict[str, Any]
 
 
@@ -65,6 +66,7 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
         ),
         namespace=namespace,
         max_staleness=_seconds("MAX_STALENESS", ours.get("MAX_STALENESS", 0)),
+        max_timeout=_whole_seconds("MAX_TIMEOUT", ours.get("MAX_TIMEOUT")),
         wrapped_params={**params, "OPTIONS": theirs},
     )
 
@@ -79,6 +81,17 @@ def _seconds(name: str, value: object) -> float:
         return value
     raise ImproperlyConfigured(
         f"OPTIONS[{name!r}] is {value!r}: it takes a number of seconds, 0 or more."
+    )
+
+
+def _whole_seconds(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise ImproperlyConfigured(
+        f"OPTIONS[{name!r}] is {value!r}: it takes a whole number of seconds above 0, "
+        f"or None to leave timeouts alone."
     )
 
 

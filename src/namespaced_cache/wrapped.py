@@ -31,6 +31,17 @@ class ClientBoundary(BaseMemcachedCache):
     _options: dict[str, Any]
 
     def __init__(self, server: Any, options: Options) -> None:
+        self.__begin(server, options)
+        # Next in line is the backend's own class, which takes what Django gives it.
+        super().__init__(server, options.wrapped_params)  # type: ignore[call-arg]
+
+    @classmethod
+    def adopt(cls, backend: Any, server: Any, options: Options) -> None:
+        """Give a backend that is there already its place behind the boundary."""
+        backend.__class__ = cls
+        backend.__begin(server, options)
+
+    def __begin(self, server: Any, options: Options) -> None:
         self.__server, self.__own_options = server, options
         self.__process = os.getpid()
         self.__counter: generation.Counter | None = None
@@ -43,9 +54,8 @@ class ClientBoundary(BaseMemcachedCache):
             self.__find_counter,
             self.__connect_home,
             options.max_staleness,
+            options.max_timeout,
         )
-        # Next in line is the backend's own class, which takes what Django gives it.
-        super().__init__(server, options.wrapped_params)  # type: ignore[call-arg]
 
     @property
     def _cache(self) -> NamespacedClient:
@@ -174,3 +184,12 @@ def build(server: Any, options: Options) -> BaseMemcachedCache:
     wrapped_class: Any = options.wrapped_class  # mypy takes no class to be hashable
     backend: BaseMemcachedCache = _bounded_class(wrapped_class)(server, options)
     return backend
+
+
+def adopt(backend: BaseMemcachedCache, server: Any, options: Options) -> None:
+    """Namespace a backend that Django built before, for whoever holds it.
+
+    Its client stays, and its keys come into the namespace.
+    """
+    backend_class: Any = type(backend)  # as above
+    _bounded_class(backend_class).adopt(backend, server, options)

@@ -1,1 +1,1 @@
-"""The shop's test-suite: it knows nothing of cache wrappers, but for its base class."""
+"""The shop's test-suite: it knows nothing of cache wrappers."""

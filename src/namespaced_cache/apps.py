@@ -1,0 +1,18 @@
+"""The app, for projects that put "namespaced_cache" into INSTALLED_APPS."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class NamespacedCacheConfig(AppConfig):
+    """Joins, in a process that a test has started, the run that has started it."""
+
+    name = "namespaced_cache"
+    verbose_name = "Namespaced cache"
+
+    def ready(self) -> None:
+        """Wrap this process's aliases too, where the test run wraps its own."""
+        from namespaced_cache import isolation  # noqa: PLC0415  # settings are there now
+
+        isolation.join()
