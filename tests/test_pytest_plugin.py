@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from conftest import BACKENDS, bare_cache
 from projects import Project
 from round_trips import CountingProxy
 
@@ -68,10 +69,17 @@ class TestFilled:
 def test_without_a_class():
     assert leave("test") == []
 
-def test_that_asks_late(request):
+@pytest.fixture(scope="module")
+def late():
+    leave("module")
+
+@pytest.fixture
+def asks_late(request):
     leave("test")
-    request.getfixturevalue("of_the_class")
-    assert leave("test") == ["class", "test"]
+    request.getfixturevalue("late")
+
+def test_that_asks_late(asks_late):
+    assert leave("test") == ["module", "test"]
 """
 
 
@@ -79,6 +87,17 @@ def test_every_test_starts_alike_the_first_as_well(project):
     """What fixtures of wider scopes have cached is gone, what its own have is there."""
     project.write("test_fixtures.py", FIXTURES)
     all_pass(project.pytest(), 5)
+
+
+def test_nothing_is_written_in_no_namespace_while_django_is_set_up(project, server):
+    project.write(
+        "conftest.py", "from django.core.cache import cache; cache.set('k', 1)"
+    )
+    project.write("test_nothing.py", "def test_nothing(): pass")
+    all_pass(project.pytest(), 1)
+    bare = bare_cache(BACKENDS["pymemcache"], server.location)
+    assert bare.get("k") is None
+    bare.close()
 
 
 SCOPES = """
