@@ -11,7 +11,7 @@ from copy import deepcopy
 import pytest
 from conftest import BACKENDS
 from django.core.cache import caches
-from django.core.cache.backends.base import InvalidCacheBackendError
+from django.core.cache.backends.base import BaseCache, InvalidCacheBackendError
 from django.core.cache.backends.memcached import PyMemcacheCache
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
@@ -391,13 +391,19 @@ def test_one_server_that_is_away_keeps_no_other_namespace_from_being_forgotten(
         caches.close_all()
 
 
+class Unopened(BaseCache):
+    """A backend that lacks what it needs."""
+
+    def __init__(self, *_):
+        raise ImportError("Its library is not installed.")
+
+
 def test_aliases_on_other_backends_are_not_opened(backend, server):
     """Bare memcached ones are, for a test run may have wrapped them; they stay."""
     bare = {"BACKEND": backend, "LOCATION": server.location}
     setting = {
         "default": bare,
-        # Its library is not installed.
-        "redis": {"BACKEND": "django.core.cache.backends.redis.RedisCache"},
+        "broken": {"BACKEND": f"{__name__}.Unopened"},
     }
     with override_settings(CACHES=setting):
         caches["default"].set("k", 1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 
 import pytest
+from conftest import bare_cache
 
-from namespaced_cache.guard import is_private
+from namespaced_cache.guard import Guard, NamespaceWarning, is_private
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,24 @@ def test_what_a_run_has_started_is_private(address):
 )
 def test_others_may_be_shared(address):
     assert not is_private(address)
+
+
+def test_one_flush_of_several_servers_is_reported_once(backend, start):
+    """Although pymemcache's HashClient has each of its clients flush its server."""
+    cache = bare_cache(backend, [start().location, start().location])
+    cache.set("key", "value")  # the library is imported
+    guard = Guard(remedy="")
+    guard.watch_clients()
+    guard.watch_clients()
+    try:
+        with pytest.warns(NamespaceWarning) as reported:
+            cache.clear()
+    finally:
+        guard.close()
+        cache.close()
+    assert len(reported) == 1
+    assert reported[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.clear()  # nobody watches any more
+    cache.close()

@@ -183,7 +183,7 @@ def test_what_stands_closest_to_a_test_counts(project):
         def test_off():
             assert leave("test") == ["test"]
 
-        @pytest.mark.cache_isolation("function")
+        @pytest.mark.cache_isolation(scope="function")
         def test_own():
             assert leave("test") == []
         """,
@@ -191,27 +191,32 @@ def test_what_stands_closest_to_a_test_counts(project):
     all_pass(project.pytest("-p", "no:randomly"), 6)
 
 
+OF_A_MARKER = "The marker cache_isolation of test_scope.py::TestScope"
+
+
 @pytest.mark.parametrize(
-    ("where", "ini", "decorator"),
+    ("ini", "marker", "complaint"),
     [
-        ("The ini option cache_isolation", "cache_isolation = 'per test'", ""),
-        (
-            "The marker cache_isolation of test_scope.py::TestScope",
-            "",
-            "@pytest.mark.cache_isolation('per test')",
-        ),
+        ("'per test'", "", "The ini option cache_isolation is \"'per test'\""),
+        ("", "'per test'", f"{OF_A_MARKER} is 'per test'"),
+        ("", "'class', 'off'", f"{OF_A_MARKER} is ('class', 'off')"),
+        ("", "", f"{OF_A_MARKER} is ()"),
     ],
 )
-def test_a_scope_that_there_is_not_is_refused(project, where, ini, decorator):
-    project.write("pytest.ini", INI + WRAP + ini)
+def test_a_scope_that_there_is_not_is_refused(project, ini, marker, complaint):
+    project.write("pytest.ini", INI + WRAP + (ini and f"cache_isolation = {ini}"))
     project.write(
         "test_scope.py",
-        f"import pytest\n{decorator}\nclass TestScope:\n    def test(self): pass",
+        f"""
+        import pytest
+        @pytest.mark.cache_isolation({marker})
+        class TestScope:
+            def test(self): pass
+        """,
     )
     run = project.pytest()
     assert run.code != 0
-    scope = "\"'per test'\"" if ini else "'per test'"
-    assert f"{where} is {scope}: it takes function, class, off." in run.output
+    assert f"{complaint}: it takes function, class, off." in run.output
 
 
 def test_the_fixture_is_the_default_alias(project):
@@ -474,6 +479,10 @@ def test_a_shared_server_without_a_namespace_is_warned_of_once(project):
     )
     assert run.output.count("NamespaceWarning:") == 1, run.output
     assert warning in run.output, run.output
+    project.write("test_too.py", "from test_warned import test_opens")
+    fatal = ("-W", "error::namespaced_cache.NamespaceWarning")
+    run = project.pytest(*fatal, **environment)
+    assert run.count("failed") == 2, run.output  # and not the first alone
 
 
 FLUSHES = """

@@ -13,7 +13,7 @@ from namespaced_cache import options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-RUNNER, NAMESPACED, SETTINGS, CLASS, MIXIN, USE, PINNED = re.findall(
+RUNNER, NAMESPACED, SETTINGS, CLASS, MIXIN, APP, USE, PINNED = re.findall(
     r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE
 )
 (PYTEST_INI,) = re.findall(r"^```ini\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -98,6 +98,35 @@ def test_the_mixin_and_wrapping_in_the_settings(project):
     assert (run.code, run.ran) == (0, 2), run.output
 
 
+WITHOUT = """
+from settings import *
+INSTALLED_APPS = [app for app in INSTALLED_APPS if app != "namespaced_cache"]
+"""
+
+
+@pytest.mark.parametrize(("app", "found"), [(APP, "for the child"), ("", "None")])
+def test_the_app_joins_the_test_that_has_started_the_process(project, app, found):
+    project.write("of_the_child.py", WITHOUT + app)
+    project.write(
+        "test_it.py",
+        f"""
+        import os, subprocess, sys
+        from django.core.cache import cache
+
+        def test_child():
+            cache.set("left", "for the child")
+            look = "from django.core.cache import cache; print(cache.get('left'))"
+            environment = {{**os.environ, "DJANGO_SETTINGS_MODULE": "of_the_child"}}
+            child = [sys.executable, "-m", "django", "shell", "-c", look]
+            output = subprocess.check_output(child, text=True, env=environment)
+            assert {found!r} in output
+        """,
+    )
+    project.write("pytest.ini", PYTEST_INI + "pythonpath = .\n")
+    run = project.pytest()
+    assert run.count("passed") == 1, run.output
+
+
 @pytest.mark.parametrize("backend", BACKENDS.values())
 def test_wrapping_the_production_settings(backend):
     scope = {"CACHES": {"default": {"BACKEND": backend, "LOCATION": "127.0.0.1:1"}}}
@@ -105,7 +134,7 @@ def test_wrapping_the_production_settings(backend):
     assert scope["CACHES"]["default"]["BACKEND"] == "namespaced_cache.NamespacedCache"
     assert scope["CACHES"]["default"]["OPTIONS"] == {
         "WRAPPED_BACKEND": backend,
-        "NAMESPACE": "shop-tests",
+        "MAX_TIMEOUT": 3600,
     }
 
 

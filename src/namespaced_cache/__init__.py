@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from namespaced_cache.aliases import invalidate_namespaces, namespaced
     from namespaced_cache.backend import NamespacedCache
-    from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
+    from namespaced_cache.errors import (
+        NamespaceError,
+        NamespaceUnavailable,
+        NamespaceWarning,
+    )
 
 __all__ = [
     "NamespaceError",
     "NamespaceUnavailable",
+    "NamespaceWarning",
     "NamespacedCache",
     "invalidate_namespaces",
     "namespaced",
@@ -20,6 +25,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "NamespaceError": "errors",
     "NamespaceUnavailable": "errors",
+    "NamespaceWarning": "errors",
     "NamespacedCache": "backend",
     "invalidate_namespaces": "aliases",
     "namespaced": "aliases",

@@ -1,4 +1,4 @@
-"""The errors this package raises itself."""
+"""The errors and the warning that are this package's own."""
 
 
 class NamespaceError(Exception):
@@ -23,3 +23,7 @@ class VerbRefusedError(NamespaceError, AttributeError):
     It is an AttributeError as well, so that `hasattr()` answers False and code that
     probes for a verb takes its other way.
     """
+
+
+class NamespaceWarning(UserWarning):
+    """A test run reaches a memcached that it shares with others, in no namespace."""

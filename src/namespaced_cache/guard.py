@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any
 from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from namespaced_cache.backend import NamespacedCache
+from namespaced_cache.errors import NamespaceWarning
 
 #: The client classes whose `flush_all` empties a server, by their module.
 _CLIENTS = {
@@ -30,10 +30,6 @@ _BETWEEN = {"asgiref", "django", "namespaced_cache", "pylibmc", "pymemcache"}
 
 #: From here on, systems give ports to whoever asks for any that is free.
 _FREE_PORTS = 32768
-
-
-class NamespaceWarning(UserWarning):
-    """A test run reaches a memcached that it shares with others, in no namespace."""
 
 
 class Guard:
@@ -56,13 +52,14 @@ class Guard:
             return
         shared = [server for server in cache.client_servers if not is_private(server)]
         if shared and not self._has_warned:
-            self._has_warned = True
             _warn(
                 f"The cache alias {alias!r} reaches memcached at {shared[0]} without a "
                 f"namespace: tests read and overwrite what others keep there. "
                 f"{self._remedy}",
                 _place(),
             )
+            # Not before: where warnings are errors, no test is to get by.
+            self._has_warned = True
 
     def watch_clients(self) -> None:
         """Have `flush_all` reported; a namespaced one never gets as far as a client.
@@ -128,8 +125,10 @@ def is_private(server: Any) -> bool:
 
 def _place() -> FrameType:
     """Return the innermost frame that is neither Django's nor a library's."""
-    frames = [frame for frame, _ in traceback.walk_stack(None)]
-    return next((f for f in frames if _package(f) not in _BETWEEN), frames[-1])
+    place = sys._getframe()
+    while _package(place) in _BETWEEN and place.f_back is not None:
+        place = place.f_back
+    return place
 
 
 def _package(frame: FrameType) -> str:

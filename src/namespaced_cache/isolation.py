@@ -52,7 +52,9 @@ class Isolation:
         """Isolate backends from now on where they are created, and those that are."""
         global _current
         _current = self
-        identity.run()  # named now, for child processes that are started next
+        # Named now, for child processes that are started next.
+        identity.run()
+        identity.name_children()
         if self._wrap:
             os.environ[WRAP_VARIABLE] = "1"
         handlers: Any = CacheHandler  # a method is not to be assigned, for mypy

@@ -78,9 +78,10 @@ class Run:
         for node in reversed(item.listchain()):
             for marker in getattr(node, "own_markers", ()):
                 if marker.name == "cache_isolation":
-                    scope = marker.args[0] if len(marker.args) == 1 else marker.args
+                    given = (*marker.args, *marker.kwargs.values())
                     return _checked(
-                        scope, f"The marker cache_isolation of {node.nodeid}"
+                        given[0] if len(given) == 1 else given,
+                        f"The marker cache_isolation of {node.nodeid}",
                     )
             if isinstance(node, pytest.Class):
                 scope = getattr(node.obj, "cache_isolation", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import unittest
@@ -191,7 +192,11 @@ class WhatATestStarts(SimpleTestCase):
         cache.set("left", "for the child")
         code = "from django.core.cache import cache; print(cache.get('left'))"
         child = [sys.executable, "-m", "django", "shell", "-c", code]
-        output = subprocess.check_output(child, text=True, stderr=subprocess.STDOUT)
+        # By what the README says to pass on, and not by pytest-xdist's own variable.
+        passed_on = {k: v for k, v in os.environ.items() if k != "PYTEST_XDIST_WORKER"}
+        output = subprocess.check_output(
+            child, text=True, stderr=subprocess.STDOUT, env=passed_on
+        )
         self.assertIn("for the child", output)
 
     test_second = test_first
