@@ -165,7 +165,7 @@ def test_settings_stay_as_they_are(backend):
 def test_wrong_options_are_refused(backend, options, text):
     with pytest.raises(ImproperlyConfigured) as caught:
         namespaced({"default": {"BACKEND": backend}}, **options)
-    assert str(caught.value) == text
+    assert str(caught.value) == f"CACHES['default']: {text}"
 
 
 @pytest.mark.parametrize(

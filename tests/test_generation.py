@@ -838,3 +838,19 @@ def test_closing_closes_the_connection_to_the_home_as_well(several):
     assert home.sock is not None
     cache.close()
     assert home.sock is None
+
+
+def test_what_is_outdated_before_the_server_is_reached_is_not_answered(
+    build, monkeypatch
+):
+    """In a namespace that an earlier run has filled."""
+    earlier = build(OPTIONS={"NAMESPACE": "shop"})
+    earlier.set("k", "an earlier run's")
+    monkeypatch.setattr(generation, "_counters", {})  # as in another process
+    later = build(OPTIONS={"NAMESPACE": "shop", "MAX_STALENESS": 60})
+    counter = later._cache.counter
+    assert not counter.was_reached
+    counter.outdate()
+    assert later.get("k") is None
+    assert counter.was_reached
+    assert earlier.get("k") is None

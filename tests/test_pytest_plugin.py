@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 
 import pytest
 from conftest import BACKENDS, bare_cache
@@ -19,6 +21,10 @@ def project(tmp_path, server):
     made = Project(tmp_path, server.location)
     made.write("pytest.ini", INI + WRAP)
     made.write("suite/test_every_kind.py", "")
+    made.write(
+        "bare_settings.py",
+        "from settings import *\nINSTALLED_APPS = []\ndel ROOT_URLCONF",
+    )
     made.write(
         "conftest.py",
         """
@@ -275,10 +281,6 @@ def test_a_test_pays_one_round_trip_for_its_isolation(server, project):
         """,
     )
     # Without the site's own use of the cache while it is set up.
-    project.write(
-        "bare_settings.py",
-        "from settings import *\nINSTALLED_APPS = []\ndel ROOT_URLCONF",
-    )
     proxy = CountingProxy(server.port)
     project.environment |= {
         "DJANGO_SETTINGS_MODULE": "bare_settings",
@@ -434,29 +436,133 @@ def test_a_run_that_is_broken_off_leaves_nothing_behind(project):
     assert (run.count("passed"), run.count("error")) == (3, 1), run.output
 
 
-def test_without_a_server_each_test_says_so(project, start):
+def test_a_class_within_a_class_shares_with_it(project):
+    """By the ini option, and by what stands on the outer one; its own word counts."""
+    project.write("pytest.ini", INI + WRAP + "cache_isolation = class")
+    project.write(
+        "test_nested.py",
+        """
+        import pytest
+        from conftest import leave
+
+        class TestOuter:
+            def test_1(self):
+                assert leave("test") == []
+
+            class TestInner:
+                def test_2(self):
+                    assert leave("class") == ["test"]
+
+            @pytest.mark.cache_isolation("class")
+            class TestOwn:
+                def test_3(self):
+                    assert leave("test") == []
+
+                def test_4(self):
+                    assert leave("test") == ["test"]
+
+        class TestNext:
+            def test_6(self):
+                assert leave("test") == []
+
+        @pytest.fixture(scope="module")
+        def filled():
+            leave("class")
+
+        def test_7(filled):
+            assert leave("test") == []
+
+        test_8 = test_7
+        """,
+    )
+    all_pass(project.pytest("-p", "no:randomly"), 7)
+
+
+AWAY = r"NamespaceWarning: Namespace '[\w.-]+' on {}: no answer"
+
+
+def test_a_server_that_is_never_reached_is_warned_of_and_left_alone(project, start):
+    """Tests that do not need it run, skipped ones are skipped, the rest see it away."""
     server = start()
     server.kill()
     project.write(
-        "bare_settings.py",
-        "from settings import *\nINSTALLED_APPS = []\ndel ROOT_URLCONF",
+        "one_alias.py", 'from bare_settings import *\ndel CACHES["pylibmc"]\n'
     )
-    project.write("test_nothing.py", "def test_first(): pass\ndef test_second(): pass")
-    run = project.pytest(
-        DJANGO_SETTINGS_MODULE="bare_settings", MEMCACHED_LOCATION=server.location
+    project.write(
+        "test_away.py",
+        """
+        import pytest
+        from django.core.cache import caches
+
+        caches["default"]  # is opened, but not used, before the first test
+
+        def test_nothing():
+            pass
+
+        @pytest.mark.skip
+        def test_skipped():
+            pass
+
+        @pytest.mark.parametrize("again", range(2))
+        def test_sees_it(again):
+            with pytest.raises(ConnectionRefusedError):
+                caches["default"].get("k")
+            assert caches["default"].get("k") is None  # in pymemcache's retry window
+        """,
     )
-    assert (run.code, run.count("error")) == (1, 2), run.output
-    assert re.search(
-        rf"NamespaceUnavailable: Namespace '[\w.-]+' on {server.location}: no answer",
-        run.output,
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "one_alias",
+        "MEMCACHED_LOCATION": server.location,
+    }
+    run = project.pytest("-W", "default", "-p", "no:randomly", **environment)
+    assert run.count("skipped") == 1, run.output
+    assert run.count("passed") == 2, run.output  # the window stays open for the last
+    assert len(re.findall(AWAY.format(server.location), run.output)) == 1, run.output
+
+    run = project.pytest(**environment)
+    assert run.count("error") == 4, run.output  # where warnings are errors
+
+
+def test_a_server_that_is_reached_at_last_is_isolated(project, start):
+    server = start()
+    server.kill()
+    project.environment |= {
+        "MEMCACHED_LOCATION": server.location,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "DJANGO_SETTINGS_MODULE": "bare_settings",
+    }
+    project.write("conftest.py", "")
+    project.write(
+        "test_late.py",
+        f"""
+        import pytest, time
+        from django.core.cache import cache
+        from servers import Memcached
+
+        @pytest.fixture(scope="module")
+        def server():
+            server = Memcached("-p", "{server.port}")
+            yield
+            server.close()
+
+        def test_away():
+            pass
+
+        def test_is_there(server):
+            time.sleep(1.1)  # pymemcache's retry window
+            assert cache.add("k", 1)
+
+        def test_is_isolated(server):
+            assert cache.add("k", 1)
+
+        test_is_isolated_again = test_is_isolated
+        """,
     )
+    run = project.pytest("-W", "default", "-p", "no:randomly")
+    assert (run.code, run.count("passed")) == (0, 4), run.output
 
 
 def test_a_shared_server_without_a_namespace_is_warned_of_once(project):
-    project.write(
-        "bare_settings.py",
-        "from settings import *\nINSTALLED_APPS = []\ndel ROOT_URLCONF",
-    )
     project.write("conftest.py", "")
     project.write(
         "test_warned.py",

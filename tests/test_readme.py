@@ -101,12 +101,29 @@ def test_the_mixin_and_wrapping_in_the_settings(project):
 WITHOUT = """
 from settings import *
 INSTALLED_APPS = [app for app in INSTALLED_APPS if app != "namespaced_cache"]
+INSTALLED_APPS += ["early.EarlyConfig"]
+"""
+
+#: Stands before ours among the apps.
+EARLY = """
+from django.apps import AppConfig
+
+class EarlyConfig(AppConfig):
+    name = "early"
+
+    def ready(self):
+        from django.core.cache import cache
+        cache.set("early", "by the child")
 """
 
 
-@pytest.mark.parametrize(("app", "found"), [(APP, "for the child"), ("", "None")])
-def test_the_app_joins_the_test_that_has_started_the_process(project, app, found):
+@pytest.mark.parametrize(
+    ("app", "found", "left"),
+    [(APP, "for the child", "by the child"), ("", "None", None)],
+)
+def test_the_app_joins_the_test_that_has_started_the_process(project, app, found, left):
     project.write("of_the_child.py", WITHOUT + app)
+    project.write("early.py", EARLY)
     project.write(
         "test_it.py",
         f"""
@@ -120,6 +137,7 @@ def test_the_app_joins_the_test_that_has_started_the_process(project, app, found
             child = [sys.executable, "-m", "django", "shell", "-c", look]
             output = subprocess.check_output(child, text=True, env=environment)
             assert {found!r} in output
+            assert cache.get("early") == {left!r}
         """,
     )
     project.write("pytest.ini", PYTEST_INI + "pythonpath = .\n")

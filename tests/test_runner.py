@@ -218,11 +218,7 @@ for number in range(1000):
 def test_a_test_pays_one_round_trip_for_its_isolation(
     project, server, base, arguments, settings
 ):
-    """A class one more, and the run three.
-
-    Two because its first invalidation finds no counter to bump, and one for the
-    client's farewell.
-    """
+    """A class one more, and the run two: its first finds no counter to bump."""
     project.write("test_trivial.py", module(TRIVIAL.format(base=base)))
     proxy = CountingProxy(server.port)
     project.environment |= {
@@ -234,7 +230,7 @@ def test_a_test_pays_one_round_trip_for_its_isolation(
         run = project.manage("test", *arguments)
         assert (run.code, run.ran) == (0, 1000), run.output
 
-    assert proxy.during(run_them) == 1000 + 1 + 3
+    assert proxy.during(run_them) == 1000 + 1 + 2
     proxy.close()
 
 
@@ -313,3 +309,147 @@ class Refused(SimpleTestCase):
     assert (
         "RuntimeError: A NamespacedTestSuite is run by a NamespacedRunnerMixin."
     ) in run.output
+
+
+SUITES = """
+import unittest
+from django.test.runner import DiscoverRunner
+from namespaced_cache.test import NamespacedRunnerMixin
+
+class OwnSuite(unittest.TestSuite):
+    pass
+
+class OwnRunner(NamespacedRunnerMixin, DiscoverRunner):
+    test_suite = OwnSuite
+"""
+
+
+def test_a_suite_that_isolates_nothing_is_refused(project):
+    project.write("own_runner.py", SUITES)
+    project.write("test_it.py", module(TRIVIAL.format(base="SimpleTestCase")))
+    run = project.manage("test", "--testrunner=own_runner.OwnRunner")
+    assert run.code != 0
+    assert (
+        "ImproperlyConfigured: The runner's suite is a OwnSuite: derive it from "
+        "namespaced_cache.test.NamespacedTestSuite"
+    ) in run.output
+
+
+def test_what_a_module_leaves_at_its_end_does_not_reach_the_next(project):
+    text = """
+def tearDownModule():
+    leave("class")
+
+class OfTheClass(SimpleTestCase):
+    cache_isolation = "class"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.left = leave("class")
+
+    def test_it(self):
+        self.assertEqual(self.left, [])
+"""
+    project.write("test_one.py", module(text))
+    project.write("test_two.py", module(text))
+    run = project.manage("test", RUNNER)
+    assert (run.code, run.ran) == (0, 2), run.output
+
+
+def test_a_run_within_a_test_leaves_the_outer_one_as_it_was(project):
+    text = """
+from django.core.cache import CacheHandler, caches
+from namespaced_cache.isolation import Isolation
+
+def is_isolated():
+    opened = caches["default"]
+    del caches["default"]
+    return "NamespacedCache" in repr(opened)
+
+class Outer(SimpleTestCase):
+    def test_1(self):
+        for _ in range(2):
+            inner = Isolation(wrap=True)
+            inner.start()
+            assert is_isolated()
+            inner.stop()
+            assert is_isolated()
+            self.assertEqual(os.environ["NAMESPACED_CACHE_WRAP"], "1")
+
+    def test_2(self):
+        self.assertEqual(leave("test"), [])
+
+    def test_3(self):
+        inner = Isolation(wrap=True)
+        inner.start()
+        below = CacheHandler.create_connection
+        calls = []
+
+        def own(handler, alias):
+            calls.append(alias)
+            return below(handler, alias)
+
+        CacheHandler.create_connection = own  # somebody's patch, on top of ours
+        inner.stop()
+        assert is_isolated()
+        self.assertEqual(calls, ["default"])
+
+    test_4 = test_2
+"""
+    project.write("test_outer.py", module(text))
+    run = project.manage("test", RUNNER)
+    assert (run.code, run.ran) == (0, 4), run.output
+
+
+AWAY_FOR_A_WHILE = """
+from django.test import override_settings
+from django.conf import settings
+
+class Overridden(SimpleTestCase):
+    def test_away(self):
+        there = {**settings.CACHES["default"], "LOCATION": "127.0.0.1:1"}
+        with override_settings(CACHES={"default": there}):
+            self.assertRaises(ConnectionRefusedError, cache.get, "k")
+
+    def test_kept(self):
+        self.assertTrue(cache.add("k", 1))
+"""
+
+
+def test_settings_may_lead_to_no_server_at_all(project):
+    """The test sees what it sees on the plain backend."""
+    project.write("test_away.py", module(AWAY_FOR_A_WHILE))
+    run = project.run("-W", "ignore", "-m", "django", "test", RUNNER)
+    assert (run.code, run.ran) == (0, 2), run.output
+
+
+def test_a_class_that_is_off_meets_what_it_left_through_other_settings(project):
+    text = """
+from django.test import override_settings
+from django.conf import settings
+
+other = {**settings.CACHES["default"], "OPTIONS": {"connect_timeout": 5}}
+there = os.environ["MEMCACHED_LOCATION"].replace("127.0.0.1", "localhost")
+other |= {"LOCATION": there}
+
+class Off:
+    cache_isolation = "off"
+
+@override_settings(CACHES={"default": other})
+class A(Off, SimpleTestCase):
+    def test_it(self):
+        leave("test")
+
+class B(SimpleTestCase):
+    def test_it(self):
+        leave("test")
+
+@override_settings(CACHES={"default": other})
+class C(Off, SimpleTestCase):
+    def test_it(self):
+        self.assertEqual(leave("test"), ["test"])
+"""
+    project.write("test_off.py", module(text))
+    run = project.manage("test", RUNNER)
+    assert (run.code, run.ran) == (0, 3), run.output

@@ -8,6 +8,7 @@ import threading
 import pytest
 from conftest import BACKENDS, bare_cache, our_cache
 from django.core.cache.backends.memcached import PyLibMCCache, PyMemcacheCache
+from django.core.exceptions import ImproperlyConfigured
 from django_prometheus.cache.metrics import django_cache_get_total
 
 from namespaced_cache import NamespaceError
@@ -542,3 +543,10 @@ def test_a_child_that_never_uses_the_cache_leaves_its_parents_connection(
     """As a pylibmc client that is freed at the child's end does not, by itself."""
     done = run_script(IDLE, backend, server.location)
     assert done.stdout == "1\n", done.stderr
+
+
+def test_a_location_that_names_no_server_is_refused():
+    """By us, where pymemcache makes a client that has all of its servers down."""
+    cache = our_cache(BACKENDS["pymemcache"], [])
+    with pytest.raises(ImproperlyConfigured, match="LOCATION names no server"):
+        cache.get("k")

@@ -50,7 +50,10 @@ def wrapped_setting(
         theirs = copied.get("OPTIONS") or {}
         ours = {"WRAPPED_BACKEND": copied["BACKEND"], **options}
         copied |= {"BACKEND": BACKEND, "OPTIONS": {**theirs, **ours}}
-        alias_options.read(copied, wrapper=NamespacedCache)
+        try:
+            alias_options.read(copied, wrapper=NamespacedCache)
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(f"CACHES[{alias!r}]: {error}") from None
     return copied
 
 
@@ -88,7 +91,11 @@ def invalidate_namespaces(using: str | Iterable[str] | None = None) -> dict[str,
     """
     found = namespaced_caches(using)
     counters = {alias: cache._cache.counter for alias, cache in found.items()}
-    bumped = invalidate({counters[alias]: cache for alias, cache in found.items()})
+    bumped, failed = invalidate(
+        {counters[alias]: cache for alias, cache in found.items()}
+    )
+    for error in failed.values():
+        raise error
     return {alias: bumped[counter] for alias, counter in counters.items()}
 
 
@@ -118,22 +125,22 @@ def namespaced_caches(
     return found
 
 
-def invalidate(counted: Mapping[Counter, NamespacedCache]) -> dict[Counter, int]:
+def invalidate(
+    counted: Mapping[Counter, NamespacedCache],
+) -> tuple[dict[Counter, int], dict[Counter, NamespaceError]]:
     """Invalidate the namespace of each counter by a backend that has it.
 
-    One round trip each. All are tried; then what the first that failed has raised is
-    raised.
+    One round trip each. Returns the new generations, and what was raised for those
+    that have none.
     """
     bumped: dict[Counter, int] = {}
-    failed: list[NamespaceError] = []
+    failed: dict[Counter, NamespaceError] = {}
     for counter, cache in counted.items():
         try:
             bumped[counter] = cache.invalidate_namespace()
         except NamespaceError as error:
-            failed.append(error)
-    if failed:
-        raise failed[0]
-    return bumped
+            failed[counter] = error
+    return bumped, failed
 
 
 def _aliases(using: str | Iterable[str] | None) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
 
 
@@ -11,8 +13,12 @@ class NamespacedCacheConfig(AppConfig):
     name = "namespaced_cache"
     verbose_name = "Namespaced cache"
 
-    def ready(self) -> None:
-        """Wrap this process's aliases too, where the test run wraps its own."""
+    def __init__(self, app_name: str, app_module: Any) -> None:
+        """Wrap this process's aliases too, where the test run wraps its own.
+
+        Not in ready(): those of the apps before this one may use a cache.
+        """
+        super().__init__(app_name, app_module)
         from namespaced_cache import isolation  # noqa: PLC0415  # settings are there now
 
         isolation.join()

@@ -95,6 +95,19 @@ class Counter:
             return self.known
         return None
 
+    @property
+    def was_reached(self) -> bool:
+        """Whether this process has ever had an answer. No round trip."""
+        return self._asked > float("-inf")
+
+    def outdate(self) -> None:
+        """Let nothing count that stands on the server now. No round trip.
+
+        For a server that was never reached: what it has when it is, is set right then.
+        """
+        with _lock:
+            self.known = self._unused()
+
     def question(self) -> Question:
         """Return what `judge` must know of the moment before the server is asked."""
         return Question(self.known, time.monotonic())

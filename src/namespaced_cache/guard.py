@@ -61,6 +61,10 @@ class Guard:
             # Not before: where warnings are errors, no test is to get by.
             self._has_warned = True
 
+    def warn_of(self, error: Exception) -> None:
+        """Warn of a namespace that cannot be had."""
+        _warn(f"{error} Tests that need it will fail, or find nothing.", _place())
+
     def watch_clients(self) -> None:
         """Have `flush_all` reported; a namespaced one never gets as far as a client.
 

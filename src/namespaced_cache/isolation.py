@@ -8,20 +8,21 @@ because applications look at it.
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter as Tally
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import copy
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 from django.conf import settings
 from django.core.cache import CacheHandler, caches
 from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.cache.backends.memcached import BaseMemcachedCache
-from django.test.signals import setting_changed
 
 from namespaced_cache import aliases, identity, options, wrapped
 from namespaced_cache.backend import NamespacedCache
+from namespaced_cache.errors import NamespaceUnavailable
 from namespaced_cache.generation import Counter
 from namespaced_cache.guard import Guard
 
@@ -44,94 +45,139 @@ class Isolation:
         self.invalidations: Tally[str] = Tally()
         self._wrap = wrap
         self._guard = Guard(remedy)
+        self._is_started = False
+        #: Whether what is not fresh is to be forgotten when it is opened.
+        self._forgets = False
         #: The counters that were bumped since the last test or class began.
         self._fresh: set[Counter] = set()
-        self._unpatch: Callable[[], None]
+        #: Those whose server was never reached.
+        self._away: set[Counter] = set()
+        self._lock = threading.RLock()
 
     def start(self) -> None:
         """Isolate backends from now on where they are created, and those that are."""
         global _current
-        _current = self
+        # A test may run tests of its own.
+        self._outer, _current = _current, self
+        self._outer_wrap = os.environ.get(WRAP_VARIABLE)
         # Named now, for child processes that are started next.
         identity.run()
         identity.name_children()
         if self._wrap:
             os.environ[WRAP_VARIABLE] = "1"
+        self._is_started = True
         handlers: Any = CacheHandler  # a method is not to be assigned, for mypy
-        original = handlers.create_connection
+        self._original = handlers.create_connection
 
-        @wraps(original)
+        @wraps(self._original)
         def create_connection(handler: Any, alias: str) -> Any:
-            setting = handler.settings[alias]
-            isolated = self._isolated(alias, setting)
-            if isolated is not setting:
-                # The handler is shared by all threads, and its settings by everybody.
-                handler = copy(handler)
-                handler.settings = {alias: isolated}
-            cache = original(handler, alias)
-            self._guard.look_at(alias, cache)
-            return cache
+            create = self._create if self._is_started else self._original
+            return create(handler, alias)
 
-        handlers.create_connection = create_connection
-        self._unpatch = partial(setattr, handlers, "create_connection", original)
-        setting_changed.connect(self._setting_changed)
+        handlers.create_connection = self._patch = create_connection
         if settings.configured:
             self._isolate_opened_backends()
 
     def stop(self) -> None:
         """Let backends be created as they were before."""
         global _current
-        _current = None
-        os.environ.pop(WRAP_VARIABLE, None)
+        _current = self._outer
+        if self._outer_wrap is None:
+            os.environ.pop(WRAP_VARIABLE, None)
+        self._is_started = False
         self._guard.close()
-        setting_changed.disconnect(self._setting_changed)
-        self._unpatch()
+        handlers: Any = CacheHandler
+        if handlers.create_connection is self._patch:  # and not somebody else's on top
+            handlers.create_connection = self._original
 
     def forget(self) -> None:
         """Invalidate all namespaces of this process: one round trip for each.
 
-        Raises what `invalidate_namespaces()` raises.
+        A server that was never reached is warned of, once, and then left alone, because
+        who does not use it shall not miss it. Raises what `invalidate_namespaces()`
+        raises for the others.
         """
-        self._fresh.clear()
-        self._forget_what_is_not_fresh()
-
-    def _forget_what_is_not_fresh(self) -> None:
-        # Others are not opened here, for the guard would take it for the test's doing.
-        namespaced = [
-            alias
-            for alias in caches
-            if self._isolated(alias, caches.settings[alias])
-            is not caches.settings[alias]
-        ]
-        stale = {
-            counter: cache
-            for cache in aliases.namespaced_caches(namespaced).values()
-            if (counter := cache._cache.counter) not in self._fresh
-        }
-        for counter in aliases.invalidate(stale):
-            self._fresh.add(counter)
-            self.invalidations[f"{counter.namespace} on {counter.server}"] += 1
+        identity.name_children()  # a worker that was forked is one by now
+        with self._lock:
+            self._fresh.clear()
+            self._forgets = True
+            # Bare ones are not opened here: the guard would take it for the test's.
+            found = aliases.namespaced_caches(
+                alias
+                for alias in caches
+                if self._isolated(alias, caches.settings[alias])
+            )
+            for alias in self._forget(found):
+                del caches[alias]
         # Now that what is to be guarded has been imported.
         self._guard.watch_clients()
 
-    def _setting_changed(self, *, setting: str, enter: bool, **_: Any) -> None:
-        # Other settings may lead to another server or namespace, and to what an earlier
-        # test has left there.
-        if setting == "CACHES" and enter and self.invalidations:
-            self._forget_what_is_not_fresh()
+    def leave(self) -> None:
+        """Forget nothing, not even what is opened, until `forget()` is called."""
+        self._forgets = False
 
-    def _isolated(self, alias: str, setting: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return another setting for an alias that has a namespace in this run."""
+    def _create(self, handler: Any, alias: str) -> Any:
+        setting = handler.settings[alias]
+        isolated = self._isolated(alias, setting)
+        if isolated:
+            # The handler is shared by all threads, and its settings by everybody.
+            handler = copy(handler)
+            handler.settings = {alias: isolated}
+        cache = self._original(handler, alias)
+        self._guard.look_at(alias, cache)
+        # Settings that a test has overridden may lead to another server or namespace,
+        # and to what an earlier test has left there.
+        if isinstance(cache, NamespacedCache) and self._forgets:
+            with self._lock:
+                if self._forget({alias: cache}):
+                    cache = self._original(handler, alias)
+        return cache
+
+    def _forget(self, found: Mapping[str, NamespacedCache]) -> list[str]:
+        """Invalidate what is not fresh.
+
+        Returns the aliases whose client has just met a server that is away, and would
+        not do what a new one does.
+        """
+        stale: dict[Counter, str] = {}
+        for alias, cache in found.items():
+            counter = cache._cache.counter
+            if counter not in self._fresh:
+                stale.setdefault(counter, alias)
+        for counter in self._away & stale.keys():
+            if not counter.was_reached:
+                counter.outdate()
+                del stale[counter]
+        bumped, failed = aliases.invalidate(
+            {counter: found[alias] for counter, alias in stale.items()}
+        )
+        for counter in bumped:
+            self._fresh.add(counter)
+            self.invalidations[f"{counter.namespace} on {counter.server}"] += 1
+        away = []
+        for counter, error in failed.items():
+            if counter.was_reached or not isinstance(error, NamespaceUnavailable):
+                raise error
+            counter.outdate()
+            self._guard.warn_of(error)
+            self._away.add(counter)
+            away.append(stale[counter])
+        return away
+
+    def _isolated(
+        self, alias: str, setting: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        """Return the setting of an alias that has a namespace in this run, or None."""
         try:
             backend = aliases.backend_class(alias, setting)
         except InvalidCacheBackendError:
-            return setting  # for Django to refuse
+            return None  # for Django to refuse
         if not issubclass(backend, BaseMemcachedCache):
-            return setting
+            return None
         if self._wrap:
             setting = aliases.wrapped_setting(alias, setting, {})
         elif not issubclass(backend, NamespacedCache):
-            return setting
+            return None
         capped = {"MAX_TIMEOUT": DAY, **(setting.get("OPTIONS") or {})}
         return {**setting, "OPTIONS": capped}
 
@@ -140,9 +186,11 @@ class Isolation:
         connections = caches._connections  # type: ignore[attr-defined]
         for alias in caches:
             opened = getattr(connections, alias, None)
+            if opened is None:
+                continue  # and its backend's class is not imported either
             setting = caches.settings[alias]
             isolated = self._isolated(alias, setting)
-            if opened is None or isolated is setting:
+            if not isolated:
                 self._guard.look_at(alias, opened)
                 continue
             if not isinstance(opened, NamespacedCache):

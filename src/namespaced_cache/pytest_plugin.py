@@ -32,27 +32,31 @@ class Run:
             config.getini("cache_isolation"), "The ini option cache_isolation"
         )
         self._isolation: Isolation | None = None
-        self._class: pytest.Class | None = None
-        #: Whether something of a wider scope was set up since this test began.
+        #: The class, and those it stands in, whose turn it is.
+        self._classes: list[Any] = []
+        #: Whether the test's first fixture of its own is yet to come, …
+        self._settles = False
+        #: … and whether something of a wider scope was set up since it began.
         self._is_filled = False
-        self._test_scope = self._scope
         if self._wrap:
             self._start()
 
     def begin(self, item: pytest.Item) -> None:
         """Forget what others left, before anything is set up for this test."""
-        test_class = item.getparent(pytest.Class)
-        is_first = test_class is None or test_class is not self._class
-        self._class = test_class
+        scope, node = self._scope_of(item)
+        is_first = node not in self._classes
+        self._classes = [n for n in item.listchain() if isinstance(n, pytest.Class)]
         self._is_filled = False
-        self._test_scope = scope = self._scope_of(item)
+        self._settles = scope == "function"
         if scope == "function" or (scope == "class" and is_first):
             self._forget()
+        elif scope == "off" and self._isolation is not None:
+            self._isolation.leave()
 
     def set_up(self, scope: str) -> None:
         """Take note of a fixture that is about to be set up."""
         # Of a test without a class, those of the class's scope are its own.
-        if scope == "function" or (scope == "class" and self._class is None):
+        if scope == "function" or (scope == "class" and not self._classes):
             self.settle()
         else:
             self._is_filled = True
@@ -62,10 +66,10 @@ class Run:
 
         So that the first test of a class finds what the others find.
         """
-        if self._is_filled and self._test_scope == "function":
+        if self._settles and self._is_filled:
             self._forget()
         # What is set up for more than the test from here on is set up by the test.
-        self._test_scope = "settled"
+        self._settles = False
 
     def end(self) -> None:
         """Isolate no more."""
@@ -73,21 +77,25 @@ class Run:
             self._isolation.stop()
             self._isolation = None
 
-    def _scope_of(self, item: pytest.Item) -> str:
-        """Return the scope that stands closest to the test, the ini option's last."""
-        for node in reversed(item.listchain()):
-            for marker in getattr(node, "own_markers", ()):
-                if marker.name == "cache_isolation":
-                    given = (*marker.args, *marker.kwargs.values())
-                    return _checked(
-                        given[0] if len(given) == 1 else given,
-                        f"The marker cache_isolation of {node.nodeid}",
-                    )
-            if isinstance(node, pytest.Class):
-                scope = getattr(node.obj, "cache_isolation", None)
-                if scope is not None:
-                    return _checked(scope, f"{node.nodeid}.cache_isolation")
-        return self._scope
+    def _scope_of(self, item: pytest.Item) -> tuple[str, Any]:
+        """Return a test's scope, and the class that "class" means.
+
+        The scope is what stands closest to the test, the ini option last. If that is
+        on a class, it is this class; else the outermost. A function is a class of its
+        own.
+        """
+        scope = self._scope
+        chain = item.listchain()
+        test_class = next((n for n in chain if isinstance(n, pytest.Class)), None)
+        for node in reversed(chain):
+            said = _scope_said(node)
+            if said is not None:
+                scope = said
+                test_class = node if isinstance(node, pytest.Class) else test_class
+                break
+        if scope == "class" and test_class is None:
+            scope = "function"
+        return scope, test_class
 
     def _start(self) -> Isolation:
         if self._isolation is None:
@@ -102,6 +110,22 @@ class Run:
         django_conf = sys.modules.get("django.conf")
         if django_conf is not None and django_conf.settings.configured:
             self._start().forget()
+
+
+def _scope_said(node: Any) -> str | None:
+    """Return the scope that a module, a class or a test asks for itself, or None."""
+    for marker in node.own_markers:
+        if marker.name == "cache_isolation":
+            given = (*marker.args, *marker.kwargs.values())
+            return _checked(
+                given[0] if len(given) == 1 else given,
+                f"The marker cache_isolation of {node.nodeid}",
+            )
+    if isinstance(node, pytest.Class):
+        scope = getattr(node.obj, "cache_isolation", None)
+        if scope is not None:
+            return _checked(scope, f"{node.nodeid}.cache_isolation")
+    return None
 
 
 def _checked(scope: object, source: str) -> str:

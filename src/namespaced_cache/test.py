@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 from unittest import util
 
+from django.core.exceptions import ImproperlyConfigured
 from django.test import runner
 
-from namespaced_cache import identity, isolation, scopes
+from namespaced_cache import isolation, scopes
 from namespaced_cache.isolation import Isolation
 
 _REMEDY = (
@@ -24,11 +25,13 @@ _REMEDY = (
 
 
 def scope_of(test_class: type) -> str:
-    """Return the scope of isolation that a test class asks for.
+    """Return the scope of isolation that a test class asks for, "function" if none.
 
     Raises ValueError for one that there is not.
     """
-    scope = getattr(test_class, "cache_isolation", "function")
+    scope = getattr(test_class, "cache_isolation", None)
+    if scope is None:
+        return "function"
     return scopes.checked(scope, f"{test_class.__qualname__}.cache_isolation")
 
 
@@ -47,16 +50,15 @@ def _raise(error: Exception) -> None:
 class NamespacedCacheMixin:
     """Gives each test of a class, or the class as a whole, an empty cache.
 
-    Stands before the test case's class. `cache_isolation` is "function": the namespaces
-    are invalidated before each test; "class": before the class is set up, and what
-    `setUpClass()` and `setUpTestData()` cache stays for its tests; or "off". One round
-    trip for each namespace. The aliases must be namespaced by the settings.
+    Stands before the test case's class. The class's `cache_isolation` is "function",
+    the default: the namespaces are invalidated before each test; "class": before the
+    class is set up, and what `setUpClass()` and `setUpTestData()` cache stays for its
+    tests; or "off". One round trip for each namespace. The aliases must be namespaced
+    by the settings.
 
     Where the runner or the pytest plugin isolates the tests, they do so for these
     classes too, and as these classes say.
     """
-
-    cache_isolation = "function"
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -97,15 +99,32 @@ class NamespacedTestSuite(unittest.TestSuite):
     # old as its class fixtures; there is no public way in between those and the test.
 
     def _handleModuleFixture(self, test: Any, result: Any) -> None:  # noqa: N802
-        self._is_first = result._previousTestClass is not type(test)
+        test_class = type(test)
+        self._new_class = (
+            test_class if result._previousTestClass is not test_class else None
+        )
         self._error: Exception | None = None
-        if self._is_first:
-            try:
-                if scope_of(type(test)) != "off":
-                    _active().forget()
-            except Exception as error:  # noqa: BLE001  # the class's, see below
-                self._error = error
+        if self._get_previous_module(result) in (None, test_class.__module__):  # type: ignore[attr-defined]
+            self._begin_class()
         super()._handleModuleFixture(test, result)  # type: ignore[misc]
+
+    def _handleModuleTearDown(self, result: Any) -> None:  # noqa: N802
+        # Called by the above as well, before the next module is set up.
+        super()._handleModuleTearDown(result)  # type: ignore[misc]
+        self._begin_class()
+
+    def _begin_class(self) -> None:
+        """Forget what others left, if a class is about to begin."""
+        test_class, self._new_class = self._new_class, None
+        if test_class is None:
+            return
+        try:
+            if scope_of(test_class) == "off":
+                _active().leave()
+            else:
+                _active().forget()
+        except Exception as error:  # noqa: BLE001  # the class's, see below
+            self._error = error
 
     def _handleClassSetUp(self, test: Any, result: Any) -> None:  # noqa: N802
         if self._error is not None:
@@ -138,15 +157,9 @@ def _begin_process(*_: Any) -> None:
     Isolation(wrap=True).start()
 
 
-def _begin_worker(*args: Any, **kwargs: Any) -> None:
-    runner._init_worker(*args, **kwargs)  # type: ignore[attr-defined]
-    identity.name_children()
-
-
 class NamespacedParallelTestSuite(runner.ParallelTestSuite):
     """A suite whose workers have a namespace each."""
 
-    init_worker = _begin_worker
     process_setup = _begin_process
 
 
@@ -157,7 +170,8 @@ class NamespacedRunnerMixin:
     wraps it; `settings.CACHES` stays as it is. The namespaces are invalidated before
     each class and each test, or as the class's `cache_isolation` says ("function",
     "class", "off"). A runner that has suites of its own derives them from
-    NamespacedTestSuite and NamespacedParallelTestSuite.
+    NamespacedTestSuite and NamespacedParallelTestSuite; any other is refused, with
+    ImproperlyConfigured.
     """
 
     test_suite = NamespacedTestSuite
@@ -168,6 +182,16 @@ class NamespacedRunnerMixin:
         super().setup_test_environment(**kwargs)  # type: ignore[misc]  # the runner's
         self._isolation = Isolation(wrap=True)
         self._isolation.start()
+
+    def run_suite(self, suite: Any, **kwargs: Any) -> Any:
+        """Run a suite that isolates its tests, and refuse any other."""
+        if not isinstance(suite, (NamespacedTestSuite, NamespacedParallelTestSuite)):
+            raise ImproperlyConfigured(
+                f"The runner's suite is a {type(suite).__qualname__}: derive it from "
+                f"namespaced_cache.test.NamespacedTestSuite, or the parallel one from "
+                f"NamespacedParallelTestSuite, or its tests are not isolated."
+            )
+        return super().run_suite(suite, **kwargs)  # type: ignore[misc]  # as above
 
     def teardown_test_environment(self, **kwargs: Any) -> None:
         """End it."""

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from django.core.cache.backends.memcached import BaseMemcachedCache
+from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache import generation, identity, libraries
 from namespaced_cache.client import NamespacedClient
@@ -106,6 +107,8 @@ class ClientBoundary(BaseMemcachedCache):
         # Once, for a backend that finds its servers out by asking somebody.
         if self.__known_servers is None:
             servers = self.client_servers
+            if not servers:
+                raise ImproperlyConfigured("LOCATION names no server.")
             self.__known_servers = sorted(servers, key=_without_scheme)
         return self.__known_servers
 
