@@ -461,6 +461,9 @@ def test_a_class_within_a_class_shares_with_it(project):
                 def test_4(self):
                     assert leave("test") == ["test"]
 
+            def test_5(self):
+                assert leave("test") == ["test"]
+
         class TestNext:
             def test_6(self):
                 assert leave("test") == []
@@ -475,7 +478,7 @@ def test_a_class_within_a_class_shares_with_it(project):
         test_8 = test_7
         """,
     )
-    all_pass(project.pytest("-p", "no:randomly"), 7)
+    all_pass(project.pytest("-p", "no:randomly"), 8)
 
 
 AWAY = r"NamespaceWarning: Namespace '[\w.-]+' on {}: no answer"
