@@ -140,6 +140,7 @@ class ClientBoundary(BaseMemcachedCache):
             with _lock:  # for several threads of the child may come at once
                 if self.__process != os.getpid():
                     self.__replace_inherited_clients()
+                    _ = super()._cache  # type: ignore[misc]  # made by one of them
                     self.__process = os.getpid()
 
     def __replace_inherited_clients(self) -> None:
