@@ -1,13 +1,14 @@
-.PHONY: help demo test stress test-all clean
+.PHONY: help demo bench test stress test-all clean
 
 help:
 	@echo "make demo      a small Django site, its tests, and one memcached: see it work"
+	@echo "make bench     what a namespace costs, beside Django's own backend: five minutes"
 	@echo "make test      lint, types and tests on the default interpreter"
 	@echo "make stress    long histories of many processes, with kills, held to the promise"
 	@echo "make test-all  the tests on every supported Django and Python"
 	@echo "make clean     remove what these made"
 
-demo test stress test-all:
+demo bench test stress test-all:
 	@scripts/run $@
 
 clean:

@@ -12,6 +12,8 @@ from django.utils.module_loading import import_string
 from round_trips import CountingProxy
 from servers import Memcached, Twemproxy
 
+from namespaced_cache import identity
+
 pytest.register_assert_rewrite("side_by_side")
 
 # Projects that the tests run, each with a pytest of its own.
@@ -35,6 +37,7 @@ def _a_run_of_its_own(monkeypatch):
     monkeypatch.delenv("NAMESPACED_CACHE_WORKER", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("NAMESPACED_CACHE_RUN", f"test-{secrets.token_hex(8)}")
+    identity.begin_epoch()
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,7 @@ def test_mock_patches_the_client_and_takes_it_back(cache):
         assert cache._cache is raw
         assert raw.wrapped is not real
         cache.set("k", b"1")
+        assert cache.get("k") == b"1"  # pymemcache's own default awaits no reply
         getattr(raw.wrapped, "close", lambda: None)()
     assert cache.get("k") == b"1"
     cache._cache = raw  # as who put it aside by hand puts it back
@@ -202,14 +203,17 @@ def test_an_invalidation_is_one_round_trip_for_100_000_keys(build, proxy):
         (lambda cache: cache._cache.flush_all(), 1),
         (lambda cache: cache.generation, 1),
         (lambda cache: cache.namespace, 0),
-        (lambda cache: cache.set("k", 1), 2),
-        (lambda cache: cache.add("k", 1), 2),
-        (lambda cache: cache.incr("k"), 2),
-        (lambda cache: cache.delete("k"), 2),
-        (lambda cache: cache.touch("k"), 2),
+        (lambda cache: cache.set("k", 1), "a look"),
+        (lambda cache: cache.add("k", 1), "a look"),
+        (lambda cache: cache.incr("k"), "a look"),
+        (lambda cache: cache.delete("k"), "a look"),
+        (lambda cache: cache.touch("k"), "a look"),
     ],
 )
-def test_the_round_trips_of_a_verb(build, proxy, verb, trips):
+def test_the_round_trips_of_a_verb(client, build, proxy, verb, trips):
+    """On pymemcache the look of a write travels with it."""
+    if trips == "a look":
+        trips = {"pymemcache": 1, "pylibmc": 2}[client]
     cache = build(proxy.location)
     cache.set_many({"k": 1, "l": 2})
     assert proxy.during(lambda: verb(cache)) == trips

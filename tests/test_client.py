@@ -12,6 +12,7 @@ from conftest import BACKENDS, bare_cache, our_cache
 from pymemcache.client.base import PooledClient
 
 from namespaced_cache import client as client_module
+from namespaced_cache import identity
 from namespaced_cache.client import NamespacedClient
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
 from namespaced_cache.verbs import LEAVING, MANY_KEYS, ONE_KEY, PASSED, REFUSED
@@ -176,12 +177,22 @@ def test_who_leaves_ends_the_connection_to_the_counters_home_too(build, start, l
     assert cache.get("7") == 7
 
 
+def test_the_counters_client_stays_when_names_are_looked_up_again(build, start):
+    cache = build([start().location for _ in range(2)])
+    route = cache._cache._find_route()
+    identity.begin_epoch()
+    again = cache._cache._find_route()
+    assert again is not route
+    assert again.home is route.home
+
+
 @pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
 def test_a_clone_shares_no_client_with_the_thread_that_made_it(build, start):
     """On several servers the counter has a client of its own, which is cloned, too."""
     cache = build([start().location for _ in range(2)])
     clone = cache._cache.clone()
-    assert set(clone._clients()).isdisjoint(cache._cache._clients())
+    route, original = clone._find_route(), cache._cache._find_route()
+    assert {route.client, route.home}.isdisjoint([original.client, original.home])
     clone.set("k", 1)
     assert cache._cache.get("k") == 1
 
@@ -314,56 +325,67 @@ def test_a_lost_connection_is_raised_as_the_bare_client_does(client, build, star
     bare.close()
 
 
+@pytest.fixture
+def overtake(bare, monkeypatch):
+    """Have another process invalidate so often just before a look at the server."""
+    act = client_module.Route.act
+    overtaken = []
+
+    def overtake(times):
+        def overtaking(route, do, generation, look):
+            if len(overtaken) < times:
+                overtaken.append(generation)
+                bare._cache.incr(route.counter.key, 1)
+            return act(route, do, generation, look)
+
+        monkeypatch.setattr(client_module.Route, "act", overtaking)
+        return overtaken
+
+    return overtake
+
+
 @pytest.mark.parametrize("times", [1, 5])
-def test_a_write_that_an_invalidation_overtakes_is_done_again(cache, times):
+def test_a_write_that_is_overtaken_is_done_again(cache, overtake, times):
     """What went out under the dead generation is invisible; the caller's is not."""
     cache.get("warm")
-    real, counter = cache._cache.wrapped, cache._cache.counter
-    left = list(range(times))
-
-    def overtaken(client, name):
-        answer = client.add(name("k"), "v")
-        if left:
-            left.pop()
-            real.incr(counter.key, 1)
-        return answer
-
-    assert cache._cache._confirmed(overtaken, quiet=None) is True
-    assert not left
-    assert cache._cache.get("k") == "v"
-    assert cache._cache.add("k", "w") is False
+    overtaken = overtake(times)
+    assert cache.add("k", "v") is True
+    assert len(set(overtaken)) == times
+    assert cache.get("k") == "v"
+    assert cache.add("k", "w") is False
 
 
-def test_a_write_that_is_always_overtaken_gives_up(cache, monkeypatch):
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_read_that_is_overtaken_is_done_again(cache, overtake, times):
+    cache.set("k", "old")
+    overtaken = overtake(times)
+    assert cache.get("k", "miss") == "miss"
+    assert len(set(overtaken)) == times
+    assert cache.get_many(["k"]) == {}
+
+
+def test_what_is_always_overtaken_gives_up(cache, overtake, monkeypatch):
     monkeypatch.setattr(client_module, "ATTEMPTS", 3)
-    real, counter = cache._cache.wrapped, cache._cache.counter
-
-    def overtaken(client, name):
-        client.set(name("k"), "v")
-        real.incr(counter.key, 1)
-
+    cache.get("warm")
+    overtake(3)
     with pytest.raises(NamespaceUnavailable) as caught:
-        cache._cache._confirmed(overtaken, quiet=None)
+        cache.get("k")
     assert str(caught.value) == (
         f"Namespace {cache.namespace!r} on {cache._servers[0]}: invalidated 3 times "
         f"within one operation."
     )
 
 
-def test_a_write_waits_for_a_storm_of_invalidations_to_pass(cache, monkeypatch):
+def test_an_operation_waits_for_a_storm_of_invalidations_to_pass(
+    cache, overtake, monkeypatch
+):
     """Longer than a hundred tries without a pause would take."""
-    real, counter = cache._cache.wrapped, cache._cache.counter
+    cache.get("warm")
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
-
-    def overtaken(client, name):
-        client.set(name("k"), "v")
-        if len(pauses) < 7:
-            real.incr(counter.key, 1)
-
-    cache._cache._confirmed(overtaken, quiet=None)
-    assert cache._cache.get("k") == "v"
-    assert len(pauses) == 7
+    overtake(17)
+    assert cache.get("k") is None
+    assert len(pauses) == 8
     assert 0 < sum(pauses) < 1
 
 
@@ -401,20 +423,3 @@ def test_a_read_sees_another_process_invalidation(build):
     other.set("k", "new")
     ours._cache.counter.known = known
     assert ours.get_many(["k"]) == {"k": "new"}
-
-
-def test_a_read_that_is_overtaken_twice_is_a_miss(cache, monkeypatch):
-    """The namespace was empty at a moment while the read ran."""
-    cache.set("k", 1)
-    real, counter = cache._cache.wrapped, cache._cache.counter
-    library = client_module.libraries.of(real)
-    fetch = type(library).fetch
-
-    def overtaken(self, client, names, *, cas):
-        real.incr(counter.key, 1)
-        return fetch(self, client, names, cas=cas)
-
-    monkeypatch.setattr(type(library), "fetch", overtaken)
-    assert cache.get("k", "miss") == "miss"
-    if hasattr(real, "gets_many"):
-        assert cache._cache.gets("k", "miss") == ("miss", None)

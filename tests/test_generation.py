@@ -20,7 +20,8 @@ from pymemcache.exceptions import MemcacheUnexpectedCloseError
 from uses import overtake
 
 from namespaced_cache import NamespaceError, NamespaceUnavailable, generation, libraries
-from namespaced_cache.generation import Counter, Question
+from namespaced_cache.generation import Counter
+from namespaced_cache.look import Look
 
 NO_ANSWER = "no answer from the server"
 QUIET = f"{NO_ANSWER} (the client takes it to be away, or hides why)"
@@ -50,6 +51,13 @@ def answer_of(server, line: str) -> str:
 def raw(server):
     """What `server` answers to a line of memcached's text protocol."""
     return partial(answer_of, server)
+
+
+def answered(answer, floor=0):
+    """A look at the counter, and its answer."""
+    look = Look(floor, asked=0)
+    look.answer = answer
+    return look
 
 
 def another_process(counter) -> Counter:
@@ -369,7 +377,7 @@ def test_what_another_process_makes_of_it_meanwhile_counts(real, counter, monkey
     seen = counter.read(real)
     real.set(counter.key, seen - 5)
     before_next(monkeypatch, real, "get", lambda: other.bump(real))
-    number = counter.judge(real, seen - 5, Question(seen, 0))
+    number = counter.judge(real, answered(seen - 5, floor=seen))
     assert number == other.known > seen
 
 
@@ -397,7 +405,7 @@ def test_a_counter_that_another_process_raised_first_is_left_to_it(real, counter
     seen = counter.read(real)
     raised = seen + 10**9
     real.set(counter.key, raised)
-    assert counter.judge(real, seen - 5, Question(seen, 0)) == raised
+    assert counter.judge(real, answered(seen - 5, floor=seen)) == raised
     assert real.get(counter.key) == raised
 
 
@@ -566,9 +574,7 @@ def test_an_item_that_cannot_be_decoded_is_the_clients_own_error(
     cache, bare, raw, flags
 ):
     """As on the bare client; the counter is in order."""
-    wire_key = cache._cache._name(
-        cache._cache.wrapped, cache._cache.counter, cache.generation
-    )(cache.make_key("k"))
+    wire_key = cache._cache._find_route().name(cache.generation)(cache.make_key("k"))
     for key in (wire_key, bare.make_key("k")):
         assert raw(f"set {key} {flags} 0 3\r\nxyz") == "STORED"
     with pytest.raises(ValueError, match="invalid literal for int") as theirs:
@@ -642,14 +648,14 @@ def test_a_client_that_waits_for_no_reply_seeds_a_lost_counter(build, raw):
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_bool_is_no_generation(real, counter, answer):
     with pytest.raises(NamespaceError) as caught:
-        counter.judge(real, answer, Question(0, 0))
+        counter.judge(real, answered(answer))
     assert str(caught.value) == refused(counter, answer)
 
 
 @pytest.mark.parametrize("answer", [10**18, f"{10**18}", b"%d" % 10**18, 2**63 - 1])
 def test_a_whole_number_is_a_generation_however_it_comes(real, counter, answer):
     """Without a serializer, pymemcache returns what it finds as bytes."""
-    assert counter.judge(real, answer, Question(0, 0)) == int(answer)
+    assert counter.judge(real, answered(answer)) == int(answer)
 
 
 # A server that is away.
@@ -834,7 +840,7 @@ def test_without_its_home_a_namespace_holds_nothing(several):
 def test_closing_closes_the_connection_to_the_home_as_well(several):
     cache, *_ = several()
     assert cache.generation
-    (home,) = cache._cache._clients()[1].clients.values()
+    (home,) = cache._cache._find_route().home.clients.values()
     assert home.sock is not None
     cache.close()
     assert home.sock is None

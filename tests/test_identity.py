@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import django.test.runner
 import pytest
@@ -31,6 +32,7 @@ def in_a_child(code: str) -> str:
 @pytest.fixture(autouse=True)
 def _no_run_yet(monkeypatch):
     monkeypatch.delenv(RUN)
+    identity.begin_epoch()
     # What setdefault() sets in a test is unset after it.
     yield
     os.environ.pop(RUN, None)
@@ -55,6 +57,7 @@ def test_threads_and_forked_children_agree_on_the_run(monkeypatch):
     """Whoever asks first names it; who asks at the same time says the same name."""
     name = identity.run()
     monkeypatch.delenv(RUN)
+    identity.begin_epoch()
     assert identity.run() == name
 
 
@@ -65,6 +68,7 @@ def test_two_runs_have_two_names():
 
 def test_a_run_can_be_named_from_outside(monkeypatch):
     monkeypatch.setenv(RUN, "nightly_2-b")
+    identity.begin_epoch()
     assert identity.run() == "nightly_2-b"
     assert identity.resolve(None) == "nightly_2-b"
 
@@ -72,6 +76,7 @@ def test_a_run_can_be_named_from_outside(monkeypatch):
 def test_an_empty_variable_names_no_run(monkeypatch):
     """As CI systems set one that has no value."""
     monkeypatch.setenv(RUN, "")
+    identity.begin_epoch()
     assert identity.run() == os.environ[RUN] != ""
 
 
@@ -110,6 +115,7 @@ def test_a_process_that_is_no_worker_has_no_workers_name():
 def test_a_worker_of_xdist_has_a_namespace_of_its_own(monkeypatch, name):
     whole = name or identity.run()
     monkeypatch.setenv(XDIST, "gw3")
+    identity.begin_epoch()
     assert identity.worker() == "gw3"
     assert identity.resolve(name) == f"{whole}.gw3"
 
@@ -118,6 +124,7 @@ def test_a_worker_of_xdist_has_a_namespace_of_its_own(monkeypatch, name):
 def test_a_worker_of_djangos_runner_has_a_namespace_of_its_own(monkeypatch, name):
     whole = name or identity.run()
     monkeypatch.setattr(django.test.runner, "_worker_id", 12)
+    identity.begin_epoch()
     assert identity.worker() == "w12"
     assert identity.resolve(name) == f"{whole}.w12"
 
@@ -127,24 +134,38 @@ def test_the_worker_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
     run = identity.run()
     seen = [cache.namespace]
     monkeypatch.setattr(django.test.runner, "_worker_id", 1)
+    identity.begin_epoch()
     seen.append(cache.namespace)
     monkeypatch.setenv(XDIST, "gw0")
+    identity.begin_epoch()
     seen.append(cache.namespace)
     monkeypatch.delenv(XDIST)
     monkeypatch.setattr(django.test.runner, "_worker_id", 0)
+    identity.begin_epoch()
     seen.append(cache.namespace)
     assert seen == [run, f"{run}.w1", f"{run}.gw0-w1", run]
 
 
 def test_the_run_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
     monkeypatch.setenv(RUN, "one")
+    identity.begin_epoch()
     assert cache.namespace == "one"
     monkeypatch.setenv(RUN, "other")
+    identity.begin_epoch()
     assert cache.namespace == "other"
+
+
+def test_a_test_that_clears_the_environment_does_not_change_sides(monkeypatch, cache):
+    monkeypatch.setenv(XDIST, "gw0")
+    identity.begin_epoch()
+    cache.set("k", 1)
+    with mock.patch.dict(os.environ, clear=True):
+        assert cache.get("k") == 1
 
 
 def test_an_empty_xdist_variable_means_no_worker(monkeypatch):
     monkeypatch.setenv(XDIST, "")
+    identity.begin_epoch()
     assert identity.worker() == ""
 
 
@@ -162,14 +183,18 @@ def test_what_a_worker_starts_works_for_it(monkeypatch):
     """By its name, which Django keeps in a global of the process."""
     monkeypatch.setenv(identity.WORKER_VARIABLE, "")
     monkeypatch.setattr(django.test.runner, "_worker_id", 3)
+    identity.begin_epoch()
     identity.name_children()
     assert os.environ[identity.WORKER_VARIABLE] == identity.worker() == "w3"
     monkeypatch.setattr(django.test.runner, "_worker_id", 0)
+    identity.begin_epoch()
     assert identity.worker() == "w3"
     # And may have workers of its own.
     monkeypatch.setenv(XDIST, "gw1")
+    identity.begin_epoch()
     assert identity.worker() == "w3-gw1"
     monkeypatch.setattr(django.test.runner, "_worker_id", 2)
+    identity.begin_epoch()
     assert identity.worker() == "w3-gw1-w2"
     identity.name_children()
     assert os.environ[identity.WORKER_VARIABLE] == identity.worker() == "w3-gw1-w2"
@@ -177,6 +202,7 @@ def test_what_a_worker_starts_works_for_it(monkeypatch):
 
 def test_a_process_that_is_no_worker_leaves_no_name(monkeypatch):
     monkeypatch.setenv(identity.WORKER_VARIABLE, "")
+    identity.begin_epoch()
     identity.name_children()
     assert os.environ[identity.WORKER_VARIABLE] == ""
 
@@ -188,6 +214,7 @@ BAD_NAMES = [" ", "a b", "a.b", "a:b", "a/b", "a\n", "\na", "é", "x" * 33]
 @pytest.mark.parametrize("value", BAD_NAMES)
 def test_a_bad_name_in_the_environment_is_refused(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
+    identity.begin_epoch()
     with pytest.raises(ImproperlyConfigured) as caught:
         identity.resolve(None)
     assert str(caught.value) == (
@@ -213,6 +240,7 @@ def test_a_worker_never_meets_another_ones_namespace(one, other, worker, another
     def resolved(name, worker):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(XDIST, worker)
+            identity.begin_epoch()
             return identity.resolve(name)
 
     assert not identity.is_name(resolved(one, worker))

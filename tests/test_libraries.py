@@ -168,40 +168,6 @@ def test_pymemcaches_parameters_after_the_keys_are_as_said(verb):
     assert tuple(rest) == libraries.PyMemcache.many_parameters[verb]
 
 
-def test_fetch_finds_what_is_there_in_one_round_trip(build, proxy):
-    real = build(proxy.location)._cache.wrapped
-    real.set_multi({"a": 1, "b": 2})
-    found = []
-    trips = proxy.during(
-        lambda: found.append(
-            libraries.of(real).fetch(real, ["a", "b", "missing"], cas=False)
-        )
-    )
-    assert found == [{"a": 1, "b": 2}]
-    assert trips == 1
-
-
-def test_pymemcache_fetches_with_tokens_in_one_round_trip(proxy):
-    real = pymemcache.HashClient([proxy.location])
-    real.set_multi({"a": b"1", "b": b"2"}, noreply=False)
-    found = {}
-    trips = proxy.during(
-        lambda: found.update(libraries.of(real).fetch(real, ["a", "b"], cas=True))
-    )
-    assert {key: value for key, (value, _) in found.items()} == {"a": b"1", "b": b"2"}
-    assert trips == 1
-    for key, (_, token) in found.items():
-        assert real.cas(key, b"3", token, noreply=False) is True
-        assert real.cas(key, b"4", token, noreply=False) is False
-    real.close()
-
-
-def test_pylibmc_has_no_fetch_with_tokens():
-    real = pylibmc.Client([NOWHERE], behaviors={"cas": True})
-    with pytest.raises(NotImplementedError):
-        libraries.of(real).fetch(real, ["a"], cas=True)
-
-
 # Swaps.
 
 
@@ -341,7 +307,6 @@ def test_a_value_that_cannot_be_decoded_is_told_apart(real, server, flags, read)
     put(server, key, flags, "abc")
     error = error_of(lambda: read(real, key))
     assert library.is_undecodable(error)
-    assert not library.is_away(error, "get")
     assert not isinstance(error, library.not_a_number)
 
 

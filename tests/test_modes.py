@@ -135,8 +135,8 @@ ASKING |= {
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
-def test_the_window_begins_when_the_question_was_asked(
-    bounded, other, clock, monkeypatch, ask
+def test_the_window_begins_when_the_question_was_asked(  # noqa: PLR0913, PLR0917
+    client, bounded, other, clock, monkeypatch, ask
 ):
     """The answer may be as old as that; here each takes 50 seconds to come."""
     assert bounded.generation
@@ -154,7 +154,10 @@ def test_the_window_begins_when_the_question_was_asked(
         return asking
 
     with monkeypatch.context() as patch:
-        for name in {"get", "get_many", "get_multi", "incr"} & set(dir(real)):
+        verbs = {"get", "get_many", "get_multi", "incr"} & set(dir(real))
+        if client == "pymemcache" and ask is ASKING["set"]:
+            verbs.add("set")  # with which the look travels
+        for name in verbs:
             patch.setattr(real, name, slow(getattr(real, name)))
         contextvars.copy_context().run(ask, bounded)
     assert clock.now == asked[-1] + 50
@@ -167,7 +170,10 @@ def test_the_window_begins_when_the_question_was_asked(
 
 
 @pytest.mark.parametrize("how", ["get", "set"])
-def test_one_look_when_the_window_ends_begins_the_next(build, proxy, clock, how):
+def test_one_look_when_the_window_ends_begins_the_next(
+    client, build, proxy, clock, how
+):
+    looking = {"pymemcache": 1, "pylibmc": 2}[client]  # it travels with the one's
     cache = build(proxy.location, OPTIONS={"MAX_STALENESS": WINDOW})
     cache.set("k", "v")
 
@@ -181,11 +187,11 @@ def test_one_look_when_the_window_ends_begins_the_next(build, proxy, clock, how)
         assert proxy.during(lambda: cache.get("k")) == 1
         assert trips() == [1, 1, 1]
     else:
-        assert trips() == [2, 1, 1]
+        assert trips() == [looking, 1, 1]
     clock.now += WINDOW - 0.001
     assert trips() == [1, 1, 1]
     clock.now += 0.001
-    assert trips() == [2, 1, 1]
+    assert trips() == [looking, 1, 1]
 
 
 @EACH_WAY_TO_FORGET

@@ -33,7 +33,7 @@ from side_by_side import (
     outcome,
 )
 
-from namespaced_cache import NamespaceError, NamespaceUnavailable
+from namespaced_cache import NamespaceError, NamespaceUnavailable, identity
 from namespaced_cache.backend import HELPERS
 from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
 
@@ -534,12 +534,15 @@ def test_no_name_gets_in_from_the_environment(place, variable, servers, monkeypa
     with place.untouched():
         for name in BAD_NAMES:
             monkeypatch.setenv(variable, name)
+            identity.begin_epoch()
             for verb in DJANGO.values():
                 assert refused_name(verb, ours, "k") == name
             for verb in raw_verbs(place.setup).values():
                 assert refused_name(verb, ours._cache, "k") == name
             for verb in (ours.clear, ours.invalidate_namespace, ours._cache.flush_all):
                 assert refused_name(verb) == name
+    monkeypatch.undo()
+    identity.begin_epoch()
 
 
 @pytest.mark.parametrize("name", [*BAD_NAMES, "a\x00b", "\x00"])

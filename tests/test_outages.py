@@ -408,8 +408,12 @@ def test_an_outage_leaves_what_the_bare_backend_leaves(client, outage):
     played = play(client, outage)
     for side in sides(outage)[1:]:
         for verb in VERBS:
-            bare = played.found_later["bare", verb]
-            assert played.found_later[side, verb] == bare, verb
+            found, bare = (played.found_later[who, verb] for who in (side, "bare"))
+            if verb == "delete_many":
+                # Ours has sent all of them at once, and so more are gone later.
+                assert found.items() <= bare.items()
+            else:
+                assert found == bare, verb
 
 
 def test_every_cell_has_its_place_and_every_note_is_used():

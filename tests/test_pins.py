@@ -88,7 +88,7 @@ def test_an_async_block_keeps_to_the_generation_of_its_start(cache, other):
     asyncio.run(use())
 
 
-def test_a_block_takes_one_round_trip_at_its_start_and_none_after(build, proxy):
+def test_a_block_takes_one_round_trip_at_its_start_and_none_after(client, build, proxy):
     cache = build(proxy.location)
     cache.set("n", 1)
     block = cache.pinned_generation()
@@ -97,7 +97,8 @@ def test_a_block_takes_one_round_trip_at_its_start_and_none_after(build, proxy):
     assert proxy.during(lambda: cache.get("k")) == 1
     assert proxy.during(lambda: cache.incr("n")) == 1
     assert proxy.during(lambda: block.__exit__(None, None, None)) == 0
-    assert proxy.during(lambda: cache.set("k", "v")) == 2
+    outside = {"pymemcache": 1, "pylibmc": 2}  # the look travels with the one's write
+    assert proxy.during(lambda: cache.set("k", "v")) == outside[client]
 
 
 def test_nothing_in_a_block_looks_at_the_counter(cache):

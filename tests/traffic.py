@@ -33,7 +33,7 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """What the processes work with; `blind` is the method that lacks its look."""
+    """What the processes work with; `blind` tells which shapes lack their look."""
 
     backend: str
     location: str
@@ -54,20 +54,26 @@ class Plan:
         }
 
 
-def take_out_the_look(method: str) -> None:
-    """Let this way to be strict trust the known number for ever, in this process."""
+#: The methods of NamespacedClient that read, and those that write.
+SHAPES = {"reads": ("_get", "_gets", "_get_many"), "writes": ("_one", "_many", "_item")}
+
+
+def take_out_the_look(blind: str) -> None:
+    """Let reads, or writes, trust the known number for ever, in this process."""
     from namespaced_cache.client import NamespacedClient
 
-    real = getattr(NamespacedClient, method)
+    def trusting(real: Any) -> Any:
+        def trust(self: Any, *args: Any, **kwargs: Any) -> Any:
+            vars(self)["_max_staleness"] = math.inf
+            try:
+                return real(self, *args, **kwargs)
+            finally:
+                vars(self)["_max_staleness"] = 0
 
-    def trusting(self: Any, *args: Any, **kwargs: Any) -> Any:
-        vars(self)["_max_staleness"] = math.inf
-        try:
-            return real(self, *args, **kwargs)
-        finally:
-            vars(self)["_max_staleness"] = 0
+        return trust
 
-    setattr(NamespacedClient, method, trusting)
+    for method in SHAPES[blind]:
+        setattr(NamespacedClient, method, trusting(getattr(NamespacedClient, method)))
 
 
 class Shared:

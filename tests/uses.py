@@ -9,6 +9,7 @@ from operator import methodcaller
 
 import pytest
 
+from namespaced_cache.client import Route
 from namespaced_cache.generation import Counter
 
 #: Ways in which a cache forgets its namespace.
@@ -60,9 +61,18 @@ def as_another_process(cache):
 
     It learns nothing from the other caches of this process, nor they from it.
     """
-    mine = cache._cache.counter
-    theirs = Counter(mine.namespace, mine.server)
-    cache._cache._find_counter = lambda: theirs
+    client = cache._cache
+    theirs = Counter(client.counter.namespace, client.counter.server)
+    find_route, routes = client._find_route, {}
+
+    def find_theirs():
+        mine = find_route()
+        if mine not in routes:
+            home = None if mine.is_home else mine.home
+            routes[mine] = Route(mine.client, home, theirs)
+        return routes[mine]
+
+    client._find_counter, client._find_route = lambda: theirs, find_theirs
     return cache
 
 

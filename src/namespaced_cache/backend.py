@@ -152,7 +152,7 @@ def _handed_over(name: str, member: object) -> object:
 
         @wraps(member)
         async def averb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-            return await getattr(self.wrapped, name)(*args, **kwargs)
+            return await getattr(self._namespaced_backend, name)(*args, **kwargs)
 
         return averb
 
@@ -160,7 +160,7 @@ def _handed_over(name: str, member: object) -> object:
 
         @wraps(member)
         def verb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-            return getattr(self.wrapped, name)(*args, **kwargs)
+            return getattr(self._namespaced_backend, name)(*args, **kwargs)
 
         return verb
 

@@ -4,10 +4,12 @@ A wrapped backend has it for its `_cache`. Every verb of the real client that ta
 is namespaced by its shape, one key or many; the rest passes through or is refused, as
 `verbs.py` lists it.
 
-Every verb is strict in the same way: it goes out under the newest generation that this
-process knows, together with a look at the counter. If the counter stands elsewhere,
-what was done is invisible, for it happened in a dead generation, and is done again.
-Where the generation is pinned, or may be trusted for a while, there is no look.
+Every operation takes effect in the generation that the counter shows at a moment of the
+operation. Where the look at the counter travels with it, it goes out under the newest
+generation that this process knows; if the counter stands elsewhere, what was done is
+invisible, for it happened in a dead generation, and is done again. Where the look
+cannot travel, it follows. Where the generation is pinned, or may be trusted for a
+while, there is none.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from namespaced_cache import libraries
+from namespaced_cache import identity, libraries
 from namespaced_cache.errors import VerbRefusedError
 from namespaced_cache.expiry import capped
-from namespaced_cache.generation import ABSENT, Counter, Pin, PinnedGeneration
+from namespaced_cache.generation import Counter, Pin, PinnedGeneration
 from namespaced_cache.keys import GenerationKeys, Key
+from namespaced_cache.look import ABSENT, Look, waiting
 from namespaced_cache.verbs import (
     LEAVING,
     MANY_KEYS,
@@ -45,15 +48,150 @@ _PATIENCE = 10
 _PAUSE = 0.002
 
 
+_NOTHING = object()
+
+
+class Route:
+    """The way to a namespace, as it is at the moment.
+
+    The real client; `home`, the client that reaches the counter, often the same; and
+    the counter.
+    """
+
+    def __init__(self, client: Any, home: Any, counter: Counter) -> None:
+        self.client = client
+        self.is_home = home is None
+        self.home = client if home is None else home
+        self.counter = counter
+        self.library = libraries.of(client)
+        #: A route leads no further than the names do that it was made of.
+        self.epoch = identity.epoch
+        #: Travels with commands; None where it does not.
+        self.request = self.library.request(client, self.home, counter.key)
+        #: Returns the client's verb of a name, given what it answers where it hides an
+        #: outage.
+        self.verb: Callable[[str, object], Callable[..., Any]] = partial(
+            self.library.verb, client
+        )
+        #: Whether what reads can fetch the counter as well, which is the next best.
+        self.fetches = self.request is None and self.is_home
+        self._keys: GenerationKeys | None = None
+
+    def name(self, generation: int) -> Callable[[Key], Key]:
+        """Return what gives a key its generation."""
+        keys = self._keys
+        if keys is None or keys.number != generation:
+            library, client = self.library, self.client
+            self._keys = keys = GenerationKeys(
+                self.counter.namespace,
+                generation,
+                limit=library.key_limit(client),
+                refuse_key_ends=not library.checks_keys(client),
+                check=partial(library.check, client),
+            )
+        return keys.name
+
+    def done(
+        self, act: Act, max_staleness: float, quiet: Any, missing: Any, verb: str
+    ) -> Any:
+        """Act, and look at the counter, until it stands still meanwhile.
+
+        For `max_staleness` seconds the known generation is trusted without a look.
+        `quiet` is the answer where the client hides an outage, `missing` that of a read
+        where there is no counter, and so nothing in the namespace; `verb` is what
+        `act` does.
+        """
+        counter = self.counter
+        generation = counter.trusted(max_staleness)
+        if generation is not None:
+            try:
+                answer = act(self, self.name(generation), None)
+            except Exception:
+                if counter.stands_at(generation, max_staleness):
+                    raise
+            else:
+                if counter.stands_at(generation, max_staleness):
+                    return answer
+        return self._until_confirmed(act, max_staleness, quiet, missing, verb)
+
+    def _until_confirmed(
+        self, act: Act, max_staleness: float, quiet: Any, missing: Any, verb: str
+    ) -> Any:
+        counter = self.counter
+        for attempt in range(ATTEMPTS):
+            if attempt >= _PATIENCE:
+                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311  # no secret
+            generation, look = self._begin(max_staleness)
+            if generation is None:
+                return quiet
+            answer, error = None, None
+            try:
+                answer = self.act(act, generation, look)
+            except Exception as raised:
+                if self.library.is_away(raised, verb):
+                    raise
+                # It may be of a generation that is dead, or of the counter itself.
+                error = raised
+            if look and look.answer is ABSENT and missing is not _NOTHING:
+                return missing  # who writes will seed the counter
+            # Another thread may have begun a newer one since.
+            seen = counter.seen(self.home, look) if look else counter.known
+            if seen in (generation, None):
+                if error is not None:
+                    raise error
+                return quiet if seen is None else answer
+        raise counter.unavailable(f"invalidated {ATTEMPTS} times within one operation")
+
+    def _begin(self, max_staleness: float) -> tuple[int | None, Look | None]:
+        """Return the generation to act in, and the look that has to confirm it.
+
+        No look where it was read just now, no generation where none is to be had.
+        """
+        counter = self.counter
+        generation = counter.trusted(max_staleness) if max_staleness else None
+        if generation is not None:
+            return generation, None
+        if counter.known:
+            look = counter.look(self.request)
+            return look.floor, look
+        return counter.read(self.home), None
+
+    def act(self, act: Act, generation: int, look: Look | None) -> Any:
+        """Act in a generation, and have a look travel with it where it can."""
+        if look is None or look.request is None:
+            return act(self, self.name(generation), look)
+        waiting.look = look
+        try:
+            return act(self, self.name(generation), look)
+        finally:
+            waiting.look = None
+
+    def fetch(self, names: list[Key], look: Look) -> dict[Key, Any]:
+        """Fetch items and the counter together; the look is answered."""
+        key: Key = self.counter.key
+        found: dict[Key, Any] = self.client.get_multi([key, *names])
+        look.answer = found.pop(key, ABSENT)
+        return found
+
+    def break_off(self) -> None:
+        """Leave no reply behind that the next command would take for its own."""
+        for client in {self.client, self.home}:
+            self.library.break_off(client)
+
+
+#: What is done by a route with a key's name-giver; the look is None where none is
+#: needed.
+Act = Callable[[Route, Callable[[Key], Key], Look | None], Any]
+
+
 class NamespacedClient:
     """The real client, with every key moved into a namespace's live generation.
 
-    `connect` gives the real client of the moment and `find_counter` the counter of the
-    moment; both are asked at every operation, because a backend may reconnect and a
-    process may fork or become a test worker. `connect_home` gives the client that
-    reaches the counter, None where the real one does. For `max_staleness` seconds the
-    known generation is trusted without a look; unless it is None, no item stays for
-    more than `max_timeout` seconds.
+    `connect` gives the real client of the moment, `find_counter` the counter and
+    `find_route` the way to it; they are asked at every operation, because a backend may
+    reconnect and a process may fork or become a test worker. For `max_staleness`
+    seconds the known generation is trusted without a look; unless it is None, no item
+    stays for more than `max_timeout` seconds.
 
     Data attributes are read from and written to the real client. The real client itself
     is `wrapped`: what is done through it is in no namespace.
@@ -63,18 +201,16 @@ class NamespacedClient:
         self,
         connect: Callable[[], Any],
         find_counter: Callable[[], Counter],
-        connect_home: Callable[[], Any],
+        find_route: Callable[[], Route],
         max_staleness: float,
         max_timeout: int | None,
     ) -> None:
         vars(self).update(
             _connect=connect,
             _find_counter=find_counter,
-            _connect_home=connect_home,
+            _find_route=find_route,
             _max_staleness=max_staleness,
             _max_timeout=max_timeout,
-            _keys=None,
-            _keys_client=None,
         )
 
     # What a namespace adds or changes.
@@ -95,16 +231,13 @@ class NamespacedClient:
 
         Raises NamespaceUnavailable where there is none to be had.
         """
-        _, home = self._clients()
-        return self.counter.current(home)
+        return self._ask(Counter.current)
 
     def pinned_generation(self) -> PinnedGeneration:
         """Make the block in which this context keeps to one generation."""
 
         def look() -> Pin:
-            _, home = self._clients()
-            counter = self.counter
-            return Pin(counter, counter.current(home))
+            return Pin(self.counter, self._ask(Counter.current))
 
         return PinnedGeneration(look)
 
@@ -113,8 +246,7 @@ class NamespacedClient:
 
         Raises NamespaceUnavailable unless a server acknowledged it.
         """
-        _, home = self._clients()
-        return self.counter.bump(home)
+        return self._ask(Counter.bump)
 
     def flush_all(self) -> bool:
         """Invalidate this namespace and nothing else; True as clients answer it.
@@ -124,14 +256,15 @@ class NamespacedClient:
         self.invalidate()
         return True
 
-    def _clients(self) -> tuple[Any, Any]:
-        """Return the real client and the one that reaches the counter, often the same.
-
-        Once for an operation: a backend may make another at each use.
-        """
-        client = self.wrapped
-        home = self._connect_home()
-        return client, client if home is None else home
+    def _ask(self, question: Callable[[Counter, Any], int]) -> int:
+        route: Route = self._find_route()
+        try:
+            return question(route.counter, route.home)
+        except Exception:
+            raise
+        except BaseException:  # as in _done()
+            route.break_off()
+            raise
 
     # Verbs, and only those that the real client has.
 
@@ -165,6 +298,7 @@ class NamespacedClient:
                 f"{type(client).__name__}.{name}() cannot be namespaced: {reason}. The "
                 f"real client, outside any namespace, is `cache._cache.wrapped`."
             )
+        vars(self)[name] = verb  # so that it is not looked for again
         return verb
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -208,83 +342,111 @@ class NamespacedClient:
 
         And of the counter's client: who clones has another thread use it.
         """
+        clones: dict[int, tuple[Any, Any]] = {}  # by process, for a child needs others
 
-        def cloned(original: Callable[[], Any]) -> Callable[[], Any]:
-            clones: dict[int, Any] = {}  # by process, for a child needs another
+        def clients() -> tuple[Any, Any]:
+            process = os.getpid()
+            if process not in clones:
+                route = self._find_route()
+                client = route.client.clone()
+                home = None if route.is_home else route.home.clone()
+                for clone in (client, home):
+                    libraries.watch(clone)
+                clones[process] = client, home
+            return clones[process]
 
-            def connect() -> Any:
-                process = os.getpid()
-                if process not in clones:
-                    client = original()
-                    clones[process] = None if client is None else client.clone()
-                    libraries.watch(clones[process])
-                return clones[process]
-
-            connect()  # now, and not in the other thread, while this one is at work
-            return connect
-
+        clients()  # now, and not in the other thread, while this one is at work
         return NamespacedClient(
-            cloned(self._connect),
+            lambda: clients()[0],
             self._find_counter,
-            cloned(self._connect_home),
+            lambda: Route(*clients(), self._find_counter()),
             self._max_staleness,
             self._max_timeout,
         )
 
     def _leave(self, verb: str) -> Any:
         """Close the connection to the counter's home as well."""
-        client, home = self._clients()
-        if home is not client:
-            getattr(home, verb)()
-        return getattr(client, verb)()
+        route = self._find_route()
+        if not route.is_home:
+            getattr(route.home, verb)()
+        return getattr(route.client, verb)()
 
     def _get(self, key: Key, default: Any = None) -> Any:
-        found = self._fetch([(key, key)], cas=False) or {}
-        return found.get(key, default)
+        def act(route: Route, name: Callable[[Key], Key], look: Look | None) -> Any:
+            wire_key = name(key)
+            if look is None or not route.fetches:
+                return route.verb("get", default)(wire_key, default)
+            return route.fetch([wire_key], look).get(wire_key, default)
 
-    def _gets(self, key: Key, default: Any = None, cas_default: Any = None) -> Any:
-        found = self._fetch([(key, key)], cas=True)
-        return None if found is None else found.get(key, (default, cas_default))
+        return self._done(act, quiet=default, missing=default)
+
+    def _gets(self, key: Key, *defaults: Any, **named_defaults: Any) -> Any:
+        def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
+            gets = route.verb("gets", None)
+            return gets(name(key), *defaults, **named_defaults)
+
+        missing = _neither(*defaults, **named_defaults)
+        return self._done(act, quiet=None, missing=missing)
 
     def _get_many(self, verb: str, *args: Any, **kwargs: Any) -> dict[Key, Any]:
         call = ManyCall(self.wrapped, verb, args, kwargs)
         if call.args or call.kwargs:
             raise TypeError(f"{verb}() got more than keys: {call.args} {call.kwargs}")
         cas = call.gets or verb.startswith("gets_")
-        return self._fetch(call.pairs, cas=cas) or {}
+
+        def act(route: Route, name: Callable[[Key], Key], look: Look | None) -> Any:
+            names = [name(wire_key) for _, wire_key in call.pairs]
+            if cas:
+                found = route.verb("gets_many", {})(names)
+            elif look is None or not route.fetches:
+                found = route.verb("get_multi", {})(names)
+            else:
+                found = route.fetch(names, look)
+            callers_keys = dict(zip(names, call.keys, strict=True))
+            return {callers_keys[name]: value for name, value in found.items()}
+
+        if not call.keys:
+            return {}
+        found: dict[Key, Any] = self._done(act, quiet={}, missing={})
+        return found
 
     def _one(self, verb: str, key: Key, *args: Any, **kwargs: Any) -> Any:
-        args = tuple(self._capped(verb, args, kwargs))
+        if self._max_timeout is not None:
+            args = tuple(self._capped(verb, args, kwargs))
 
-        def act(client: Any, name: Callable[[Key], Key]) -> Any:
+        def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
             wire_key = name(key)
             if verb == "gets" and isinstance(wire_key, str):
                 # pylibmc 1.6.3 makes bytes of text, and frees them before it sends
                 # them: other threads' keys may be asked for instead. See
                 # https://github.com/lericson/pylibmc/issues/300
                 wire_key = wire_key.encode()
-            return getattr(client, verb)(wire_key, *args, **kwargs)
+            return route.verb(verb, quiet)(wire_key, *args, **kwargs)
 
-        return self._confirmed(act, quiet=QUIET.get(verb, False), verb=verb)
+        quiet = QUIET.get(verb, False)
+        return self._done(act, quiet=quiet, verb=verb)
 
     def _many(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         call = ManyCall(self.wrapped, verb, args, kwargs)
         rest = self._capped(verb, call.args, call.kwargs)
+        if not call.keys:
+            return getattr(self.wrapped, verb)(call.container([]), *rest, **call.kwargs)
 
-        def act(client: Any, name: Callable[[Key], Key]) -> Any:
+        def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
             names = [name(wire_key) for _, wire_key in call.pairs]
-            answer = getattr(client, verb)(call.container(names), *rest, **call.kwargs)
+            real = route.verb(verb, QUIET.get(verb, names))
+            answer = real(call.container(names), *rest, **call.kwargs)
             if answer is None or isinstance(answer, bool):
                 return answer
             callers_keys = dict(zip(names, call.keys, strict=True))
             return [callers_keys[failed] for failed in answer]
 
-        return self._confirmed(act, quiet=QUIET.get(verb, call.keys), verb=verb)
+        return self._done(act, quiet=QUIET.get(verb, call.keys), verb=verb)
 
     def _item(self, key: Key, act: Callable[[Any, Key], Any]) -> Any:
         try:
-            return self._confirmed(
-                lambda client, name: act(client, name(key)), quiet=None
+            return self._done(
+                lambda route, name, _: act(route.client, name(key)), quiet=None
             )
         except KeyError:
             raise KeyError(key) from None
@@ -305,130 +467,20 @@ class NamespacedClient:
             return args
         return [*args[:place], capped(args[place], longest), *args[place + 1 :]]
 
-    # The two ways to be strict.
-
-    def _fetch(
-        self, pairs: list[tuple[Key, Key]], *, cas: bool
-    ) -> dict[Key, Any] | None:
-        """Fetch items, and the counter unless it need not be looked at.
-
-        `pairs` are the caller's keys with the keys they stand for. One round trip a
-        server, and one more where the counter has a home of its own. None where the
-        client hides an outage.
-        """
-        client, home = self._clients()
-        counter = self.counter
-        generation = counter.trusted(self._max_staleness)
-        if generation is None and home is not client:
-            generation = counter.read(home)
-            if generation is None:
-                return None
-        if generation is not None:
-            name = self._name(client, counter, generation)
-            return self._fetch_named(client, name, pairs, cas=cas)[1]
-
-        generation = counter.known or counter.read(client)
-        # Twice, because the number known at first may be an old one.
-        for _ in range(2):
-            if generation is None:
-                return None
-            question = counter.question()
-            name = self._name(client, counter, generation)
-            try:
-                answer, found = self._fetch_named(
-                    client, name, pairs, counter.key, cas=cas
-                )
-            except Exception as error:
-                if libraries.of(client).is_undecodable(error):
-                    counter.read(client)  # which says so if it is the counter
-                raise
-            if answer is ABSENT and not cas:
-                # Lost, or hidden with all else by a client whose server is away; to
-                # seed it then would wait for that server once more. The namespace holds
-                # nothing either way, and who writes will seed it.
-                return {}
-            seen = counter.judge(client, answer, question)
-            if seen == generation:
-                return found
-            generation = seen
-        # The namespace was invalidated while this operation ran, and holds nothing at
-        # that moment.
-        return None if generation is None else {}
-
-    def _fetch_named(
-        self,
-        client: Any,
-        name: Callable[[Key], Key],
-        pairs: list[tuple[Key, Key]],
-        *counters: Key,
-        cas: bool,
-    ) -> tuple[object, dict[Key, Any]]:
-        """Fetch items of one generation, and the counter if its key is given."""
-        names = [name(wire_key) for _, wire_key in pairs]
-        found = libraries.of(client).fetch(client, [*counters, *names], cas=cas)
-        answer: Any = ABSENT
-        for key in counters:
-            answer = found.pop(key, ABSENT)
-            if cas and answer is not ABSENT:
-                answer, _ = answer
-        callers_keys = dict(zip(names, (key for key, _ in pairs), strict=True))
-        return answer, {callers_keys[name]: value for name, value in found.items()}
-
-    def _confirmed(
-        self,
-        act: Callable[[Any, Callable[[Key], Key]], Any],
-        *,
-        quiet: Any,
-        verb: str = "",
+    def _done(
+        self, act: Act, *, quiet: Any, missing: Any = _NOTHING, verb: str = ""
     ) -> Any:
-        """Act, look at the counter, and act again until it stood still in between.
+        """Act by the route of the moment: see Route.done."""
+        route: Route = self._find_route()
+        try:
+            return route.done(act, self._max_staleness, quiet, missing, verb)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, a test's time limit
+            route.break_off()
+            raise
 
-        Two round trips; one where the counter need not be looked at. `quiet` is the
-        answer where the client hides an outage.
-        """
-        client, home = self._clients()
-        counter = self.counter
-        trusted = partial(counter.trusted, self._max_staleness)
-        generation = trusted() or counter.known or counter.read(home)
-        for attempt in range(ATTEMPTS):
-            if generation is None:
-                return quiet
-            if attempt >= _PATIENCE:
-                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311  # no secret
-            answer, error = None, None
-            try:
-                answer = act(client, self._name(client, counter, generation))
-            except Exception as raised:
-                if libraries.of(client).is_away(raised, verb):
-                    raise
-                # "Not found", or the like, of a generation that may be dead.
-                error = raised
-            # Also where it is trusted: another thread may have moved it since.
-            seen = trusted() or counter.read(home)
-            if error is not None and seen in (generation, None):
-                raise error
-            if seen == generation:
-                return answer
-            generation = seen
-        raise counter.unavailable(f"invalidated {ATTEMPTS} times within one operation")
 
-    def _name(
-        self, client: Any, counter: Counter, generation: int
-    ) -> Callable[[Key], Key]:
-        keys: GenerationKeys | None = self._keys
-        if (
-            keys is None
-            or keys.number != generation
-            or keys.namespace != counter.namespace
-            or self._keys_client is not client
-        ):
-            library = libraries.of(client)
-            keys = GenerationKeys(
-                counter.namespace,
-                generation,
-                limit=library.key_limit(client),
-                refuse_key_ends=not library.checks_keys(client),
-                check=partial(library.check, client),
-            )
-            vars(self).update(_keys=keys, _keys_client=client)
-        return keys.name
+def _neither(default: Any = None, cas_default: Any = None) -> tuple[Any, Any]:
+    """Return what pymemcache's `gets` answers where there is no such key."""
+    return default, cas_default

@@ -21,13 +21,17 @@ from contextlib import (
     contextmanager,
 )
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
 from namespaced_cache import libraries
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
 from namespaced_cache.keys import counter_key
+from namespaced_cache.look import ABSENT, UNASKED, Look
+
+if TYPE_CHECKING:
+    from namespaced_cache.piggyback import Request
 
 logger = logging.getLogger("namespaced_cache")
 
@@ -48,21 +52,6 @@ _DECIMAL = re.compile("[0-9]{19}")
 
 #: How often a counter that does not settle is set right before the server is given up.
 _REPAIRS = 10
-
-#: The answer where there is no counter, or where the client hides an outage. Not None,
-#: which a client may make of a value that it cannot decode.
-ABSENT = object()
-
-
-class Question(NamedTuple):
-    """What was known when the server was asked, to judge its answer by.
-
-    `floor` is the lowest number that can be right, `asked` the moment by
-    `time.monotonic()`.
-    """
-
-    floor: int
-    asked: float
 
 
 class Counter:
@@ -87,9 +76,11 @@ class Counter:
         That is the one pinned in this context, or the known one if a server confirmed
         it within the last `max_staleness` seconds. No round trip.
         """
-        for pin in reversed(_pins.get()):
-            if pin.counter is self:
-                return pin.number
+        pins = _pins.get()
+        if pins:
+            for pin in reversed(pins):
+                if pin.counter is self:
+                    return pin.number
         # The moment is read before the number that it must not be newer than.
         if max_staleness and time.monotonic() - self._asked < max_staleness:
             return self.known
@@ -108,9 +99,14 @@ class Counter:
         with _lock:
             self.known = self._unused()
 
-    def question(self) -> Question:
-        """Return what `judge` must know of the moment before the server is asked."""
-        return Question(self.known, time.monotonic())
+    def stands_at(self, generation: int, max_staleness: float) -> bool:
+        """Tell whether a generation that was trusted still is; threads share theirs."""
+        known = self.known
+        return generation in (known, self.trusted(max_staleness))
+
+    def look(self, request: Request | None = None) -> Look:
+        """Begin a look: to be answered, and then given to `judge`. No round trip."""
+        return Look(self.known, time.monotonic(), request)
 
     def read(self, client: Any) -> int | None:
         """Return the generation on the server, seeding it where there is none.
@@ -118,25 +114,42 @@ class Counter:
         None where the client hides an outage behind an empty answer; what it does not
         hide is raised as it comes. One round trip; three where it must be seeded.
         """
-        question = self.question()
-        return self.judge(client, self._ask(client), question)
+        look = self.look()
+        look.answer = self._ask(client)
+        return self.judge(client, look)
 
-    def judge(self, client: Any, answer: object, question: Question) -> int | None:
-        """Return the generation that an answer of the server stands for.
+    def seen(self, client: Any, look: Look) -> int | None:
+        """Return the newest generation known after a look; None as `read` does.
 
-        `answer` is ABSENT where there was none. No round trip, except where the server
-        must be set right: a counter that is gone is seeded, and one below the floor of
-        `question`, of a server that was away and has returned, is raised above what is
-        known. Raises NamespaceError for an answer that is no generation.
+        No round trip if the look was answered on its way.
         """
+        known = self.known
+        if look.answer == known == look.floor:  # as nearly always
+            self._asked = look.asked
+            return known
+        if look.answer is UNASKED:
+            look.asked = time.monotonic()
+            look.answer = self._ask(client)
+        # Another thread may have begun a newer one since.
+        return None if self.judge(client, look) is None else self.known
+
+    def judge(self, client: Any, look: Look) -> int | None:
+        """Return the generation that the answer to a look stands for.
+
+        No round trip, except where the server must be set right: a counter that is gone
+        is seeded, and one below the look's floor, of a server that was away and has
+        returned, is raised above what is known. Raises NamespaceError for an answer
+        that is no generation.
+        """
+        answer, asked = look.answer, look.asked
         for _ in range(_REPAIRS):
             seeded = False
             if answer is ABSENT:
                 seeded = self._seed(client) is not None
             else:
                 number = self._number(answer)
-                if number >= question.floor:
-                    self._learn(number, question.asked)
+                if number >= look.floor:
+                    self._learn(number, asked)
                     return number
                 # Only if nobody else has raised it meanwhile: what was written under
                 # another process's number must not be lost to ours.
@@ -145,11 +158,11 @@ class Counter:
                 logger.warning(
                     "Namespace %r: the counter went back from %d to %d: set right",
                     self.namespace,
-                    question.floor,
+                    look.floor,
                     number,
                 )
             # What counts is what stands there now: another process may have been first.
-            question = question._replace(asked=time.monotonic())
+            asked = time.monotonic()
             answer = self._ask(client)
             if answer is ABSENT and not seeded:
                 return None
@@ -204,9 +217,8 @@ class Counter:
         # Again where the counter had to be set right: of those who find it lost, or too
         # low, at the same time, each is to have a number of its own.
         for _ in range(_REPAIRS):
-            known, asked = self.question()
-            question = Question(known + 1, asked)
-            answer = self._incremented(client)
+            look = Look(self.known + 1, time.monotonic())
+            look.answer = answer = self._incremented(client)
             if answer is False:
                 # pymemcache within its retry window, or with ignore_exc.
                 return None
@@ -215,9 +227,9 @@ class Counter:
                 # A number that was lost and is seeded anew is a new generation as well.
                 own = self._seed(client)
             if answer in (ABSENT, _NO_REPLY):
-                question = question._replace(asked=time.monotonic())
-                answer = self._ask(client)
-            number = self.judge(client, answer, question)
+                look.asked = time.monotonic()
+                look.answer = self._ask(client)
+            number = self.judge(client, look)
             if number is None or own in (number, _NO_REPLY):
                 return number
         raise self._unsettled()

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import sys
+from functools import cache
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -58,7 +59,7 @@ def worker() -> str:
     Raises ImproperlyConfigured if a variable holds no name.
     """
     inherited = _name_in(WORKER_VARIABLE)
-    number = getattr(sys.modules.get("django.test.runner"), "_worker_id", 0)
+    number = _number()
     own = (_name_in(XDIST_VARIABLE), f"w{number}" if number else "")
     # Its own name may be among those that it has left to what it starts.
     known = {"", *inherited.split("-")}
@@ -78,9 +79,39 @@ def resolve(name: str | None) -> str:
     The worker follows after a dot, which no name contains, so that worker w1 of "shop"
     never meets a namespace that somebody called "shop-w1".
     """
+    return _resolved(name)
+
+
+@cache
+def _resolved(name: str | None) -> str:
+    # Once: a test that clears the environment shall not change sides.
     name = run() if name is None else name
     worker_name = worker()
     return f"{name}.{worker_name}" if worker_name else name
+
+
+class Epoch:
+    """A stretch of time in which a process keeps its names."""
+
+
+#: This one. It ends when the process forks, for the child may be another worker.
+epoch = Epoch()
+
+
+def begin_epoch() -> None:
+    """Look names up again."""
+    global epoch
+    _resolved.cache_clear()
+    epoch = Epoch()
+
+
+os.register_at_fork(after_in_child=begin_epoch)
+
+
+def _number() -> int:
+    """Return the number that Django's parallel runner gave this process, or 0."""
+    number: int = getattr(sys.modules.get("django.test.runner"), "_worker_id", 0)
+    return number
 
 
 def _name_in(variable: str) -> str:

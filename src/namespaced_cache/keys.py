@@ -77,6 +77,7 @@ class GenerationKeys:
         self.number = number
         self._stem = f"nsc:{namespace}:{base36(number)}".encode()
         self._prefix = self._stem + b":"
+        self._text_prefix = self._prefix.decode()
         self._limit = limit
         self._room = limit - len(self._prefix)
         if self._room < _DIGEST_SIZE:
@@ -98,15 +99,17 @@ class GenerationKeys:
         Raises TypeError for a key that is neither, UnicodeEncodeError for one with
         lone surrogates, and ValueError for one that ends early, where that is refused.
         """
-        if not isinstance(key, str | bytes):
+        # In short, what follows says at length: most keys are such.
+        if type(key) is str and key.isascii() and len(key) <= self._room:
+            if self._refuse_key_ends and (" " in key or not key.isprintable()):
+                raise _ends_early(key)
+            return self._text_prefix + key
+        if not isinstance(key, (str, bytes)):
             kind = type(key).__name__
             raise TypeError(f"A cache key is str or bytes, not {kind}: {key!r}")
         raw = key.encode() if isinstance(key, str) else key
         if self._refuse_key_ends and _KEY_ENDS.search(raw):
-            raise ValueError(
-                f"Cache key {key!r} has a space or a control character, which ends a "
-                f"key early in memcached's text protocol."
-            )
+            raise _ends_early(key)
         fits_in_no_way = len(raw) > self._limit
         if len(raw) <= self._room or fits_in_no_way:
             name = self._prefix + raw
@@ -122,6 +125,13 @@ class GenerationKeys:
         while head_size and _within_character(key[head_size]):
             head_size -= 1
         return b"%s~%s~%s" % (self._stem, key[:head_size], digest)
+
+
+def _ends_early(key: Key) -> ValueError:
+    return ValueError(
+        f"Cache key {key!r} has a space or a control character, which ends a key early "
+        f"in memcached's text protocol."
+    )
 
 
 def _within_character(byte: int) -> bool:

@@ -10,12 +10,16 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.keys import MAX_KEY_BYTES, Key
+
+if TYPE_CHECKING:
+    from namespaced_cache.piggyback import Request
 
 logger = logging.getLogger("namespaced_cache")
 
@@ -72,10 +76,25 @@ class PyMemcache:
 
         check_key_helper(key, client.allow_unicode_keys, client.key_prefix)
 
-    def fetch(self, client: Any, names: list[Key], *, cas: bool) -> dict[Key, Any]:
-        """Fetch items, with their cas tokens if asked, in one round trip a server."""
-        found = client.gets_many(names) if cas else client.get_many(names)
-        return dict(found)
+    def request(self, client: Any, home: Any, key: str) -> Request | None:
+        """Return the request for the counter that travels with this client's commands.
+
+        None where it does not. `home` is the client that reaches the counter.
+        """
+        from namespaced_cache import piggyback  # noqa: PLC0415  # as above
+
+        return piggyback.request(client, home, key)
+
+    @property
+    def verb(self) -> Callable[[Any, str, object], Callable[..., Any]]:
+        """What returns a client's verb: see piggyback.verb."""
+        from namespaced_cache import piggyback  # noqa: PLC0415  # as above
+
+        return piggyback.verb
+
+    def break_off(self, client: Any) -> None:
+        """Close connections on which a reply may be left that nobody reads."""
+        client.close()
 
     def swap(self, client: Any, key: Key, old: object, new: int) -> None:
         """Put `new` in the place of `old`, if it is still there: two round trips."""
@@ -188,16 +207,16 @@ class PyLibMC:
     def check(self, client: Any, key: Key) -> None:
         """Refuse nothing: see `checks_keys`."""
 
-    def fetch(self, client: Any, names: list[Key], *, cas: bool) -> dict[Key, Any]:
-        """Fetch items in one round trip a server; pylibmc has no many-keyed `gets`."""
-        if cas:
-            raise NotImplementedError
-        if len(names) == 1:
-            # In an outage `get` raises where `get_multi` finds nothing.
-            value = client.get(names[0], self)
-            return {} if value is self else {names[0]: value}
-        found: dict[Key, Any] = client.get_multi(names)
-        return found
+    def request(self, client: Any, home: Any, key: str) -> Request | None:
+        """Return None: libmemcached sends one command and awaits its reply."""
+
+    def verb(self, client: Any, name: str, hidden: object) -> Callable[..., Any]:
+        """Return a client's verb."""
+        verb: Callable[..., Any] = getattr(client, name)
+        return verb
+
+    def break_off(self, client: Any) -> None:
+        """Do nothing: what is broken off in Python was complete in libmemcached."""
 
     def swap(self, client: Any, key: Key, old: object, new: int) -> None:
         """Put `new` in the place of `old`, if it is still there: two round trips.
@@ -238,18 +257,20 @@ Library = PyMemcache | PyLibMC
 _LIBRARIES: dict[str, Library] = {"pymemcache": PyMemcache(), "pylibmc": PyLibMC()}
 
 
-def _find(value: object) -> Library | None:
-    for base in type(value).__mro__:
+@cache
+def _find(kind: Any) -> Library | None:
+    for base in kind.__mro__:
         library = _LIBRARIES.get(base.__module__.partition(".")[0])
         # A library has other things too, such as serializers.
-        if library is not None and hasattr(type(value), "disconnect_all"):
+        if library is not None and hasattr(kind, "disconnect_all"):
             return library
     return None
 
 
 def is_client(value: object) -> bool:
     """Tell whether this is a client of a library that we know."""
-    return _find(value) is not None
+    kind: Any = type(value)  # mypy takes no class to be hashable
+    return _find(kind) is not None
 
 
 def of(client: object) -> Library:
@@ -258,7 +279,8 @@ def of(client: object) -> Library:
     Raises NamespaceError for a client of any other library, because nobody has
     checked which of its verbs take keys.
     """
-    library = _find(client)
+    kind: Any = type(client)  # as above
+    library = _find(kind)
     if library is None:
         raise NamespaceError(
             f"The wrapped backend's client is a "

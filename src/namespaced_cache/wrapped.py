@@ -12,7 +12,7 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache import generation, identity, libraries
-from namespaced_cache.client import NamespacedClient
+from namespaced_cache.client import NamespacedClient, Route
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.options import Options
 
@@ -50,10 +50,11 @@ class ClientBoundary(BaseMemcachedCache):
         self.__known_servers: list[Any] | None = None
         #: The client on the counter's server alone, where there are several.
         self.__home_client: Any = None
+        self.__route: Route | None = None
         self.__namespaced_client = NamespacedClient(
             self.__real_client,
             self.__find_counter,
-            self.__connect_home,
+            self.__find_route,
             options.max_staleness,
             options.max_timeout,
         )
@@ -79,24 +80,46 @@ class ClientBoundary(BaseMemcachedCache):
         vars(self).pop("_cache", None)
 
     def __real_client(self) -> Any:
-        self.__notice_a_fork()
+        if self.__process != os.getpid():
+            self.__notice_a_fork()
         # Where Django's cached property, or an assignment, has left it; a property of
         # the backend's own is asked each time.
         client = vars(self).get("_cache")
         if client is None:
             client = super()._cache  # type: ignore[misc]
-        if libraries.is_left(client):
-            raise NamespaceError(
-                f"{type(self).__name__} still has the client of the process that this "
-                f"one was forked from, whose connections it would share. Keep the "
-                f"client in an attribute of the backend, where it can be replaced."
-            )
         if client is not self.__client:
+            if libraries.is_left(client):
+                raise NamespaceError(
+                    f"{type(self).__name__} still has the client of the process that "
+                    f"this one was forked from, whose connections it would share. Keep "
+                    f"the client in an attribute of the backend, where it can be "
+                    f"replaced."
+                )
             # And others that the backend may have beside it.
             for value in (client, *list(vars(self).values())):
                 libraries.watch(value)
             self.__client = client
         return client
+
+    def __find_route(self) -> Route:
+        route = self.__route
+        # At every operation: in short, what follows says at length.
+        if (
+            route is not None
+            and route.client is vars(self).get("_cache")
+            and route.epoch is identity.epoch
+        ):
+            return route
+        client = self.__real_client()
+        counter = self.__find_counter()
+        if (
+            route is None
+            or route.client is not client
+            or route.counter is not counter
+            or route.epoch is not identity.epoch
+        ):
+            self.__route = route = Route(client, self.__connect_home(), counter)
+        return route
 
     # Of several servers, the counter has one for its home, the first by name, and does
     # not move to another as items do while their server is away: two processes that do
@@ -116,7 +139,6 @@ class ClientBoundary(BaseMemcachedCache):
         home, *others = self.__servers
         if not others:
             return None
-        self.__notice_a_fork()
         if self.__home_client is None:
             self.__home_client = self._class([home], **self._options)
             libraries.watch(self.__home_client)
@@ -136,12 +158,12 @@ class ClientBoundary(BaseMemcachedCache):
         return counter
 
     def __notice_a_fork(self) -> None:
-        if self.__process != os.getpid():
-            with _lock:  # for several threads of the child may come at once
-                if self.__process != os.getpid():
-                    self.__replace_inherited_clients()
-                    _ = super()._cache  # type: ignore[misc]  # made by one of them
-                    self.__process = os.getpid()
+        with _lock:  # for several threads of the child may come at once
+            if self.__process != os.getpid():
+                self.__replace_inherited_clients()
+                self.__client = self.__route = None
+                _ = super()._cache  # type: ignore[misc]  # made by one of them
+                self.__process = os.getpid()
 
     def __replace_inherited_clients(self) -> None:
         """Begin anew in a process that was forked: no socket is shared with its parent.

@@ -1,0 +1,292 @@
+"""Piggyback: a look at the counter travels with a command, in one round trip.
+
+pymemcache's clients send a command by `sock.sendall()` and read its reply by
+`sock.recv()`. Their sockets are wrapped: a request for the counter goes into the packet
+of the next command, and its reply is taken out before the client reads the command's.
+How clients connect, hash, fail and retry stays theirs.
+
+It relies on those two calls alone. A client that makes others carries nothing, and who
+wanted the look sees that it was not answered.
+
+In a `get` the counter is the first of the keys; another command is followed by a `get`
+of its own. It would not do in front, for memcached sends what a `get` finds at once,
+and the command's reply in a packet of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache, partial
+from typing import Any, cast
+
+from pymemcache.client.base import Client, PooledClient, check_key_helper
+from pymemcache.client.hash import HashClient
+from pymemcache.client.rendezvous import RendezvousHash
+from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheUnknownError
+
+from namespaced_cache.look import ABSENT, UNASKED, waiting
+
+_EOL = b"\r\n"
+_END = b"END\r\n"
+
+#: Is no part of any reply.
+_NONE = b"\r\n\r\n"
+
+#: What an answer was, and what is left of the reply for who sent the command.
+Reply = tuple[object, bytes]
+
+
+class Request:
+    """The request for a counter, to the one server that keeps it."""
+
+    def __init__(self, key: str, client: Any, server: Any) -> None:
+        wire_key = check_key_helper(key, client.allow_unicode_keys, client.key_prefix)
+        self.server = server
+        #: Among the keys of a `get`, and behind any other command.
+        self.among = b" " + wire_key + b" "
+        self.behind = b"get " + wire_key + _EOL
+        self._key = key
+        self._head = b"VALUE " + wire_key + b" "
+        #: The last item that was found, the same as the end of a reply, and its value:
+        #: a counter seldom moves.
+        self.last: tuple[bytes, bytes, object] = (_NONE, _NONE, None)
+
+    def read_among(self, received: bytes, serde: Any) -> Reply | None:
+        """Read the reply to a `get` whose first key is the counter.
+
+        None where it is not complete.
+        """
+        if received.startswith(self._head):
+            return self._read_item(received, serde)
+        if _EOL not in received:
+            return None
+        found_others = received.startswith((b"VALUE ", _END))
+        return ABSENT if found_others else UNASKED, received
+
+    def read_behind(self, received: bytes, serde: Any) -> Reply | None:
+        """Read the replies to other commands, and that to a `get` behind them."""
+        start = 0
+        while (end := received.find(_EOL, start)) >= 0:
+            rest = received[start:]
+            if rest == _END:
+                return ABSENT, received[:start]
+            if rest.startswith(self._head):
+                reply = self._read_item(rest, serde)
+                if reply is None or len(reply[1]) < len(_END):
+                    return None
+                self._expect(_END, reply[1])
+                return reply[0], received[:start]
+            if rest.startswith(b"VALUE "):
+                self._expect(self._head, rest[: len(self._head)])
+            start = end + len(_EOL)
+        return None
+
+    def _read_item(self, received: bytes, serde: Any) -> Reply | None:
+        line, end_of_line, rest = received.partition(_EOL)
+        flags, size, *_ = line[len(self._head) :].split() if end_of_line else (0, 0)
+        value, tail = rest[: int(size)], rest[int(size) :]
+        if not end_of_line or len(tail) < len(_EOL):
+            return None
+        self._expect(_EOL, tail[: len(_EOL)])
+        answer = serde.deserialize(self._key, value, int(flags))
+        tail = tail[len(_EOL) :]
+        item = received[: len(received) - len(tail)]
+        self.last = (item, item + _END, answer)
+        return answer, tail
+
+    def _expect(self, expected: bytes, got: bytes) -> None:
+        if got != expected:
+            raise MemcacheUnknownError(f"The counter {self._key!r}: {got[:80]!r}")
+
+
+class Socket:
+    """A client's socket, on which a look travels with a command."""
+
+    def __init__(self, sock: Any, member: Client) -> None:
+        self._sock = sock
+        self._server = member.server
+        self._serde = member.serde
+        #: The look whose reply comes next, and whether it was asked for by a `get`.
+        self._look: Any = None  # and one with a request
+        self._among = False
+
+    def sendall(self, data: bytes) -> None:
+        """Send a command, and with it the look that waits for it."""
+        if self._look is not None:
+            raise ConnectionAbortedError(
+                "a look was left unanswered on this connection"
+            )
+        look = waiting.look
+        if look is not None:
+            request = look.request
+            # Without a reply to the command, nobody would read that to the look.
+            if request.server == self._server and not data.endswith(
+                b" noreply", 0, data.find(_EOL)
+            ):
+                waiting.look = None  # once, though there may be several commands
+                self._look = look
+                self._among = data.startswith((b"get ", b"gets "))
+                if self._among:
+                    verb, _, keys = data.partition(b" ")
+                    data = verb + request.among + keys
+                else:
+                    data += request.behind
+        self._sock.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        """Receive of a command's reply what is there."""
+        received: bytes = self._sock.recv(size)
+        look = self._look
+        if look is None:
+            return received
+        # In short, what _receive() says at length: a counter seldom moves.
+        item, tail, answer = look.request.last
+        if self._among:
+            if not received.startswith(item):
+                return self._receive(look, received, size)
+            rest = received[len(item) :]
+        else:
+            if not received.endswith(tail):
+                return self._receive(look, received, size)
+            rest = received[: -len(tail)]
+        self._look = None
+        look.answer = answer
+        return rest or self._sock.recv(size)
+
+    def _receive(self, look: Any, received: bytes, size: int) -> bytes:
+        request: Request = look.request
+        read = request.read_among if self._among else request.read_behind
+        while not (reply := read(received, self._serde)):
+            more = self._sock.recv(size)
+            if not more:
+                self._look = None
+                return received  # and the client finds out that no more comes
+            received += more
+        self._look = None
+        look.answer, rest = reply
+        return rest or bytes(self._sock.recv(size))
+
+    def __getattr__(self, name: str) -> Any:
+        # Nobody is to take the reply to a look for his own.
+        if self._look is not None and name.startswith(("recv", "read", "makefile")):
+            raise AttributeError(f"{name}() would read the reply to a look")
+        return getattr(self._sock, name)
+
+
+class _Carrier:
+    """Stands before a class of pymemcache's clients and wraps their sockets."""
+
+    server: Any
+
+    @property
+    def sock(self) -> Socket | None:
+        return vars(self).get("_carrying_sock")
+
+    @sock.setter
+    def sock(self, sock: Any) -> None:
+        wrapped = None if sock is None else Socket(sock, cast("Client", self))
+        vars(self)["_carrying_sock"] = wrapped
+
+
+@cache
+def _carrying(client_class: Any) -> type[Any]:
+    if issubclass(client_class, _Carrier):
+        carrying: type[Any] = client_class
+        return carrying
+    names = ("__module__", "__qualname__", "__doc__")
+    attributes = {name: getattr(client_class, name) for name in names}
+    return type(client_class.__name__, (_Carrier, client_class), attributes)
+
+
+class _OneNode(RendezvousHash):  # type: ignore[misc]  # pymemcache has no types
+    """Spares the one node of a client of a single server its hash of each key."""
+
+    def get_node(self, key: Any) -> Any:
+        nodes = self.nodes
+        return nodes[0] if len(nodes) == 1 else super().get_node(key)
+
+
+def request(client: Any, home: Any, key: str) -> Request | None:
+    """Return the request for a counter that travels with a client's commands.
+
+    `home` is the client that reaches the counter, through its only server. None for a
+    client whose sockets cannot be wrapped.
+    """
+    if not _carry(client):
+        return None
+    members = list(getattr(home, "clients", {"": home}).values())
+    if len(members) != 1:
+        return None
+    with suppress(MemcacheIllegalInputError):  # of the client's own key_prefix
+        return Request(key, client, members[0].server)
+    return None
+
+
+def _carry(client: Any) -> bool:
+    """Have a client's sockets wrapped; tell whether they are."""
+    if isinstance(client, HashClient):
+        client.client_class = _carrying(client.client_class)
+        if type(client.hasher) is RendezvousHash:
+            client.hasher.__class__ = _OneNode
+        for member in client.clients.values():
+            _carry(member)
+    elif isinstance(client, PooledClient):
+        client.client_class = _carrying(client.client_class)
+        for member in (*client.client_pool.used, *client.client_pool.free):
+            _carry(member)
+    elif isinstance(client, Client):
+        if not isinstance(client, _Carrier):
+            client_class: Any = type(client)  # mypy takes no class to be hashable
+            sock = vars(client).pop("sock", None)
+            client.__class__ = _carrying(client_class)
+            client.sock = sock
+    else:
+        return False
+    return True
+
+
+def verb(client: Any, name: str, hidden: object) -> Callable[..., Any]:
+    """Return a client's verb, without what it does for want of a way round.
+
+    With one server there is nothing to choose, yet HashClient checks and hashes each
+    key before its only client checks it again. And it deletes many one by one.
+    `hidden` is what the verb answers while the client hides an outage.
+    """
+    found: Callable[..., Any] = getattr(client, name)
+    if getattr(found, "__func__", found) is not _OWN.get(name):
+        return found  # somebody else's
+    if len(client.clients) == 1 and not client._dead_clients:  # noqa: SLF001  # _OWN
+        (member,) = client.clients.values()
+        if name in _SET_MANY:
+            return partial(client._safely_run_set_many, member)  # noqa: SLF001
+        run = client._safely_run_func  # noqa: SLF001
+        return partial(run, member, getattr(member, name), hidden)
+    return partial(_delete_many, client) if name in _DELETE_MANY else found
+
+
+#: There is no public way to do something with one of HashClient's clients that counts
+#: this client's failures.
+_PRIVATE = "_dead_clients", "_safely_run_func", "_safely_run_set_many", "_get_client"
+
+#: HashClient's own verbs; none where it has not what is private.
+_OWN: dict[str, object] = (
+    dict(vars(HashClient))
+    if all(hasattr(HashClient([]), private) for private in _PRIVATE)
+    else {}
+)
+
+_SET_MANY = "set_many", "set_multi"
+_DELETE_MANY = "delete_many", "delete_multi"
+
+
+def _delete_many(client: Any, names: Iterable[Any], *args: Any, **kwargs: Any) -> bool:
+    _, run, _, find = (getattr(client, private) for private in _PRIVATE)
+    batches: dict[Any, list[Any]] = {}
+    for name in names:
+        member = find(name)
+        if member is not None:
+            batches.setdefault(member, []).append(name)
+    for member, batch in batches.items():
+        run(member, member.delete_many, None, batch, *args, **kwargs)
+    return True

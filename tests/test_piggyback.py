@@ -1,0 +1,351 @@
+"""A look that travels with a command: never out of step, whatever comes back."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import nullcontext, suppress
+
+import pymemcache
+import pytest
+from conftest import BACKENDS, our_cache
+from pymemcache.client.hash import HashClient
+from pymemcache.client.rendezvous import RendezvousHash
+from pymemcache.client.retrying import RetryingClient
+
+from namespaced_cache import NamespacedCache, NamespaceError, piggyback
+from namespaced_cache.look import ABSENT, UNASKED, waiting
+
+PATH = BACKENDS["pymemcache"]
+
+
+@pytest.fixture
+def build(server):
+    """Build caches on pymemcache, closed at the end."""
+    made = []
+
+    def build_one(location=server.location, **options) -> NamespacedCache:
+        made.append(our_cache(PATH, location, OPTIONS=options))
+        return made[-1]
+
+    yield build_one
+    for cache in made:
+        cache.close()
+
+
+@pytest.fixture
+def cache(build):
+    """One that knows its counter."""
+    cache = build()
+    cache.set("k", "v")
+    return cache
+
+
+class Script:
+    """A server that has an answer to each packet ready, byte by byte if asked."""
+
+    def __init__(
+        self, *answers: bytes, bytewise: bool = False, hangs_up: bool = False
+    ) -> None:
+        self.asked: list[bytes] = []
+        self._answers, self._bytewise, self._hangs_up = answers, bytewise, hangs_up
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.location = "127.0.0.1:{1}".format(*self._listener.getsockname())
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection, self._listener:
+            for answer in self._answers:
+                self.asked.append(connection.recv(65536))
+                pieces = [answer]
+                if self._bytewise:
+                    pieces = [answer[i : i + 1] for i in range(len(answer))]
+                for piece in pieces:
+                    connection.sendall(piece)
+            if not self._hangs_up:
+                connection.recv(65536)
+
+    def close(self) -> None:
+        self._thread.join()
+
+
+NUMBER = 10**18
+COUNTER = f"VALUE nsc:script 0 19\r\n{NUMBER}\r\n".encode()
+END = b"END\r\n"
+
+
+def scripted(*answers: bytes, **how) -> tuple[NamespacedCache, Script]:
+    """A cache that knows a counter, and the script of its server's answers."""
+    script = Script(*answers, **how)
+    options = {"NAMESPACE": "script"}
+    cache = our_cache(PATH, script.location, OPTIONS=options)
+    cache._cache.counter.known = NUMBER
+    return cache, script
+
+
+def test_the_look_travels_in_the_packet_of_the_command():
+    cache, script = scripted(b"STORED\r\n" + COUNTER + END, COUNTER + END)
+    cache.set("k", b"v", None)
+    assert cache.get("k") is None
+    cache.close()
+    script.close()
+    write, read = script.asked
+    assert write.startswith(b"set nsc:script:")
+    assert write.endswith(b"\r\nv\r\nget nsc:script\r\n")
+    assert read.startswith(b"get nsc:script nsc:script:")
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (b"END\r\n", None),
+        (b"VALUE {} 16 5\r\nvalue\r\nEND\r\n", "value"),
+        (b"VALUE {} 16 11\r\nEND\r\nSTORED\r\nEND\r\n", "END\r\nSTORED"),
+    ],
+)
+def test_replies_may_come_byte_by_byte(answer, found):
+    cache = our_cache(PATH, "127.0.0.1:1", OPTIONS={"NAMESPACE": "script"})
+    route = cache._cache._find_route()
+    name = route.name(NUMBER)(cache.make_key("k"))
+    answer = answer.replace(b"{}", name.encode())
+    cache, script = scripted(COUNTER + answer, COUNTER + answer, bytewise=True)
+    assert [cache.get("k"), cache.get("k")] == [found, found]
+    cache.close()
+    script.close()
+
+
+def test_a_large_value_that_looks_like_replies_is_one_value(cache):
+    value = "END\r\nSTORED\r\nVALUE nsc:x 0 1\r\n" * 20_000
+    cache.set("large", value)
+    assert cache.get("large") == value
+    assert cache.get("k") == "v"
+
+
+def test_an_error_in_the_middle_leaves_nothing_behind(cache):
+    with pytest.raises(pymemcache.MemcacheServerError, match="too large"):
+        cache.set("k", "v" * 2_000_000)
+    assert cache.get("k") is None or cache.get("k") == "v"
+    with pytest.raises(pymemcache.MemcacheClientError):
+        cache._cache.incr(cache.make_key("text"), 1) or cache._cache.touch("k", 10**40)
+    cache.set("k", "new")
+    assert cache.get("k") == "new"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"VALUE nsc:other 0 19\r\n1000000000000000000\r\nEND\r\n",
+        b"VALUE nsc:script:1 0 1\r\nv\r\nEND\r\n",
+        b"ERROR\r\n",
+        b"SERVER_ERROR out of memory\r\n",
+        b"VALUE nsc:script 0 19\r\n1000000000000000000XX" + END,
+        b"VALUE nsc:script 0 19\r\n1000000000000000000\r\nSTORED\r\n",
+        b"VALUE nsc:script 0 nineteen\r\n",
+    ],
+)
+@pytest.mark.parametrize("verb", ["get", "set"])
+def test_a_reply_that_is_none_to_the_look_ends_the_connection(reply, verb):
+    """As when an answer was left on it that belongs to somebody else."""
+    cache, script = scripted({"get": b"", "set": b"STORED\r\n"}[verb] + reply)
+    member = next(iter(cache._cache.clients.values()))
+    member.timeout = 0.2  # for what may still come
+    with suppress(pymemcache.MemcacheError, OSError, NamespaceError):
+        found = cache.get("k") if verb == "get" else cache.add("k", b"v", None)
+        assert found is None
+    assert member.sock is None
+    script.close()
+
+
+@pytest.mark.parametrize("length", range(len(b"STORED\r\n" + COUNTER + END)))
+def test_a_connection_that_ends_early_is_no_answer(length):
+    cache, script = scripted((b"STORED\r\n" + COUNTER + END)[:length], hangs_up=True)
+    with pytest.raises((pymemcache.MemcacheError, OSError)):
+        cache.set("k", b"v", None)
+    script.close()
+
+
+class TimeLimit(BaseException):
+    """What a test's time limit, or Ctrl-C, raises anywhere."""
+
+
+BROKEN_OFF = {
+    "get": lambda cache: cache.get("one"),
+    "incr": lambda cache: cache.incr("one"),
+    "invalidate_namespace": lambda cache: cache.invalidate_namespace(),
+    "generation": lambda cache: cache.generation,
+}
+
+
+@pytest.mark.parametrize("act", BROKEN_OFF.values(), ids=BROKEN_OFF)
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("options", [{}, {"use_pooling": True}])
+def test_what_is_broken_off_leaves_no_reply_to_the_next(
+    build, monkeypatch, options, pinned, act
+):
+    """Between the sending and the receiving."""
+    cache = build(**options)
+    cache.set_many({"one": 10, "two": 2})
+    receive = piggyback.Socket.recv
+
+    def limited(*_):
+        monkeypatch.setattr(piggyback.Socket, "recv", receive)
+        raise TimeLimit
+
+    with cache.pinned_generation() if pinned else nullcontext():
+        number = cache.generation
+        monkeypatch.setattr(piggyback.Socket, "recv", limited)
+        with pytest.raises(TimeLimit):
+            act(cache)
+        assert cache.get("two") in (2, None)
+        assert cache.get_many(["one"]) in ({"one": 10}, {"one": 11}, {})
+    assert cache.generation in (number, number + 1)
+
+
+def test_a_command_without_a_reply_has_its_look_taken_off(build):
+    cache = build(default_noreply=True)
+    assert cache.generation
+    for number in range(3):
+        cache.set("k", number, None)
+        assert cache.get("k") == number
+
+
+def test_a_look_waits_for_nobody(cache):
+    """Not for the next command, if the one that it was meant for was never sent."""
+    with pytest.raises(TypeError):
+        cache._cache.set(5, 1)
+    assert waiting.look is None
+    assert cache.get("k") == "v"
+
+
+def test_another_way_to_read_is_refused_while_a_look_is_under_way(cache):
+    (member,) = cache._cache.clients.values()
+    waiting.look = cache._cache.counter.look(cache._cache._find_route().request)
+    member.sock.sendall(b"version\r\n")
+    assert waiting.look is None
+    for name in ("recv_into", "recvmsg", "makefile"):
+        with pytest.raises(AttributeError, match="would read the reply to a look"):
+            getattr(member.sock, name)
+    assert member.sock.recv(4096).startswith(b"VERSION")
+
+
+def test_a_socket_is_otherwise_the_clients_own(cache):
+    (member,) = cache._cache.clients.values()
+    assert member.sock.getpeername()[0] == "127.0.0.1"
+    assert isinstance(member, pymemcache.Client)
+    assert type(member).__name__ == "Client"
+
+
+def test_a_client_of_another_make_carries_nothing(server):
+    """It takes two round trips, and is as strict."""
+    real = RetryingClient(pymemcache.Client(server.location))
+    assert piggyback.request(real, real, "nsc:x") is None
+
+
+def test_a_look_that_was_left_ends_the_connection(cache):
+    """Whoever sends the next command would read its reply."""
+    (member,) = cache._cache.clients.values()
+    waiting.look = cache._cache.counter.look(cache._cache._find_route().request)
+    member.sock.sendall(b"version\r\n")
+    with pytest.raises(ConnectionAbortedError):
+        cache.get("k")
+    assert member.sock is None
+    time.sleep(1.1)  # pymemcache's retry window
+    assert cache.get("k") == "v"
+
+
+def test_connections_that_a_pool_has_carry_as_well(server):
+    """A backend that is adopted has some already."""
+    real = HashClient([server.location], use_pooling=True, default_noreply=False)
+    real.set("k", b"v")
+    ((pooled,),) = (member.client_pool.free for member in real.clients.values())
+    assert type(pooled) is pymemcache.Client
+    piggyback.request(real, real, "nsc:x")
+    assert isinstance(pooled.sock, piggyback.Socket)
+    assert real.get("k") == b"v"
+    real.close()
+
+
+def test_many_are_deleted_where_some_servers_are(start):
+    """Those whose server is gone are left out, as on the bare client."""
+    real = HashClient([start().location, start().location], ignore_exc=True)
+    piggyback.request(real, HashClient(list(real.clients)[:1]), "nsc:x")
+    real.set_many({f"k{n}": b"v" for n in range(20)}, noreply=False)
+    delete_many = piggyback.verb(real, "delete_many", hidden=True)
+    assert delete_many([f"k{n}" for n in range(20)]) is True
+    assert real.get_many([f"k{n}" for n in range(20)]) == {}
+    for node in list(real.clients):
+        real.hasher.remove_node(node)
+    assert delete_many(["k1"]) is True
+    real.close()
+
+
+def test_where_the_counter_has_several_servers_nothing_travels(start):
+    real = HashClient([start().location, start().location])
+    assert piggyback.request(real, real, "nsc:x") is None
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+def test_a_key_goes_to_the_server_that_the_bare_client_sends_it_to(servers):
+    locations = [f"127.0.0.1:{port}" for port in range(1, servers + 1)]
+    bare, ours = HashClient(locations), HashClient(locations)
+    piggyback.request(ours, HashClient(locations[:1]), "nsc:x")
+    keys = [f"k{number}" for number in range(100)]
+    assert [ours.hasher.get_node(k) for k in keys] == [
+        bare.hasher.get_node(k) for k in keys
+    ]
+    for client in (bare, ours):
+        for location in locations:
+            client.hasher.remove_node(location)
+    assert ours.hasher.get_node("k") is bare.hasher.get_node("k") is None
+
+
+def test_a_hasher_of_ones_own_stays():
+    class Own(RendezvousHash):
+        pass
+
+    client = HashClient(["127.0.0.1:1"], hasher=Own)
+    piggyback.request(client, client, "nsc:x")
+    assert type(client.hasher) is Own
+
+
+def test_a_subclass_that_deletes_in_its_own_way_keeps_it():
+    class Own(HashClient):
+        def delete_many(self, keys):
+            return list(keys)
+
+    assert piggyback.verb(Own(["127.0.0.1:1"]), "delete_many", hidden=True)(["k"]) == [
+        "k"
+    ]
+
+
+def test_a_verb_that_is_patched_is_called(cache, monkeypatch):
+    real, asked = cache._cache.wrapped, []
+    with cache.pinned_generation():
+        for patched in (real, HashClient):
+            with monkeypatch.context() as patch:
+                patch.setattr(patched, "get", lambda *args: asked.append(args))
+                assert cache.get("k") is None
+    assert len(asked) == 2
+    assert cache.get("k") == "v"
+
+
+def test_without_what_is_private_the_clients_own_verbs_do(cache, monkeypatch):
+    monkeypatch.setattr(piggyback, "_OWN", {})
+    cache.set_many({"a": 1, "b": 2})
+    assert cache.get_many(["a", "b"]) == {"a": 1, "b": 2}
+    cache.delete_many(["a", "b"])
+    assert cache.get_many(["a", "b", "k"]) == {"k": "v"}
+
+
+def test_no_key_that_the_client_refuses_is_among_those_deleted(cache):
+    with pytest.raises(pymemcache.exceptions.MemcacheIllegalInputError):
+        cache._cache.delete_many([cache.make_key("k"), "k\r\nflush_all"])
+    assert cache.get("k") == "v"
+
+
+def test_the_constants_are_told_apart():
+    assert ABSENT is not UNASKED
