@@ -92,7 +92,12 @@ class Route:
         return keys.name
 
     def done(
-        self, act: Act, max_staleness: float, quiet: Any, missing: Any, verb: str
+        self,
+        act: Act,
+        max_staleness: float,
+        quiet: Any,
+        missing: Any = _NOTHING,
+        verb: str = "",
     ) -> Any:
         """Act, and look at the counter, until it stands still meanwhile.
 
@@ -102,17 +107,23 @@ class Route:
         `act` does.
         """
         counter = self.counter
-        generation = counter.trusted(max_staleness)
-        if generation is not None:
-            try:
-                answer = act(self, self.name(generation), None)
-            except Exception:
-                if counter.stands_at(generation, max_staleness):
-                    raise
-            else:
-                if counter.stands_at(generation, max_staleness):
-                    return answer
-        return self._until_confirmed(act, max_staleness, quiet, missing, verb)
+        try:
+            generation = counter.trusted(max_staleness)
+            if generation is not None:
+                try:
+                    answer = act(self, self.name(generation), None)
+                except Exception:
+                    if counter.stands_at(generation, max_staleness):
+                        raise
+                else:
+                    if counter.stands_at(generation, max_staleness):
+                        return answer
+            return self._until_confirmed(act, max_staleness, quiet, missing, verb)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, a test's time limit
+            self.break_off()
+            raise
 
     def _until_confirmed(
         self, act: Act, max_staleness: float, quiet: Any, missing: Any, verb: str
@@ -262,7 +273,7 @@ class NamespacedClient:
             return question(route.counter, route.home)
         except Exception:
             raise
-        except BaseException:  # as in _done()
+        except BaseException:  # as in Route.done
             route.break_off()
             raise
 
@@ -378,7 +389,8 @@ class NamespacedClient:
                 return route.verb("get", default)(wire_key, default)
             return route.fetch([wire_key], look).get(wire_key, default)
 
-        return self._done(act, quiet=default, missing=default)
+        route: Route = self._find_route()
+        return route.done(act, self._max_staleness, default, default)
 
     def _gets(self, key: Key, *defaults: Any, **named_defaults: Any) -> Any:
         def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
@@ -386,16 +398,17 @@ class NamespacedClient:
             return gets(name(key), *defaults, **named_defaults)
 
         missing = _neither(*defaults, **named_defaults)
-        return self._done(act, quiet=None, missing=missing)
+        route: Route = self._find_route()
+        return route.done(act, self._max_staleness, None, missing)
 
     def _get_many(self, verb: str, *args: Any, **kwargs: Any) -> dict[Key, Any]:
-        call = ManyCall(self.wrapped, verb, args, kwargs)
+        call = ManyCall(self._connect, verb, args, kwargs)
         if call.args or call.kwargs:
             raise TypeError(f"{verb}() got more than keys: {call.args} {call.kwargs}")
         cas = call.gets or verb.startswith("gets_")
 
         def act(route: Route, name: Callable[[Key], Key], look: Look | None) -> Any:
-            names = [name(wire_key) for _, wire_key in call.pairs]
+            names = [*map(name, call.wire_keys)]
             if cas:
                 found = route.verb("gets_many", {})(names)
             elif look is None or not route.fetches:
@@ -407,12 +420,13 @@ class NamespacedClient:
 
         if not call.keys:
             return {}
-        found: dict[Key, Any] = self._done(act, quiet={}, missing={})
+        route: Route = self._find_route()
+        found: dict[Key, Any] = route.done(act, self._max_staleness, {}, {})
         return found
 
     def _one(self, verb: str, key: Key, *args: Any, **kwargs: Any) -> Any:
         if self._max_timeout is not None:
-            args = tuple(self._capped(verb, args, kwargs))
+            args = tuple(self._capped(self._max_timeout, verb, args, kwargs))
 
         def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
             wire_key = name(key)
@@ -424,16 +438,19 @@ class NamespacedClient:
             return route.verb(verb, quiet)(wire_key, *args, **kwargs)
 
         quiet = QUIET.get(verb, False)
-        return self._done(act, quiet=quiet, verb=verb)
+        route: Route = self._find_route()
+        return route.done(act, self._max_staleness, quiet, verb=verb)
 
     def _many(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        call = ManyCall(self.wrapped, verb, args, kwargs)
-        rest = self._capped(verb, call.args, call.kwargs)
+        call = ManyCall(self._connect, verb, args, kwargs)
+        rest = call.args
+        if self._max_timeout is not None:
+            rest = self._capped(self._max_timeout, verb, rest, call.kwargs)
         if not call.keys:
             return getattr(self.wrapped, verb)(call.container([]), *rest, **call.kwargs)
 
         def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
-            names = [name(wire_key) for _, wire_key in call.pairs]
+            names = [*map(name, call.wire_keys)]
             real = route.verb(verb, QUIET.get(verb, names))
             answer = real(call.container(names), *rest, **call.kwargs)
             if answer is None or isinstance(answer, bool):
@@ -441,23 +458,25 @@ class NamespacedClient:
             callers_keys = dict(zip(names, call.keys, strict=True))
             return [callers_keys[failed] for failed in answer]
 
-        return self._done(act, quiet=QUIET.get(verb, call.keys), verb=verb)
+        quiet = QUIET.get(verb, call.keys)
+        route: Route = self._find_route()
+        return route.done(act, self._max_staleness, quiet, verb=verb)
 
     def _item(self, key: Key, act: Callable[[Any, Key], Any]) -> Any:
         try:
-            return self._done(
-                lambda route, name, _: act(route.client, name(key)), quiet=None
+            route: Route = self._find_route()
+            return route.done(
+                lambda route, name, _: act(route.client, name(key)),
+                self._max_staleness,
+                None,
             )
         except KeyError:
             raise KeyError(key) from None
 
     def _capped(
-        self, verb: str, args: Sequence[Any], kwargs: dict[str, Any]
+        self, longest: int, verb: str, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Sequence[Any]:
         """Cap the expiry among the arguments that follow a verb's keys."""
-        longest = self._max_timeout
-        if longest is None:
-            return args
         expiry = libraries.of(self.wrapped).expiries.get(verb)
         if expiry is None:
             return args
@@ -466,19 +485,6 @@ class NamespacedClient:
             kwargs[name] = capped(kwargs.get(name, 0), longest)
             return args
         return [*args[:place], capped(args[place], longest), *args[place + 1 :]]
-
-    def _done(
-        self, act: Act, *, quiet: Any, missing: Any = _NOTHING, verb: str = ""
-    ) -> Any:
-        """Act by the route of the moment: see Route.done."""
-        route: Route = self._find_route()
-        try:
-            return route.done(act, self._max_staleness, quiet, missing, verb)
-        except Exception:
-            raise
-        except BaseException:  # Ctrl-C, a test's time limit
-            route.break_off()
-            raise
 
 
 def _neither(default: Any = None, cas_default: Any = None) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from namespaced_cache import libraries
@@ -59,15 +59,28 @@ def is_verb(attribute: object) -> bool:
 class ManyCall:
     """The arguments of a verb that takes many keys, taken apart.
 
-    `pairs` are the caller's keys with the keys they stand for, which differ where
+    `keys` are the caller's and `wire_keys` those they stand for, which differ where
     pylibmc is given a `key_prefix`; `gets` tells whether pymemcache is asked for cas
-    tokens; `args` and `kwargs` are what else follows the keys.
+    tokens; `args` and `kwargs` are what else follows the keys. `connect` gives the real
+    client.
     """
 
     def __init__(
-        self, client: Any, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        connect: Callable[[], Any],
+        verb: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
-        parameters = libraries.of(client).many_parameters.get(verb, ())
+        if len(args) == 1 and not kwargs:  # as nearly always
+            self._given = args[0]
+            self.gets = False
+            self.args: Sequence[Any] = ()
+            self.kwargs = kwargs
+            self.keys: list[Key] = list(self._given)
+            self.wire_keys = self.keys
+            return
+        parameters = libraries.of(connect()).many_parameters.get(verb, ())
         if args:
             self._given, *rest = args
         else:
@@ -91,8 +104,8 @@ class ManyCall:
         self.args = rest
         self.kwargs = kwargs
         prefix = looked_at.get("key_prefix", b"")
-        self.keys: list[Key] = list(self._given)
-        self.pairs = [(key, _joined(prefix, key)) for key in self.keys]
+        self.keys = list(self._given)
+        self.wire_keys = [_joined(prefix, key) for key in self.keys]
 
     def container(self, names: list[Key]) -> list[Key] | dict[Key, Any]:
         """Put the names where the caller's keys were: in a mapping or a sequence."""
