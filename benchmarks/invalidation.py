@@ -31,7 +31,9 @@ def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
     acts: dict[tuple[str, str, int], Act] = {}
     with ExitStack() as stack:
         for keys in scale.sizes:
-            server = stack.enter_context(closing(Memcached("-m", "1024")))
+            # One thread, so that it is no matter which of them a connection gets.
+            memcached = Memcached("-m", "1024", "-t", "1")
+            server = stack.enter_context(closing(memcached))
             wire = stack.enter_context(Wire(server.port))
             for client in BACKENDS:
                 cache = stack.enter_context(closing(ours(client, server.location, "n")))

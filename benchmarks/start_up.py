@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
+from tempfile import TemporaryDirectory
 
 from borrowed import Memcached
 from measure import paired
@@ -34,7 +35,7 @@ print(time.perf_counter() - start)
 def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
     """Compare ours, as it comes, with the bare backend."""
     share = seconds / len(BACKENDS)
-    with closing(Memcached()) as server:
+    with closing(Memcached()) as server, TemporaryDirectory() as bytecode:
         for client, backend in BACKENDS.items():
             bare = {"BACKEND": backend, "LOCATION": server.location}
             # A run of its own each time, which seeds its counter.
@@ -44,18 +45,22 @@ def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
                 "OPTIONS": {"WRAPPED_BACKEND": backend},
             }
             acts = {
-                "bare": partial(_started, bare),
-                "strict": partial(_started, strict),
+                "bare": partial(_started, bytecode, bare),
+                "strict": partial(_started, bytecode, strict),
             }
             for subject, figures in paired(acts, share, least=scale.rounds).items():
                 yield figures.row(client=client, subject=subject)
 
 
-def _started(setting: dict[str, object]) -> float:
+def _started(bytecode: str, setting: dict[str, object]) -> float:
+    # A run of its own; and what is imported is compiled once, as where it is installed.
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
+    for name in RUN_VARIABLE, "PYTHONDONTWRITEBYTECODE":
+        environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(setting)],
         check=True,
-        env={name: os.environ[name] for name in os.environ if name != RUN_VARIABLE},
+        env=environment,
         stdout=subprocess.PIPE,
         timeout=60,
     )

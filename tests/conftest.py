@@ -48,6 +48,15 @@ def server():
     memcached.close()
 
 
+@pytest.fixture(scope="module")
+def servers():
+    """Two memcached processes of the module's own: ours and the bare backend's."""
+    pair = Memcached(), Memcached()
+    yield pair
+    for each in pair:
+        each.close()
+
+
 @pytest.fixture(scope="session")
 def twemproxy():
     """A proxy tier before two memcached processes."""

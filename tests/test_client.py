@@ -11,8 +11,8 @@ import pytest
 from conftest import BACKENDS, bare_cache, our_cache
 from pymemcache.client.base import PooledClient
 
-from namespaced_cache import client as client_module
 from namespaced_cache import identity
+from namespaced_cache import route as route_module
 from namespaced_cache.client import NamespacedClient
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
 from namespaced_cache.verbs import LEAVING, MANY_KEYS, ONE_KEY, PASSED, REFUSED
@@ -328,7 +328,7 @@ def test_a_lost_connection_is_raised_as_the_bare_client_does(client, build, star
 @pytest.fixture
 def overtake(bare, monkeypatch):
     """Have another process invalidate so often just before a look at the server."""
-    act = client_module.Route.act
+    carry_out = route_module.Route.carry_out
     overtaken = []
 
     def overtake(times):
@@ -336,9 +336,9 @@ def overtake(bare, monkeypatch):
             if len(overtaken) < times:
                 overtaken.append(generation)
                 bare._cache.incr(route.counter.key, 1)
-            return act(route, do, generation, look)
+            return carry_out(route, do, generation, look)
 
-        monkeypatch.setattr(client_module.Route, "act", overtaking)
+        monkeypatch.setattr(route_module.Route, "carry_out", overtaking)
         return overtaken
 
     return overtake
@@ -365,7 +365,7 @@ def test_a_read_that_is_overtaken_is_done_again(cache, overtake, times):
 
 
 def test_what_is_always_overtaken_gives_up(cache, overtake, monkeypatch):
-    monkeypatch.setattr(client_module, "ATTEMPTS", 3)
+    monkeypatch.setattr(route_module, "ATTEMPTS", 3)
     cache.get("warm")
     overtake(3)
     with pytest.raises(NamespaceUnavailable) as caught:

@@ -23,7 +23,6 @@ from django.core.cache.backends.base import BaseCache, InvalidCacheKey
 from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import Memcached
 from side_by_side import (
     COUNTER,
     KEY_ENDS,
@@ -47,14 +46,6 @@ SETUPS = {
     "pylibmc": ("pylibmc", {"behaviors": {"cas": True, "tcp_nodelay": True}}),
     "binary": ("pylibmc", {"binary": True, "behaviors": {"tcp_nodelay": True}}),
 }
-
-
-@pytest.fixture(scope="module")
-def servers():
-    pair = Memcached(), Memcached()
-    yield pair
-    for server in pair:
-        server.close()
 
 
 @pytest.fixture

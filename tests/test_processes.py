@@ -43,7 +43,7 @@ from django.urls import path
 from servers import Memcached
 from uses import in_a_thread
 
-from namespaced_cache import libraries, namespaced, wrapped
+from namespaced_cache import generation, libraries, namespaced, wrapped
 
 #: The kernel ends a process that takes so many seconds, so that none hangs the tests.
 LIMIT = 60
@@ -517,7 +517,8 @@ def test_a_child_waits_for_no_lock_that_its_parent_held(alias, location):
         in_a_thread(lambda: hammer(caches[alias], "childs-thread", 1))
 
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(wrapped._lock.acquire).result()
+        for module in wrapped, generation:
+            pool.submit(module._lock.__enter__).result()
         assert done(fork(child)) == 0
     check(cache, parents, location)
 

@@ -60,6 +60,18 @@ def outcomes(run):
     return sorted(re.findall(r"^(?:FAIL|ERROR): (\w+)", run.output, re.MULTILINE))
 
 
+#: The ways to isolate a test case: its base, the command's arguments, the settings.
+EACH_WAY = pytest.mark.parametrize(
+    ("base", "arguments", "settings"),
+    [
+        ("", [RUNNER], "bare_settings"),
+        ("NamespacedCacheMixin, ", [], "namespaced_settings"),
+        # Both, and then the runner does it.
+        ("NamespacedCacheMixin, ", [RUNNER], "namespaced_settings"),
+    ],
+    ids=["runner", "mixin", "both"],
+)
+
 FAILING = """
 class FailsToBeSetUp({mixin}TestCase):
     databases = []
@@ -112,20 +124,11 @@ class WhateverIsThere({mixin}SimpleTestCase):
 """
 
 
-@pytest.mark.parametrize(
-    ("mixin", "arguments", "settings"),
-    [
-        ("", [RUNNER], "bare_settings"),
-        ("NamespacedCacheMixin, ", [], "namespaced_settings"),
-        # Both, and then the runner does it.
-        ("NamespacedCacheMixin, ", [RUNNER], "namespaced_settings"),
-    ],
-    ids=["runner", "mixin", "both"],
-)
+@EACH_WAY
 def test_a_class_that_cannot_be_set_up_leaves_nothing(
-    project, mixin, arguments, settings
+    project, base, arguments, settings
 ):
-    project.write("test_failing.py", module(FAILING.format(mixin=mixin)))
+    project.write("test_failing.py", module(FAILING.format(mixin=base)))
     run = project.manage("test", *arguments, DJANGO_SETTINGS_MODULE=settings)
     assert outcomes(run) == ["setUpClass", "setUpClass"], run.output
     assert run.ran == 5, run.output
@@ -151,19 +154,12 @@ class B{mixin}({bases}SimpleTestCase):
 """
 
 
-@pytest.mark.parametrize(
-    ("bases", "arguments", "settings"),
-    [
-        ("", [RUNNER], "bare_settings"),
-        ("NamespacedCacheMixin, ", [], "namespaced_settings"),
-    ],
-    ids=["runner", "mixin"],
-)
+@EACH_WAY
 def test_where_no_server_answers_tests_fail_and_the_run_goes_on(
-    project, start, bases, arguments, settings
+    project, start, base, arguments, settings
 ):
     server = start()
-    project.write("test_away.py", module(AWAY.format(mixin="Class", bases=bases)))
+    project.write("test_away.py", module(AWAY.format(mixin="Class", bases=base)))
     run = project.manage(
         "test",
         *arguments,
@@ -178,19 +174,15 @@ def test_where_no_server_answers_tests_fail_and_the_run_goes_on(
     assert run.ran == 3, run.output
 
 
-@pytest.mark.parametrize(
-    ("base", "arguments"), [("", [RUNNER]), ("NamespacedCacheMixin, ", [])]
-)
-def test_a_scope_that_there_is_not_is_refused(project, base, arguments):
+@EACH_WAY
+def test_a_scope_that_there_is_not_is_refused(project, base, arguments, settings):
     text = f"""
 class Wrong({base}SimpleTestCase):
     cache_isolation = "session"
     def test_nothing(self): pass
 """
     project.write("test_wrong.py", module(text))
-    run = project.manage(
-        "test", *arguments, DJANGO_SETTINGS_MODULE="namespaced_settings"
-    )
+    run = project.manage("test", *arguments, DJANGO_SETTINGS_MODULE=settings)
     assert outcomes(run) == ["setUpClass"], run.output
     assert (
         "ValueError: Wrong.cache_isolation is 'session': it takes function, class, off."
@@ -206,15 +198,7 @@ for number in range(1000):
 """
 
 
-@pytest.mark.parametrize(
-    ("base", "arguments", "settings"),
-    [
-        ("", [RUNNER], "bare_settings"),
-        ("NamespacedCacheMixin, ", [], "namespaced_settings"),
-        ("NamespacedCacheMixin, ", [RUNNER], "namespaced_settings"),
-    ],
-    ids=["runner", "mixin", "both"],
-)
+@EACH_WAY
 def test_a_test_pays_one_round_trip_for_its_isolation(
     project, server, base, arguments, settings
 ):

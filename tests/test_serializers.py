@@ -15,7 +15,6 @@ import pylibmc
 import pytest
 from conftest import BACKENDS, our_cache
 from pymemcache.serde import CompressedSerde, PickleSerde
-from servers import Memcached
 from side_by_side import COUNTER, Place, assert_alike, outcome
 from uses import as_another_process
 
@@ -96,14 +95,6 @@ SETUPS = {
     "pylibmc squeezed": ("pylibmc", {}, Squeezing),
 }
 EVERY_SETUP = pytest.mark.parametrize("setup", SETUPS)
-
-
-@pytest.fixture(scope="module")
-def servers():
-    pair = Memcached(), Memcached()
-    yield pair
-    for server in pair:
-        server.close()
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from operator import methodcaller
 
 import pytest
 
-from namespaced_cache.client import Route
 from namespaced_cache.generation import Counter
+from namespaced_cache.route import Route
 
 #: Ways in which a cache forgets its namespace.
 WAYS_TO_FORGET = {
@@ -68,8 +68,7 @@ def as_another_process(cache):
     def find_theirs():
         mine = find_route()
         if mine not in routes:
-            home = None if mine.is_home else mine.home
-            routes[mine] = Route(mine.client, home, theirs)
+            routes[mine] = Route(mine.client, mine.home, theirs)
         return routes[mine]
 
     client._find_counter, client._find_route = lambda: theirs, find_theirs

@@ -3,31 +3,23 @@
 A wrapped backend has it for its `_cache`. Every verb of the real client that takes keys
 is namespaced by its shape, one key or many; the rest passes through or is refused, as
 `verbs.py` lists it.
-
-Every operation takes effect in the generation that the counter shows at a moment of the
-operation. Where the look at the counter travels with it, it goes out under the newest
-generation that this process knows; if the counter stands elsewhere, what was done is
-invisible, for it happened in a dead generation, and is done again. Where the look
-cannot travel, it follows. Where the generation is pinned, or may be trusted for a
-while, there is none.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-import random
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from namespaced_cache import identity, libraries
+from namespaced_cache import libraries
 from namespaced_cache.errors import VerbRefusedError
 from namespaced_cache.expiry import capped
 from namespaced_cache.generation import Counter, Pin, PinnedGeneration
-from namespaced_cache.keys import GenerationKeys, Key
-from namespaced_cache.look import ABSENT, Look, waiting
+from namespaced_cache.keys import Key
+from namespaced_cache.look import Look
+from namespaced_cache.route import Route
 from namespaced_cache.verbs import (
     LEAVING,
     MANY_KEYS,
@@ -38,161 +30,6 @@ from namespaced_cache.verbs import (
     ManyCall,
     is_verb,
 )
-
-#: How often an operation is done again before it gives up. Each time means that another
-#: process invalidated the namespace within the few microseconds between.
-ATTEMPTS = 100
-
-#: After so many, it waits a moment, up to so many seconds, for a storm to pass.
-_PATIENCE = 10
-_PAUSE = 0.002
-
-
-_NOTHING = object()
-
-
-class Route:
-    """The way to a namespace, as it is at the moment.
-
-    The real client; `home`, the client that reaches the counter, often the same; and
-    the counter.
-    """
-
-    def __init__(self, client: Any, home: Any, counter: Counter) -> None:
-        self.client = client
-        self.is_home = home is None
-        self.home = client if home is None else home
-        self.counter = counter
-        self.library = libraries.of(client)
-        #: A route leads no further than the names do that it was made of.
-        self.epoch = identity.epoch
-        #: Travels with commands; None where it does not.
-        self.request = self.library.request(client, self.home, counter.key)
-        #: Returns the client's verb of a name, given what it answers where it hides an
-        #: outage.
-        self.verb: Callable[[str, object], Callable[..., Any]] = partial(
-            self.library.verb, client
-        )
-        #: Whether what reads can fetch the counter as well, which is the next best.
-        self.fetches = self.request is None and self.is_home
-        self._keys: GenerationKeys | None = None
-
-    def name(self, generation: int) -> Callable[[Key], Key]:
-        """Return what gives a key its generation."""
-        keys = self._keys
-        if keys is None or keys.number != generation:
-            library, client = self.library, self.client
-            self._keys = keys = GenerationKeys(
-                self.counter.namespace,
-                generation,
-                limit=library.key_limit(client),
-                refuse_key_ends=not library.checks_keys(client),
-                check=partial(library.check, client),
-            )
-        return keys.name
-
-    def done(
-        self,
-        act: Act,
-        max_staleness: float,
-        quiet: Any,
-        missing: Any = _NOTHING,
-        verb: str = "",
-    ) -> Any:
-        """Act, and look at the counter, until it stands still meanwhile.
-
-        For `max_staleness` seconds the known generation is trusted without a look.
-        `quiet` is the answer where the client hides an outage, `missing` that of a read
-        where there is no counter, and so nothing in the namespace; `verb` is what
-        `act` does.
-        """
-        counter = self.counter
-        try:
-            generation = counter.trusted(max_staleness)
-            if generation is not None:
-                try:
-                    answer = act(self, self.name(generation), None)
-                except Exception:
-                    if counter.stands_at(generation, max_staleness):
-                        raise
-                else:
-                    if counter.stands_at(generation, max_staleness):
-                        return answer
-            return self._until_confirmed(act, max_staleness, quiet, missing, verb)
-        except Exception:
-            raise
-        except BaseException:  # Ctrl-C, a test's time limit
-            self.break_off()
-            raise
-
-    def _until_confirmed(
-        self, act: Act, max_staleness: float, quiet: Any, missing: Any, verb: str
-    ) -> Any:
-        counter = self.counter
-        for attempt in range(ATTEMPTS):
-            if attempt >= _PATIENCE:
-                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311  # no secret
-            generation, look = self._begin(max_staleness)
-            if generation is None:
-                return quiet
-            answer, error = None, None
-            try:
-                answer = self.act(act, generation, look)
-            except Exception as raised:
-                if self.library.is_away(raised, verb):
-                    raise
-                # It may be of a generation that is dead, or of the counter itself.
-                error = raised
-            if look and look.answer is ABSENT and missing is not _NOTHING:
-                return missing  # who writes will seed the counter
-            # Another thread may have begun a newer one since.
-            seen = counter.seen(self.home, look) if look else counter.known
-            if seen in (generation, None):
-                if error is not None:
-                    raise error
-                return quiet if seen is None else answer
-        raise counter.unavailable(f"invalidated {ATTEMPTS} times within one operation")
-
-    def _begin(self, max_staleness: float) -> tuple[int | None, Look | None]:
-        """Return the generation to act in, and the look that has to confirm it.
-
-        No look where it was read just now, no generation where none is to be had.
-        """
-        counter = self.counter
-        generation = counter.trusted(max_staleness) if max_staleness else None
-        if generation is not None:
-            return generation, None
-        if counter.known:
-            look = counter.look(self.request)
-            return look.floor, look
-        return counter.read(self.home), None
-
-    def act(self, act: Act, generation: int, look: Look | None) -> Any:
-        """Act in a generation, and have a look travel with it where it can."""
-        if look is None or look.request is None:
-            return act(self, self.name(generation), look)
-        waiting.look = look
-        try:
-            return act(self, self.name(generation), look)
-        finally:
-            waiting.look = None
-
-    def fetch(self, names: list[Key], look: Look) -> dict[Key, Any]:
-        """Fetch items and the counter together; the look is answered."""
-        key: Key = self.counter.key
-        found: dict[Key, Any] = self.client.get_multi([key, *names])
-        look.answer = found.pop(key, ABSENT)
-        return found
-
-    def break_off(self) -> None:
-        """Leave no reply behind that the next command would take for its own."""
-        for client in {self.client, self.home}:
-            self.library.break_off(client)
-
-
-#: What is done by a route with a key's name-giver; the look is None where none is
-#: needed.
-Act = Callable[[Route, Callable[[Key], Key], Look | None], Any]
 
 
 class NamespacedClient:
@@ -273,7 +110,7 @@ class NamespacedClient:
             return question(route.counter, route.home)
         except Exception:
             raise
-        except BaseException:  # as in Route.done
+        except BaseException:  # as in Route.done()
             route.break_off()
             raise
 
@@ -359,11 +196,13 @@ class NamespacedClient:
             process = os.getpid()
             if process not in clones:
                 route = self._find_route()
-                client = route.client.clone()
-                home = None if route.is_home else route.home.clone()
-                for clone in (client, home):
+                # The counter's client is often the same.
+                cloned = {
+                    client: client.clone() for client in (route.client, route.home)
+                }
+                for clone in cloned.values():
                     libraries.watch(clone)
-                clones[process] = client, home
+                clones[process] = cloned[route.client], cloned[route.home]
             return clones[process]
 
         clients()  # now, and not in the other thread, while this one is at work
@@ -378,7 +217,7 @@ class NamespacedClient:
     def _leave(self, verb: str) -> Any:
         """Close the connection to the counter's home as well."""
         route = self._find_route()
-        if not route.is_home:
+        if route.home is not route.client:
             getattr(route.home, verb)()
         return getattr(route.client, verb)()
 
@@ -386,7 +225,7 @@ class NamespacedClient:
         def act(route: Route, name: Callable[[Key], Key], look: Look | None) -> Any:
             wire_key = name(key)
             if look is None or not route.fetches:
-                return route.verb("get", default)(wire_key, default)
+                return route.call("get", default, wire_key, default)
             return route.fetch([wire_key], look).get(wire_key, default)
 
         route: Route = self._find_route()
@@ -394,8 +233,7 @@ class NamespacedClient:
 
     def _gets(self, key: Key, *defaults: Any, **named_defaults: Any) -> Any:
         def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
-            gets = route.verb("gets", None)
-            return gets(name(key), *defaults, **named_defaults)
+            return route.call("gets", None, name(key), *defaults, **named_defaults)
 
         missing = _neither(*defaults, **named_defaults)
         route: Route = self._find_route()
@@ -410,9 +248,9 @@ class NamespacedClient:
         def act(route: Route, name: Callable[[Key], Key], look: Look | None) -> Any:
             names = [*map(name, call.wire_keys)]
             if cas:
-                found = route.verb("gets_many", {})(names)
+                found = route.call("gets_many", {}, names)
             elif look is None or not route.fetches:
-                found = route.verb("get_multi", {})(names)
+                found = route.call("get_multi", {}, names)
             else:
                 found = route.fetch(names, look)
             callers_keys = dict(zip(names, call.keys, strict=True))
@@ -435,7 +273,7 @@ class NamespacedClient:
                 # them: other threads' keys may be asked for instead. See
                 # https://github.com/lericson/pylibmc/issues/300
                 wire_key = wire_key.encode()
-            return route.verb(verb, quiet)(wire_key, *args, **kwargs)
+            return route.call(verb, quiet, wire_key, *args, **kwargs)
 
         quiet = QUIET.get(verb, False)
         route: Route = self._find_route()
@@ -451,8 +289,8 @@ class NamespacedClient:
 
         def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
             names = [*map(name, call.wire_keys)]
-            real = route.verb(verb, QUIET.get(verb, names))
-            answer = real(call.container(names), *rest, **call.kwargs)
+            given, hidden = call.container(names), QUIET.get(verb, names)
+            answer = route.call(verb, hidden, given, *rest, **call.kwargs)
             if answer is None or isinstance(answer, bool):
                 return answer
             callers_keys = dict(zip(names, call.keys, strict=True))

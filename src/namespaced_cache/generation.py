@@ -9,10 +9,8 @@ bring back what was stored under it.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import reprlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import (
@@ -28,6 +26,7 @@ from asgiref.sync import sync_to_async
 from namespaced_cache import libraries
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
 from namespaced_cache.keys import counter_key
+from namespaced_cache.locks import ForkableLock
 from namespaced_cache.look import ABSENT, UNASKED, Look
 
 if TYPE_CHECKING:
@@ -366,7 +365,7 @@ class PinnedGeneration(
 
 
 _counters: dict[tuple[str, ...], Counter] = {}
-_lock = threading.Lock()
+_lock = ForkableLock()
 
 
 def counter(namespace: str, server: str, place: str) -> Counter:
@@ -378,12 +377,3 @@ def counter(namespace: str, server: str, place: str) -> Counter:
         return _counters.setdefault(
             (namespace, server, place), Counter(namespace, server)
         )
-
-
-def _after_fork_in_child() -> None:
-    # Another thread may have held the lock when the process forked.
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,8 +1,9 @@
 """Who is asking: the name of this run, and of this worker within it.
 
 A run is named as early as can be, so that every process that is started later inherits
-the name. A worker is looked up at each use: backends are built before test workers
-fork, and a worker that kept its parent's name would share its parent's namespace.
+the name. Names are looked up once in each epoch of a process, and a fork begins one:
+backends are built before test workers fork, and a worker that kept its parent's name
+would share its parent's namespace.
 """
 
 from __future__ import annotations
@@ -90,19 +91,16 @@ def _resolved(name: str | None) -> str:
     return f"{name}.{worker_name}" if worker_name else name
 
 
-class Epoch:
-    """A stretch of time in which a process keeps its names."""
-
-
-#: This one. It ends when the process forks, for the child may be another worker.
-epoch = Epoch()
+#: The stretch of time in which a process keeps its names; another object, another one.
+#: It ends when the process forks, for the child may be another worker.
+epoch = object()
 
 
 def begin_epoch() -> None:
     """Look names up again."""
     global epoch
     _resolved.cache_clear()
-    epoch = Epoch()
+    epoch = object()
 
 
 os.register_at_fork(after_in_child=begin_epoch)

@@ -8,7 +8,6 @@ because applications look at it.
 from __future__ import annotations
 
 import os
-import threading
 from collections import Counter as Tally
 from collections.abc import Mapping
 from copy import copy
@@ -25,6 +24,7 @@ from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.errors import NamespaceUnavailable
 from namespaced_cache.generation import Counter
 from namespaced_cache.guard import Guard
+from namespaced_cache.locks import ForkableLock
 
 #: The environment variable that tells child processes that aliases are wrapped.
 WRAP_VARIABLE = "NAMESPACED_CACHE_WRAP"
@@ -52,7 +52,6 @@ class Isolation:
         self._fresh: set[Counter] = set()
         #: Those whose server was never reached.
         self._away: set[Counter] = set()
-        self._lock = threading.RLock()
 
     def start(self) -> None:
         """Isolate backends from now on where they are created, and those that are."""
@@ -84,6 +83,8 @@ class Isolation:
         _current = self._outer
         if self._outer_wrap is None:
             os.environ.pop(WRAP_VARIABLE, None)
+        else:
+            os.environ[WRAP_VARIABLE] = self._outer_wrap
         self._is_started = False
         self._guard.close()
         handlers: Any = CacheHandler
@@ -98,14 +99,14 @@ class Isolation:
         raises for the others.
         """
         identity.name_children()  # a worker that was forked is one by now
-        with self._lock:
+        with _lock:
             self._fresh.clear()
             self._forgets = True
             # Bare ones are not opened here: the guard would take it for the test's.
             found = aliases.namespaced_caches(
                 alias
                 for alias in caches
-                if self._isolated(alias, caches.settings[alias])
+                if self._isolates(alias, caches.settings[alias])
             )
             for alias in self._forget(found):
                 del caches[alias]
@@ -128,7 +129,7 @@ class Isolation:
         # Settings that a test has overridden may lead to another server or namespace,
         # and to what an earlier test has left there.
         if isinstance(cache, NamespacedCache) and self._forgets:
-            with self._lock:
+            with _lock:
                 if self._forget({alias: cache}):
                     cache = self._original(handler, alias)
         return cache
@@ -164,20 +165,24 @@ class Isolation:
             away.append(stale[counter])
         return away
 
+    def _isolates(self, alias: str, setting: Mapping[str, Any]) -> bool:
+        """Tell whether an alias has a namespace in this run."""
+        try:
+            backend = aliases.backend_class(alias, setting)
+        except InvalidCacheBackendError:
+            return False  # for Django to refuse
+        return issubclass(
+            backend, BaseMemcachedCache if self._wrap else NamespacedCache
+        )
+
     def _isolated(
         self, alias: str, setting: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
         """Return the setting of an alias that has a namespace in this run, or None."""
-        try:
-            backend = aliases.backend_class(alias, setting)
-        except InvalidCacheBackendError:
-            return None  # for Django to refuse
-        if not issubclass(backend, BaseMemcachedCache):
+        if not self._isolates(alias, setting):
             return None
         if self._wrap:
             setting = aliases.wrapped_setting(alias, setting, {})
-        elif not issubclass(backend, NamespacedCache):
-            return None
         capped = {"MAX_TIMEOUT": DAY, **(setting.get("OPTIONS") or {})}
         return {**setting, "OPTIONS": capped}
 
@@ -203,6 +208,7 @@ class Isolation:
 
 
 _current: Isolation | None = None
+_lock = ForkableLock()
 
 
 def join() -> None:

@@ -86,11 +86,11 @@ class PyMemcache:
         return piggyback.request(client, home, key)
 
     @property
-    def verb(self) -> Callable[[Any, str, object], Callable[..., Any]]:
-        """What returns a client's verb: see piggyback.verb."""
-        from namespaced_cache import piggyback  # noqa: PLC0415  # as above
+    def call(self) -> Callable[..., Any]:
+        """What calls a client's verb: see shortcuts.call."""
+        from namespaced_cache import shortcuts  # noqa: PLC0415  # as above
 
-        return piggyback.verb
+        return shortcuts.call
 
     def break_off(self, client: Any) -> None:
         """Close connections on which a reply may be left that nobody reads."""
@@ -210,10 +210,9 @@ class PyLibMC:
     def request(self, client: Any, home: Any, key: str) -> Request | None:
         """Return None: libmemcached sends one command and awaits its reply."""
 
-    def verb(self, client: Any, name: str, hidden: object) -> Callable[..., Any]:
-        """Return a client's verb."""
-        verb: Callable[..., Any] = getattr(client, name)
-        return verb
+    def call(self, client: Any, verb: str, _: object, *args: Any, **kwargs: Any) -> Any:
+        """Call a client's verb."""
+        return getattr(client, verb)(*args, **kwargs)
 
     def break_off(self, client: Any) -> None:
         """Do nothing: what is broken off in Python was complete in libmemcached."""

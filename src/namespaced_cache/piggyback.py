@@ -9,20 +9,18 @@ It relies on those two calls alone. A client that makes others carries nothing, 
 wanted the look sees that it was not answered.
 
 In a `get` the counter is the first of the keys; another command is followed by a `get`
-of its own. It would not do in front, for memcached sends what a `get` finds at once,
-and the command's reply in a packet of its own.
+for the counter. It would not do in front, for memcached sends what a `get` finds at
+once, and the command's reply in a packet of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from typing import Any, cast
 
 from pymemcache.client.base import Client, PooledClient, check_key_helper
 from pymemcache.client.hash import HashClient
-from pymemcache.client.rendezvous import RendezvousHash
 from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheUnknownError
 
 from namespaced_cache.look import ABSENT, UNASKED, waiting
@@ -53,16 +51,22 @@ class Request:
         self.last: tuple[bytes, bytes, object] = (_NONE, _NONE, None)
 
     def read_among(self, received: bytes, serde: Any) -> Reply | None:
-        """Read the reply to a `get` whose first key is the counter.
+        """Read the reply to a `get` that has the counter among its keys.
 
-        None where it is not complete.
+        None where it is not complete. The counter comes first, as it was asked for; but
+        the protocol does not say so, and a proxy has several servers' items to bring
+        together.
         """
-        if received.startswith(self._head):
-            return self._read_item(received, serde)
-        if _EOL not in received:
-            return None
-        found_others = received.startswith((b"VALUE ", _END))
-        return ABSENT if found_others else UNASKED, received
+        start = 0
+        while (end := received.find(_EOL, start)) >= 0:
+            line = received[start:end]
+            if line.startswith(self._head):
+                reply = self._read_item(received[start:], serde)
+                return reply and (reply[0], received[:start] + reply[1])
+            if not line.startswith(b"VALUE "):  # END, or an error
+                return ABSENT if line == b"END" else UNASKED, received
+            start = end + len(_EOL) + int(line.split()[3]) + len(_EOL)
+        return None
 
     def read_behind(self, received: bytes, serde: Any) -> Reply | None:
         """Read the replies to other commands, and that to a `get` behind them."""
@@ -199,14 +203,6 @@ def _carrying(client_class: Any) -> type[Any]:
     return type(client_class.__name__, (_Carrier, client_class), attributes)
 
 
-class _OneNode(RendezvousHash):  # type: ignore[misc]  # pymemcache has no types
-    """Spares the one node of a client of a single server its hash of each key."""
-
-    def get_node(self, key: Any) -> Any:
-        nodes = self.nodes
-        return nodes[0] if len(nodes) == 1 else super().get_node(key)
-
-
 def request(client: Any, home: Any, key: str) -> Request | None:
     """Return the request for a counter that travels with a client's commands.
 
@@ -227,8 +223,6 @@ def _carry(client: Any) -> bool:
     """Have a client's sockets wrapped; tell whether they are."""
     if isinstance(client, HashClient):
         client.client_class = _carrying(client.client_class)
-        if type(client.hasher) is RendezvousHash:
-            client.hasher.__class__ = _OneNode
         for member in client.clients.values():
             _carry(member)
     elif isinstance(client, PooledClient):
@@ -243,50 +237,4 @@ def _carry(client: Any) -> bool:
             client.sock = sock
     else:
         return False
-    return True
-
-
-def verb(client: Any, name: str, hidden: object) -> Callable[..., Any]:
-    """Return a client's verb, without what it does for want of a way round.
-
-    With one server there is nothing to choose, yet HashClient checks and hashes each
-    key before its only client checks it again. And it deletes many one by one.
-    `hidden` is what the verb answers while the client hides an outage.
-    """
-    found: Callable[..., Any] = getattr(client, name)
-    if getattr(found, "__func__", found) is not _OWN.get(name):
-        return found  # somebody else's
-    if len(client.clients) == 1 and not client._dead_clients:  # noqa: SLF001  # _OWN
-        (member,) = client.clients.values()
-        if name in _SET_MANY:
-            return partial(client._safely_run_set_many, member)  # noqa: SLF001
-        run = client._safely_run_func  # noqa: SLF001
-        return partial(run, member, getattr(member, name), hidden)
-    return partial(_delete_many, client) if name in _DELETE_MANY else found
-
-
-#: There is no public way to do something with one of HashClient's clients that counts
-#: this client's failures.
-_PRIVATE = "_dead_clients", "_safely_run_func", "_safely_run_set_many", "_get_client"
-
-#: HashClient's own verbs; none where it has not what is private.
-_OWN: dict[str, object] = (
-    dict(vars(HashClient))
-    if all(hasattr(HashClient([]), private) for private in _PRIVATE)
-    else {}
-)
-
-_SET_MANY = "set_many", "set_multi"
-_DELETE_MANY = "delete_many", "delete_multi"
-
-
-def _delete_many(client: Any, names: Iterable[Any], *args: Any, **kwargs: Any) -> bool:
-    _, run, _, find = (getattr(client, private) for private in _PRIVATE)
-    batches: dict[Any, list[Any]] = {}
-    for name in names:
-        member = find(name)
-        if member is not None:
-            batches.setdefault(member, []).append(name)
-    for member, batch in batches.items():
-        run(member, member.delete_many, None, batch, *args, **kwargs)
     return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import threading
 from functools import cache
 from typing import Any
 
@@ -12,9 +11,11 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache import generation, identity, libraries
-from namespaced_cache.client import NamespacedClient, Route
+from namespaced_cache.client import NamespacedClient
 from namespaced_cache.errors import NamespaceError
+from namespaced_cache.locks import ForkableLock
 from namespaced_cache.options import Options
+from namespaced_cache.route import Route
 
 
 class ClientBoundary(BaseMemcachedCache):
@@ -118,7 +119,8 @@ class ClientBoundary(BaseMemcachedCache):
             or route.counter is not counter
             or route.epoch is not identity.epoch
         ):
-            self.__route = route = Route(client, self.__connect_home(), counter)
+            home = self.__connect_home(client)
+            self.__route = route = Route(client, home, counter)
         return route
 
     # Of several servers, the counter has one for its home, the first by name, and does
@@ -135,10 +137,10 @@ class ClientBoundary(BaseMemcachedCache):
             self.__known_servers = sorted(servers, key=_without_scheme)
         return self.__known_servers
 
-    def __connect_home(self) -> Any:
+    def __connect_home(self, client: Any) -> Any:
         home, *others = self.__servers
         if not others:
-            return None
+            return client
         if self.__home_client is None:
             self.__home_client = self._class([home], **self._options)
             libraries.watch(self.__home_client)
@@ -179,16 +181,7 @@ class ClientBoundary(BaseMemcachedCache):
                     vars(self)[name] = fresh[name]
 
 
-_lock = threading.RLock()
-
-
-def _after_fork_in_child() -> None:
-    # Another thread may have held the lock when the process forked.
-    global _lock
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_lock = ForkableLock()
 
 
 def _without_scheme(server: Any) -> str:
