@@ -574,7 +574,9 @@ def test_an_item_that_cannot_be_decoded_is_the_clients_own_error(
     cache, bare, raw, flags
 ):
     """As on the bare client; the counter is in order."""
-    wire_key = cache._cache._find_route().name(cache.generation)(cache.make_key("k"))
+    wire_key = (
+        cache._cache._find_route().keys(cache.generation).name(cache.make_key("k"))
+    )
     for key in (wire_key, bare.make_key("k")):
         assert raw(f"set {key} {flags} 0 3\r\nxyz") == "STORED"
     with pytest.raises(ValueError, match="invalid literal for int") as theirs:

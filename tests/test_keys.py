@@ -288,3 +288,22 @@ def test_a_limit_that_leaves_no_room_for_a_key_is_refused():
         f"Namespace '{'a' * 32}' takes 50 bytes of a key and 41 for what is long, but "
         f"the client's key_prefix leaves 80 of 250: shorten either."
     )
+
+
+def outcomes_of(act):
+    try:
+        return act()
+    except (TypeError, ValueError) as error:
+        return type(error), str(error)
+
+
+@given(many=st.lists(callers_keys | st.just(5), max_size=4), refuse=st.booleans())
+@example(many=["a", "b c"], refuse=True)
+@example(many=["a\n", "b"], refuse=True)
+@example(many=["a", "x" * 250], refuse=False)
+@example(many=["a", "é"], refuse=False)
+@example(many=["a", b"b"], refuse=False)
+def test_many_keys_get_the_names_that_each_gets(many, refuse):
+    keys = GenerationKeys("a", 1, refuse_key_ends=refuse)
+    one_by_one = outcomes_of(lambda: [keys.name(key) for key in many])
+    assert outcomes_of(lambda: keys.names(many)) == one_by_one

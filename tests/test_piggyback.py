@@ -92,7 +92,7 @@ def test_the_look_travels_in_the_packet_of_the_command():
 def replies(answer):
     """Fill in the wire key of "k"."""
     cache = our_cache(PATH, "127.0.0.1:1", OPTIONS={"NAMESPACE": "script"})
-    name = cache._cache._find_route().name(NUMBER)(cache.make_key("k"))
+    name = cache._cache._find_route().keys(NUMBER).name(cache.make_key("k"))
     return answer.replace(b"{}", name.encode())
 
 

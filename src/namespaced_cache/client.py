@@ -17,7 +17,7 @@ from namespaced_cache import libraries
 from namespaced_cache.errors import VerbRefusedError
 from namespaced_cache.expiry import capped
 from namespaced_cache.generation import Counter, Pin, PinnedGeneration
-from namespaced_cache.keys import Key
+from namespaced_cache.keys import GenerationKeys, Key
 from namespaced_cache.look import Look
 from namespaced_cache.route import Route
 from namespaced_cache.verbs import (
@@ -222,8 +222,8 @@ class NamespacedClient:
         return getattr(route.client, verb)()
 
     def _get(self, key: Key, default: Any = None) -> Any:
-        def act(route: Route, name: Callable[[Key], Key], look: Look | None) -> Any:
-            wire_key = name(key)
+        def act(route: Route, its: GenerationKeys, look: Look | None) -> Any:
+            wire_key = its.name(key)
             if look is None or not route.fetches:
                 return route.call("get", default, wire_key, default)
             return route.fetch([wire_key], look).get(wire_key, default)
@@ -232,8 +232,8 @@ class NamespacedClient:
         return route.done(act, self._max_staleness, default, default)
 
     def _gets(self, key: Key, *defaults: Any, **named_defaults: Any) -> Any:
-        def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
-            return route.call("gets", None, name(key), *defaults, **named_defaults)
+        def act(route: Route, its: GenerationKeys, _: Look | None) -> Any:
+            return route.call("gets", None, its.name(key), *defaults, **named_defaults)
 
         missing = _neither(*defaults, **named_defaults)
         route: Route = self._find_route()
@@ -245,8 +245,8 @@ class NamespacedClient:
             raise TypeError(f"{verb}() got more than keys: {call.args} {call.kwargs}")
         cas = call.gets or verb.startswith("gets_")
 
-        def act(route: Route, name: Callable[[Key], Key], look: Look | None) -> Any:
-            names = [*map(name, call.wire_keys)]
+        def act(route: Route, its: GenerationKeys, look: Look | None) -> Any:
+            names = its.names(call.wire_keys)
             if cas:
                 found = route.call("gets_many", {}, names)
             elif look is None or not route.fetches:
@@ -266,8 +266,8 @@ class NamespacedClient:
         if self._max_timeout is not None:
             args = tuple(self._capped(self._max_timeout, verb, args, kwargs))
 
-        def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
-            wire_key = name(key)
+        def act(route: Route, its: GenerationKeys, _: Look | None) -> Any:
+            wire_key = its.name(key)
             if verb == "gets" and isinstance(wire_key, str):
                 # pylibmc 1.6.3 makes bytes of text, and frees them before it sends
                 # them: other threads' keys may be asked for instead. See
@@ -287,11 +287,11 @@ class NamespacedClient:
         if not call.keys:
             return getattr(self.wrapped, verb)(call.container([]), *rest, **call.kwargs)
 
-        def act(route: Route, name: Callable[[Key], Key], _: Look | None) -> Any:
-            names = [*map(name, call.wire_keys)]
+        def act(route: Route, its: GenerationKeys, _: Look | None) -> Any:
+            names = its.names(call.wire_keys)
             given, hidden = call.container(names), QUIET.get(verb, names)
             answer = route.call(verb, hidden, given, *rest, **call.kwargs)
-            if answer is None or isinstance(answer, bool):
+            if not answer or answer is True:
                 return answer
             callers_keys = dict(zip(names, call.keys, strict=True))
             return [callers_keys[failed] for failed in answer]
@@ -304,7 +304,7 @@ class NamespacedClient:
         try:
             route: Route = self._find_route()
             return route.done(
-                lambda route, name, _: act(route.client, name(key)),
+                lambda route, its, _: act(route.client, its.name(key)),
                 self._max_staleness,
                 None,
             )

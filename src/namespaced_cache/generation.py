@@ -100,8 +100,7 @@ class Counter:
 
     def stands_at(self, generation: int, max_staleness: float) -> bool:
         """Tell whether a generation that was trusted still is; threads share theirs."""
-        known = self.known
-        return generation in (known, self.trusted(max_staleness))
+        return generation == self.known or generation == self.trusted(max_staleness)
 
     def look(self, request: Request | None = None) -> Look:
         """Begin a look: to be answered, and then given to `judge`. No round trip."""

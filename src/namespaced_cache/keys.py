@@ -17,6 +17,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from namespaced_cache.errors import NamespaceError
 
@@ -118,6 +119,21 @@ class GenerationKeys:
                 self._check(key)
             name = self._shortened(raw)
         return name.decode() if isinstance(key, str) else name
+
+    def names(self, keys: list[Key]) -> list[Key]:
+        """Return the names of many keys: see `name`."""
+        # In short again, for all of them at once.
+        if {*map(type, keys)} == {str}:
+            text = "".join(cast("list[str]", keys))
+            if (
+                text.isascii()
+                and not (
+                    self._refuse_key_ends and (" " in text or not text.isprintable())
+                )
+                and max(map(len, keys)) <= self._room
+            ):
+                return [self._text_prefix + cast("str", key) for key in keys]
+        return [*map(self.name, keys)]
 
     def _shortened(self, key: bytes) -> bytes:
         digest = hashlib.blake2b(key, digest_size=_DIGEST_BYTES).hexdigest().encode()

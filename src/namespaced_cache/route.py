@@ -54,8 +54,8 @@ class Route:
         self.call: Callable[..., Any] = partial(self.library.call, client)
         self._keys: GenerationKeys | None = None
 
-    def name(self, generation: int) -> Callable[[Key], Key]:
-        """Return what gives a key its generation."""
+    def keys(self, generation: int) -> GenerationKeys:
+        """Return the keys of a generation."""
         keys = self._keys
         if keys is None or keys.number != generation:
             library, client = self.library, self.client
@@ -66,7 +66,7 @@ class Route:
                 refuse_key_ends=not library.checks_keys(client),
                 check=partial(library.check, client),
             )
-        return keys.name
+        return keys
 
     def done(
         self,
@@ -88,7 +88,7 @@ class Route:
             generation = counter.trusted(max_staleness)
             if generation is not None:
                 try:
-                    answer = act(self, self.name(generation), None)
+                    answer = act(self, self.keys(generation), None)
                 except Exception:
                     if counter.stands_at(generation, max_staleness):
                         raise
@@ -147,10 +147,10 @@ class Route:
     def carry_out(self, act: Act, generation: int, look: Look | None) -> Any:
         """Act in a generation, and have a look travel with it where it can."""
         if look is None or look.request is None:
-            return act(self, self.name(generation), look)
+            return act(self, self.keys(generation), look)
         waiting.look = look
         try:
-            return act(self, self.name(generation), look)
+            return act(self, self.keys(generation), look)
         finally:
             waiting.look = None
 
@@ -167,6 +167,6 @@ class Route:
             self.library.break_off(client)
 
 
-#: What is done by a route with a key's name-giver; the look is None where none is
+#: What is done by a route with a generation's keys; the look is None where none is
 #: needed.
-Act = Callable[[Route, Callable[[Key], Key], Look | None], Any]
+Act = Callable[[Route, GenerationKeys, Look | None], Any]

@@ -32,6 +32,9 @@ PASSED = _words("""
 #: Routines that end connections.
 LEAVING = _words("close disconnect_all quit")
 
+#: Of those, which take the items' expiry next, in either library.
+_STORING = _words("set_many set_multi add_multi")
+
 #: What a verb may be given beside many keys, and must be understood here.
 _LOOKED_AT = {"gets", "key_prefix"}
 
@@ -72,10 +75,11 @@ class ManyCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        if len(args) == 1 and not kwargs:  # as nearly always
+        # In short, what follows says at length: nearly all calls are such.
+        if not kwargs and (len(args) == 1 or (len(args) == 2 and verb in _STORING)):  # noqa: PLR2004
             self._given = args[0]
             self.gets = False
-            self.args: Sequence[Any] = ()
+            self.args: Sequence[Any] = args[1:]
             self.kwargs = kwargs
             self.keys: list[Key] = list(self._given)
             self.wire_keys = self.keys
