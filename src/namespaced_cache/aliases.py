@@ -91,9 +91,10 @@ def invalidate_namespaces(using: str | Iterable[str] | None = None) -> dict[str,
     """
     found = namespaced_caches(using)
     counters = {alias: cache._cache.counter for alias, cache in found.items()}
-    bumped, failed = invalidate(
-        {counters[alias]: cache for alias, cache in found.items()}
-    )
+    counted: dict[Counter, NamespacedCache] = {}
+    for alias, cache in found.items():
+        counted.setdefault(counters[alias], cache)
+    bumped, failed = invalidate(counted)
     for error in failed.values():
         raise error
     return {alias: bumped[counter] for alias, counter in counters.items()}

@@ -22,3 +22,7 @@ class NamespacedCacheConfig(AppConfig):
         from namespaced_cache import isolation  # noqa: PLC0415  # settings are there now
 
         isolation.join()
+
+    def ready(self) -> None:
+        """Register the checks."""
+        from namespaced_cache import checks  # noqa: F401, PLC0415  # as above

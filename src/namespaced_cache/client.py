@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from namespaced_cache import libraries
+from namespaced_cache import events, libraries
 from namespaced_cache.errors import VerbRefusedError
 from namespaced_cache.expiry import capped
 from namespaced_cache.generation import Counter, Pin, PinnedGeneration
@@ -94,7 +94,14 @@ class NamespacedClient:
 
         Raises NamespaceUnavailable unless a server acknowledged it.
         """
-        return self._ask(Counter.bump)
+        generation = self._ask(Counter.bump)
+        namespace = self.counter.namespace
+        events.note("invalidated", "Namespace %r: now %d", namespace, generation)
+        # Not above: it needs the backend, which needs this module.
+        from namespaced_cache import signals  # noqa: PLC0415
+
+        signals.send(self, namespace, generation)
+        return generation
 
     def flush_all(self) -> bool:
         """Invalidate this namespace and nothing else; True as clients answer it.

@@ -8,7 +8,6 @@ bring back what was stored under it.
 
 from __future__ import annotations
 
-import logging
 import re
 import reprlib
 import time
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from namespaced_cache import libraries
+from namespaced_cache import events, libraries
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
 from namespaced_cache.keys import counter_key
 from namespaced_cache.locks import ForkableLock
@@ -31,8 +30,6 @@ from namespaced_cache.look import ABSENT, UNASKED, Look
 
 if TYPE_CHECKING:
     from namespaced_cache.piggyback import Request
-
-logger = logging.getLogger("namespaced_cache")
 
 #: A generation has 19 digits, as every number of nanoseconds has since September 2001:
 #: what has fewer was not put there by us.
@@ -153,7 +150,8 @@ class Counter:
                 # another process's number must not be lost to ours.
                 with self._coded(client, "decoded"):
                     libraries.of(client).swap(client, self.key, answer, self._unused())
-                logger.warning(
+                events.note(
+                    "set_right",
                     "Namespace %r: the counter went back from %d to %d: set right",
                     self.namespace,
                     look.floor,
@@ -250,7 +248,10 @@ class Counter:
         with self._coded(client, "encoded"):
             if not client.add(self.key, seed):
                 return None
-        logger.info("Namespace %r: counter seeded", self.namespace)
+        if self.was_reached:
+            events.note("lost", "Namespace %r: the counter was lost", self.namespace)
+        else:
+            events.note("seeded", "Namespace %r: counter seeded", self.namespace)
         return seed
 
     def _ask(self, client: Any) -> object:
@@ -268,14 +269,8 @@ class Counter:
             raise
 
     def _number(self, answer: object) -> int:
-        if isinstance(answer, int) and not isinstance(answer, bool):
-            number = answer
-        elif isinstance(answer, str | bytes) and _is_decimal(answer):
-            # Without a serializer, pymemcache stores and returns plain digits.
-            number = int(answer)
-        else:
-            number = 0
-        if MIN_GENERATION <= number <= MAX_GENERATION:
+        number = generation_in(answer)
+        if number is not None:
             return number
         raise self._unfit(
             f"holds {reprlib.repr(answer)}: it takes a whole number of 19 digits, up "
@@ -307,6 +302,18 @@ class Counter:
                 if number > self.known:
                     # In this order, because `trusted` takes no lock.
                     self.known, self._asked = number, asked
+
+
+def generation_in(answer: object) -> int | None:
+    """Return the generation that a counter's value stands for; None if it is none."""
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        number = answer
+    elif isinstance(answer, str | bytes) and _is_decimal(answer):
+        # Without a serializer, pymemcache stores and returns plain digits.
+        number = int(answer)
+    else:
+        return None
+    return number if MIN_GENERATION <= number <= MAX_GENERATION else None
 
 
 def _is_decimal(answer: str | bytes) -> bool:

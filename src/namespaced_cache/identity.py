@@ -29,6 +29,9 @@ XDIST_VARIABLE = "PYTEST_XDIST_WORKER"
 #: ask at the same time, and children that fork before anybody has asked, agree on it.
 _OWN_RUN = f"run-{secrets.token_hex(8)}"
 
+#: Such a name, and a worker's after it.
+_RUN = re.compile(r"run-[0-9a-f]{16}(?:\.|$)")
+
 NAME_RULE = "1 to 32 letters, digits, '_' and '-'"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
@@ -47,6 +50,16 @@ def run() -> str:
     if not os.environ.get(RUN_VARIABLE):
         os.environ[RUN_VARIABLE] = _OWN_RUN
     return _checked(RUN_VARIABLE, os.environ[RUN_VARIABLE])
+
+
+def is_run(namespace: str) -> bool:
+    """Tell whether a namespace is of a run that named itself, or of its workers."""
+    return _RUN.match(namespace) is not None
+
+
+def is_named_here() -> bool:
+    """Tell whether this process has named its run itself, and so nobody knows it."""
+    return run() == _OWN_RUN
 
 
 def worker() -> str:

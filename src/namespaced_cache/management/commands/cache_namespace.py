@@ -1,0 +1,303 @@
+"""`manage.py cache_namespace`: lists, invalidates and purges namespaces."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+from django.core.cache import caches
+from django.core.cache.backends.base import InvalidCacheBackendError
+from django.core.cache.backends.memcached import BaseMemcachedCache
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    OutputWrapper,
+)
+
+from namespaced_cache import aliases, identity
+from namespaced_cache.errors import NamespaceError
+from namespaced_cache.generation import generation_in
+from namespaced_cache.inventory import (
+    RESTS_AFTER,
+    Amount,
+    Found,
+    Inventory,
+    Namespace,
+)
+from namespaced_cache.keys import counter_key
+from namespaced_cache.server import Server, has_name
+
+_UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
+_AGE = re.compile("([0-9]+)([smhd])")
+
+#: So many items are deleted in one round trip.
+_BATCH = 1000
+
+#: What a shell makes of a program that Ctrl-C has ended.
+_INTERRUPTED = 130
+
+
+class Command(BaseCommand):
+    """Works on the servers of all memcached aliases, or of one, namespaced or not."""
+
+    help = "List, invalidate and purge the namespaces on the memcached servers."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the three ways to call it."""
+        ways = parser.add_subparsers(dest="way", required=True, metavar="WAY")
+        listing = ways.add_parser("list", help="tell what each namespace holds")
+        listing.add_argument("--json", action="store_true", help="for programs")
+        invalidating = ways.add_parser(
+            "invalidate", help="forget all keys of a namespace"
+        )
+        invalidating.add_argument(
+            "name", nargs="?", help="of the namespace; else each alias's own"
+        )
+        purging = ways.add_parser("purge", help="delete what nobody will ask for again")
+        purging.add_argument(
+            "--older-than",
+            type=_age,
+            default="1d",
+            metavar="AGE",
+            help="how long a run that is over was not used: 90m, 12h, 7d; else 1d",
+        )
+        purging.add_argument(
+            "--dry-run", action="store_true", help="tell what it would delete"
+        )
+        for way in listing, invalidating, purging:
+            way.add_argument("--alias", help="one alias; else all on memcached")
+
+    def handle(self, *_: Any, way: str, alias: str | None, **options: Any) -> None:
+        """Do it."""
+        try:
+            with ExitStack() as stack:
+                places = _places(alias, stack, self._wait)
+                if way == "list":
+                    self._list(places, as_json=options["json"])
+                elif way == "purge":
+                    self._purge(
+                        places, options["older_than"], dry_run=options["dry_run"]
+                    )
+                elif options["name"] is None:
+                    self._invalidate_own(alias)
+                else:
+                    self._invalidate(places, options["name"])
+        except (NamespaceError, ImproperlyConfigured, InvalidCacheBackendError) as e:
+            raise CommandError(str(e)) from e
+
+    def _list(self, places: Sequence[_Place], *, as_json: bool) -> None:
+        found: list[Namespace] = []
+        progress = self._progress(places)
+        for place in places:
+            inventory = Inventory(place.keepers, place.prefix)
+            for server in place.servers:
+                for _ in inventory.walk(server):
+                    progress.show()
+            found += inventory.namespaces.values()
+        progress.end()
+        found.sort(key=lambda namespace: namespace.name)
+        if as_json:
+            self.stdout.write(json.dumps([asdict(each) for each in found], indent=2))
+        else:
+            self._write_table(found)
+
+    def _write_table(self, found: Sequence[Namespace]) -> None:
+        head = ["namespace", "generation", "unused for", "live", "dead", "unclaimed"]
+        lines = [head] + [
+            [
+                each.name,
+                str(each.generation or "-"),
+                "-" if each.idle is None else _duration(each.idle),
+                *map(_written, (each.live, each.dead, each.unclaimed)),
+            ]
+            for each in found
+        ]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for name, *cells in lines:
+            rest = (c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))
+            self.stdout.write("  ".join([name.ljust(widths[0]), *rest]))
+
+    def _invalidate_own(self, alias: str | None) -> None:
+        found = aliases.namespaced_caches(alias)
+        for each, cache in found.items():
+            if identity.is_run(cache.namespace) and identity.is_named_here():
+                raise CommandError(
+                    f"CACHES[{each!r}] has a new namespace for each run, and this is "
+                    f"one: name the namespace that you mean."
+                )
+        if not found:
+            raise CommandError("No alias of CACHES has a namespace: name one.")
+        for each, generation in aliases.invalidate_namespaces(found).items():
+            name = found[each].namespace
+            self.stdout.write(f"{each}: namespace {name}, generation {generation}")
+
+    def _invalidate(self, places: Sequence[_Place], name: str) -> None:
+        if not all(map(identity.is_name, name.split("."))):
+            raise CommandError(f"{name!r} is no namespace: it takes a name as listed.")
+        is_known = False
+        for place in places:
+            key = place.prefix + counter_key(name).encode()
+            for server in place.servers:
+                value = server.value(key)
+                if value is not None and generation_in(value) is None:
+                    raise CommandError(
+                        f"The counter of namespace {name!r}, the key {key.decode()!r} "
+                        f"on {server.name}, holds {value[:80]!r}: delete it, and the "
+                        f"namespace starts anew."
+                    )
+                generation = server.increment(key) if value else None
+                if generation is not None:
+                    is_known = True
+                    self.stdout.write(
+                        f"{server.name}: namespace {name}, generation {generation}"
+                    )
+        if not is_known:
+            raise CommandError(f"No server has a namespace {name!r}.")
+
+    def _purge(
+        self, places: Sequence[_Place], older_than: int, *, dry_run: bool
+    ) -> None:
+        freed: dict[str, Amount] = {}
+        progress = self._progress(places)
+        try:
+            for place in places:
+                inventory = Inventory(place.keepers, place.prefix)
+                for server in place.servers:
+                    garbage = _garbage(inventory.walk(server), older_than, progress)
+                    while batch := list(islice(garbage, _BATCH)):
+                        if not dry_run:
+                            server.delete([found.item.key for found in batch])
+                        for found in batch:
+                            amount = freed.setdefault(found.namespace.name, Amount())
+                            amount.add(1, found.item.size)
+        except KeyboardInterrupt:
+            raise CommandError(
+                "Broken off; another purge goes on.", returncode=_INTERRUPTED
+            ) from None
+        finally:
+            progress.end()
+            self._write_summary(freed, "would be deleted" if dry_run else "deleted")
+
+    def _write_summary(self, freed: dict[str, Amount], what: str) -> None:
+        for name, amount in sorted(freed.items()):
+            self.stdout.write(f"{name}: {_written(amount)}")
+        total = Amount()
+        for amount in freed.values():
+            total.add(amount.items, amount.bytes)
+        self.stdout.write(f"{_written(total)} of {len(freed)} namespaces {what}")
+
+    def _progress(self, places: Sequence[_Place]) -> _Progress:
+        servers = [server for place in places for server in place.servers]
+        return _Progress(self.stderr, servers)
+
+    def _wait(self, server: Server) -> None:
+        self.stderr.write(f"{server.name} is busy with another walk: waiting.")
+
+
+def _garbage(
+    walk: Iterable[Found], older_than: int, progress: _Progress
+) -> Iterator[Found]:
+    for found in walk:
+        progress.show()
+        if found.is_garbage(older_than) and has_name(found.item.key):
+            yield found
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a line for each tenth."""
+
+    def __init__(self, out: OutputWrapper, servers: Sequence[Server]) -> None:
+        self._out = out
+        self._servers = servers
+        self._total = sum(server.count() for server in servers)
+        self._shown = 0
+
+    def show(self) -> None:
+        """Show how far the walk has come, if that is more than was shown."""
+        walked = sum(server.walked for server in self._servers)
+        percent = min(100, 100 * walked // max(1, self._total))
+        step = 1 if self._out.isatty() else 10
+        if percent >= self._shown + step:
+            self._shown = percent - percent % step
+            bar = ("#" * (self._shown // 4)).ljust(25, ".")
+            self._out.write(
+                f"{self._shown:3} % [{bar}] {walked:,} of {self._total:,} items",
+                ending="\r" if self._out.isatty() else "\n",
+            )
+
+    def end(self) -> None:
+        """Leave the bar where it is."""
+        if self._shown and self._out.isatty():
+            self._out.write("")
+
+
+@dataclass
+class _Place:
+    """Servers to walk over, and those that may keep the counters of what is there.
+
+    `prefix` is what the clients put before each key.
+    """
+
+    prefix: bytes
+    servers: list[Server] = field(default_factory=list)
+    keepers: list[Server] = field(default_factory=list)
+
+
+def _places(
+    chosen: str | None, stack: ExitStack, on_busy: Callable[[Server], object]
+) -> list[_Place]:
+    """Return what the chosen alias reaches, or what all do; closed with the stack."""
+    if chosen is not None and not _is_memcached(chosen):
+        raise CommandError(f"The cache alias {chosen!r} is not on memcached.")
+    opened: dict[str, Server] = {}
+    places: dict[bytes, _Place] = {}
+    for alias in filter(_is_memcached, caches):
+        cache: Any = caches[alias]
+        prefix = cache._options.get("key_prefix") or b""  # pymemcache's
+        place = places.setdefault(prefix, _Place(prefix))
+        for location in cache.client_servers:
+            server = Server(location, on_busy)
+            if server.name not in opened:
+                opened[server.name] = stack.enter_context(server)
+            server = opened[server.name]
+            if server not in place.keepers:
+                place.keepers.append(server)
+            if chosen in (alias, None) and server not in place.servers:
+                place.servers.append(server)
+    if not places:
+        raise CommandError("CACHES has no alias on memcached.")
+    return [place for place in places.values() if place.servers]
+
+
+def _is_memcached(alias: str) -> bool:
+    setting = caches.settings.get(alias, {})
+    return issubclass(aliases.backend_class(alias, setting), BaseMemcachedCache)
+
+
+def _age(text: str) -> int:
+    found = _AGE.fullmatch(text)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if seconds < RESTS_AFTER:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no age: it takes a number of s, m, h or d, at least "
+            f"{RESTS_AFTER // 60}m, for memcached notes a use once a minute"
+        )
+    return seconds
+
+
+def _duration(seconds: int) -> str:
+    unit = next(u for u in reversed(_UNITS) if seconds >= _UNITS[u] or u == "s")
+    return f"{seconds // _UNITS[unit]} {unit}"
+
+
+def _written(amount: Amount) -> str:
+    return f"{amount.items:,} ({amount.bytes:,} B)"

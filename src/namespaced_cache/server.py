@@ -1,0 +1,253 @@
+"""Server: a memcached that is asked what it holds.
+
+The client libraries have no verbs for that. Commands are those of memcached's
+protocol.txt: "LRU_Crawler" for the walk over all items, and "Meta commands", of
+memcached 1.6.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
+from functools import cached_property
+from io import BufferedRWPair
+from tempfile import TemporaryFile
+from typing import IO, Any, NamedTuple
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from namespaced_cache.errors import NamespaceError
+from namespaced_cache.keys import MAX_KEY_BYTES
+
+#: For how many seconds a server may be silent before it is given up.
+_PATIENCE = 30
+
+#: How long to wait, in seconds, before a busy server is asked again.
+_PAUSE = 0.2
+
+#: memcached's own, where LOCATION names none.
+_PORT = 11211
+
+_WALK = b"lru_crawler metadump hash"
+_ADDRESS = re.compile(r"(?:\[(.+)\]|([^:]+))(?::(\d+))?(?::\d+)?")
+_ITEM = re.compile(rb"key=(\S+) .*?la=(\d+) .*?size=(\d+)")
+_NEEDS_BASE64 = re.compile(rb"[\x00-\x20\x7f]")
+
+
+class Item(NamedTuple):
+    """An item on a server: its key, bytes of memory, and seconds since its last use."""
+
+    key: bytes
+    size: int
+    idle: int
+
+
+class Server(AbstractContextManager["Server", None]):
+    """A connection to one memcached, opened when needed, to be closed by `with`.
+
+    `location` is an entry of LOCATION. `on_busy` is called each time the server says
+    that somebody else has it walk. All methods raise NamespaceError, which names the
+    server, where it gives no answer, or one that is not understood.
+    """
+
+    def __init__(
+        self, location: Any, on_busy: Callable[[Server], object] = lambda _: None
+    ) -> None:
+        self._on_busy = on_busy
+        #: How many items were walked over.
+        self.walked = 0
+        self._address = _address(location)
+        self.name = _name(location)
+
+    def __exit__(self, *_: object) -> None:
+        if stream := vars(self).pop("_stream", None):
+            with suppress(OSError):  # of what could not be sent
+                stream.close()
+
+    @cached_property
+    def _stream(self) -> BufferedRWPair:
+        return self._connect()
+
+    def count(self) -> int:
+        """Return how many items there are: one round trip."""
+        return int(self._stats()[b"curr_items"])
+
+    def items(self, beginning: bytes) -> Iterator[Item]:
+        """Walk over the items whose keys begin so, in no order.
+
+        What comes or goes meanwhile may be missed; nothing is met twice.
+        """
+        # Seconds of the server's own clock; it rounds as it likes.
+        now = int(self._stats()[b"time"])
+        with TemporaryFile() as spool:
+            # All of it before the first is given. A server whose walk is not read waits
+            # with some of its locks held, and a command sent meanwhile waits for them.
+            self._dump(b"key=" + quote_from_bytes(beginning, safe="").encode(), spool)
+            spool.seek(0)
+            for line in spool:
+                found = _ITEM.match(line)
+                if found is None:
+                    raise self._misunderstood(line)
+                key, used, size = found.groups()
+                self.walked += 1
+                yield Item(unquote_to_bytes(key), int(size), max(0, now - int(used)))
+
+    def idle(self, key: bytes) -> int | None:
+        """Return the seconds since an item was last used, or None if it is not there.
+
+        One round trip; this is no use of it. Memcached notes a use once a minute.
+        """
+        line = self._ask(b"me " + key)
+        if line == b"EN":
+            return None
+        found = re.search(rb" la=(\d+)", line)
+        if found is None:
+            raise self._misunderstood(line)
+        return int(found[1])
+
+    def value(self, key: bytes) -> bytes | None:
+        """Return an item as it is stored, None if it is not there: one round trip."""
+        line = self._ask(b"mg %b v" % key)
+        if line == b"EN":
+            return None
+        kind, _, size = line.partition(b" ")
+        if kind != b"VA":
+            raise self._misunderstood(line)
+        return self._read(int(size) + 2)[:-2]
+
+    def increment(self, key: bytes) -> int | None:
+        """Add 1 to a number and return it, None if it is not there: one round trip."""
+        line = self._ask(b"incr %b 1" % key)
+        if line == b"NOT_FOUND":
+            return None
+        if not line.isdigit():
+            raise self._misunderstood(line)
+        return int(line)
+
+    def delete(self, keys: Iterable[bytes]) -> None:
+        """Delete items, whether or not they are there: one round trip for them all."""
+        line = self._ask(b"".join(map(_quiet_delete, keys)) + b"mn")
+        while line != b"MN":
+            if line != b"NF":
+                raise self._misunderstood(line)
+            line = self._line()
+
+    def _dump(self, beginning: bytes, spool: IO[bytes]) -> None:
+        """Write a line for each item into a file, and leave strangers out."""
+        line = self._ask(_WALK)
+        while line.startswith(b"BUSY"):
+            self._on_busy(self)
+            time.sleep(_PAUSE)
+            line = self._ask(_WALK)
+        while line != b"END":
+            if line.startswith(beginning):
+                spool.write(line + b"\n")
+            elif line.startswith(b"key="):
+                self.walked += 1
+            else:
+                raise self._misunderstood(line)
+            line = self._line()
+
+    def _stats(self) -> dict[bytes, bytes]:
+        stats: dict[bytes, bytes] = {}
+        line = self._ask(b"stats")
+        while line != b"END":
+            kind, _, stat = line.partition(b" ")
+            if kind != b"STAT":
+                raise self._misunderstood(line)
+            name, _, value = stat.partition(b" ")
+            stats[name] = value
+            line = self._line()
+        return stats
+
+    def _connect(self) -> BufferedRWPair:
+        family, address = self._address
+        try:
+            if family is None:
+                connection = socket.create_connection(address, _PATIENCE)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            else:
+                connection = socket.socket(family)
+                connection.settimeout(_PATIENCE)
+                connection.connect(address)
+        except OSError as error:
+            raise self._silent(error) from error
+        with connection:  # the stream keeps it open
+            return connection.makefile("rwb")
+
+    def _ask(self, command: bytes) -> bytes:
+        try:
+            self._stream.write(command + b"\r\n")
+            self._stream.flush()
+        except OSError as error:
+            raise self._silent(error) from error
+        return self._line()
+
+    def _line(self) -> bytes:
+        try:
+            line = self._stream.readline()
+        except OSError as error:
+            raise self._silent(error) from error
+        if not line.endswith(b"\n"):
+            raise self._silent("it ended the connection")
+        return line.rstrip(b"\r\n")
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._stream.read(size)
+        except OSError as error:
+            raise self._silent(error) from error
+        if len(data) < size:
+            raise self._silent("it ended the connection")
+        return data
+
+    def _silent(self, reason: object) -> NamespaceError:
+        return NamespaceError(f"No answer from memcached at {self.name}: {reason}.")
+
+    def _misunderstood(self, line: bytes) -> NamespaceError:
+        return NamespaceError(
+            f"memcached at {self.name} answers {line[:200]!r}: this takes a memcached "
+            f"1.6 that is reached directly, without a proxy, TLS or SASL, and has its "
+            f"LRU crawler on."
+        )
+
+
+def _name(location: Any) -> str:
+    if isinstance(location, str):
+        return location.removeprefix("unix:")
+    return ":".join(map(str, location))
+
+
+def _address(location: Any) -> tuple[Any, Any]:
+    if not isinstance(location, str):
+        return None, tuple(location)
+    path = location.removeprefix("unix:")
+    if path.startswith("/"):
+        return socket.AF_UNIX, path
+    found = _ADDRESS.fullmatch(location)
+    if found is None:
+        raise NamespaceError(
+            f"LOCATION has {location!r}: it takes HOST:PORT or unix:/PATH."
+        )
+    bracketed, host, port = found.groups()
+    return None, (bracketed or host, int(port or _PORT))
+
+
+def has_name(key: bytes) -> bool:
+    """Tell whether a command can name a key.
+
+    Not one of more than 187 bytes with a space or the like in it, as binary clients may
+    store: in base64 it is longer than memcached takes.
+    """
+    return len(_name_of(key).split()[0]) <= MAX_KEY_BYTES
+
+
+def _name_of(key: bytes) -> bytes:
+    return b64encode(key) + b" b" if _NEEDS_BASE64.search(key) else key
+
+
+def _quiet_delete(key: bytes) -> bytes:
+    return b"md %b q\r\n" % _name_of(key)
