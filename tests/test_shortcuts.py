@@ -14,13 +14,6 @@ def client():
     return "pymemcache"
 
 
-@pytest.fixture
-def cache(build):
-    cache = build()
-    cache.set("k", "v")
-    return cache
-
-
 def test_many_are_deleted_where_some_servers_are(start):
     """Those whose server is gone are left out, as on the bare client."""
     real = HashClient([start().location, start().location], ignore_exc=True)
@@ -44,6 +37,7 @@ def test_a_subclass_that_deletes_in_its_own_way_keeps_it():
 
 
 def test_a_verb_that_is_patched_is_called(cache, monkeypatch):
+    cache.set("k", "v")
     real, asked = cache._cache.wrapped, []
     with cache.pinned_generation():
         for patched in (real, HashClient):
@@ -55,6 +49,7 @@ def test_a_verb_that_is_patched_is_called(cache, monkeypatch):
 
 
 def test_without_what_is_private_the_clients_own_verbs_do(cache, monkeypatch):
+    cache.set("k", "v")
     monkeypatch.setattr(shortcuts, "_OWN", {})
     cache.set_many({"a": 1, "b": 2})
     assert cache.get_many(["a", "b"]) == {"a": 1, "b": 2}
@@ -63,6 +58,7 @@ def test_without_what_is_private_the_clients_own_verbs_do(cache, monkeypatch):
 
 
 def test_no_key_that_the_client_refuses_is_among_those_deleted(cache):
+    cache.set("k", "v")
     with pytest.raises(pymemcache.exceptions.MemcacheIllegalInputError):
         cache._cache.delete_many([cache.make_key("k"), "k\r\nflush_all"])
     assert cache.get("k") == "v"
