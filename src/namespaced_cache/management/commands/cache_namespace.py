@@ -200,7 +200,7 @@ class Command(BaseCommand):
         return _Progress(self.stderr, servers)
 
     def _wait(self, server: Server) -> None:
-        self.stderr.write(f"{server.name} is busy with another walk: waiting.")
+        self.stderr.write(f"{server.name} is busy with another walk: waiting.", str)
 
 
 def _garbage(
@@ -231,6 +231,7 @@ class _Progress:
             bar = ("#" * (self._shown // 4)).ljust(25, ".")
             self._out.write(
                 f"{self._shown:3} % [{bar}] {walked:,} of {self._total:,} items",
+                str,  # in no colour, for it is no error
                 ending="\r" if self._out.isatty() else "\n",
             )
 
