@@ -261,7 +261,7 @@ def test_a_server_that_is_busy_is_waited_for(site, named, server, monkeypatch):
             out, err = run(site, "purge")
     assert len(pauses) >= 3
     assert f"127.0.0.1:{server.port} is busy with another walk: waiting." in err
-    assert out.endswith(" of 1 namespaces deleted\n")
+    assert out.endswith(" of 1 namespace deleted\n")
 
 
 def test_a_purge_that_is_broken_off_can_be_run_again(site, named, monkeypatch):
@@ -293,7 +293,7 @@ def test_a_dry_run_tells_and_leaves_all(site, named, wire):
     before = wire.everything()
     out, _ = run(site, "purge", "--dry-run")
     assert out.splitlines()[-1].startswith("3 (")
-    assert out.endswith(" of 1 namespaces would be deleted\n")
+    assert out.endswith(" of 1 namespace would be deleted\n")
     assert wire.everything() == before
 
 

@@ -122,6 +122,7 @@ class EarlyConfig(AppConfig):
 @pytest.mark.parametrize(
     ("app", "found", "left"),
     [(APP, "for the child", "by the child"), ("", "None", None)],
+    ids=["with the app", "without it"],
 )
 def test_the_app_joins_the_test_that_has_started_the_process(project, app, found, left):
     project.write("of_the_child.py", WITHOUT + app)

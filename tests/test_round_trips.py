@@ -1,4 +1,4 @@
-"""What each operation costs, counted before a real memcached, is what README says."""
+"""What each operation costs, counted before a real memcached, is what pages say."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ from namespaced_cache import generation, invalidate_namespaces, namespaced
 from namespaced_cache.backend import HELPERS
 from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
 
-#: The section of README that says it.
-COSTS = "What it costs"
+#: The page that says it of all verbs.
+COSTS = (ROOT / "docs" / "costs.md").read_text()
+
+README = (ROOT / "README.md").read_text()
 
 MODES = ("bare", "strict", "bounded", "pinned")
 
@@ -42,7 +44,7 @@ def items(keys):
     return dict.fromkeys(keys, 1)
 
 
-#: Django's verbs, by the README's names for them, on a cache that holds numbers under
+#: Django's verbs, by the page's names for them, on a cache that holds numbers under
 #: `keys` and nothing under "new".
 VERBS = {
     "`get`": lambda cache, keys: cache.get(keys[0]),
@@ -116,7 +118,7 @@ RAW_VERBS = {
 
 
 def verb_in(name: str) -> str:
-    """Return the verb alone, without what README puts around it."""
+    """Return the verb alone, without what the page puts around it."""
     return re.sub(r"`|_cache\.| \(.*", "", name)
 
 
@@ -132,8 +134,8 @@ def section(title: str) -> str:
     return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def tables(title: str) -> list[str]:
-    return re.findall(r"(?:^\|.*\n)+", section(title), re.MULTILINE)
+def tables(text: str) -> list[str]:
+    return re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
 
 
 def table(*rows) -> str:
@@ -154,7 +156,7 @@ def call(name: str, cache, keys) -> None:
 
 
 def rule(proxy, cache, name: str) -> str:
-    """Return what a verb costs with n keys, as README writes it."""
+    """Return what a verb costs with n keys, as the page writes it."""
     counts = []
     for number in (FEW, MORE):
         keys = [f"k{index}" for index in range(number)]
@@ -220,7 +222,7 @@ def test_a_verb_that_does_not_look_at_the_counter_costs_what_it_costs_bare(costs
 
 
 def table_of(costs, names, client) -> str:
-    """Write README's table: verbs of equal costs share a row, twins need no entry."""
+    """Write the page's table: verbs of equal costs share a row, twins need no entry."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         cost = costs[name].get(client)
@@ -232,14 +234,14 @@ def table_of(costs, names, client) -> str:
 
 
 @pytest.mark.parametrize(("place", "client"), [*enumerate(BACKENDS)])
-def test_the_readme_says_what_each_verb_costs(costs, place, client):
+def test_the_page_says_what_each_verb_costs(costs, place, client):
     names = [name for name in costs if name not in ASYNC_VERBS]
     right = table_of(costs, names, client)
     assert tables(COSTS)[place : place + 1] == [right], f"The right table:\n{right}"
 
 
 @pytest.mark.parametrize(("place", "client"), [*enumerate(BACKENDS, start=2)])
-def test_the_readme_says_what_async_verbs_cost(costs, place, client):
+def test_the_page_says_what_async_verbs_cost(costs, place, client):
     """As their twins; but before Django 6.1 some are made of others, key by key."""
     right = table_of(costs, ASYNC_VERBS, client)
     if django.VERSION < (6, 1):
@@ -308,7 +310,7 @@ WINDOW = 60
 STRICT: dict = {}
 BOUNDED = {"MAX_STALENESS": WINDOW}
 
-#: By README's words: what leads there, in which mode, and on how many servers.
+#: By the page's words: what leads there, in which mode, and on how many servers.
 OCCASIONS = {
     "strict": (warm, STRICT, 1),
     "strict, first in a process": (first_of_a_process, STRICT, 1),
@@ -336,7 +338,7 @@ def proxies(start):
         proxy.close()
 
 
-def test_the_readme_says_what_else_an_operation_may_cost(proxies, monkeypatch):
+def test_the_page_says_what_else_an_operation_may_cost(proxies, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(generation, "time", clock)
 
@@ -428,7 +430,7 @@ def test_the_readme_says_what_our_own_names_cost(backend, proxy):
     """Of two aliases that share a namespace, and a third that has its own."""
     rows = re.findall(
         r"^\| `(.*?)` \|.*\| (\d)(?: for each namespace)? \|$",
-        tables("What you can do with it")[0],
+        tables(section("What you can do with it"))[0],
         re.MULTILINE,
     )
     assert [name for name, _ in rows] == list(OURS)

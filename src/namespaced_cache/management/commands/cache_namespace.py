@@ -21,6 +21,7 @@ from django.core.management.base import (
     CommandParser,
     OutputWrapper,
 )
+from django.template.defaultfilters import pluralize
 
 from namespaced_cache import aliases, identity
 from namespaced_cache.errors import NamespaceError
@@ -193,7 +194,8 @@ class Command(BaseCommand):
         total = Amount()
         for amount in freed.values():
             total.add(amount.items, amount.bytes)
-        self.stdout.write(f"{_written(total)} of {len(freed)} namespaces {what}")
+        namespaces = f"{len(freed)} namespace{pluralize(len(freed))}"
+        self.stdout.write(f"{_written(total)} of {namespaces} {what}")
 
     def _progress(self, places: Sequence[_Place]) -> _Progress:
         servers = [server for place in places for server in place.servers]
