@@ -1,6 +1,7 @@
 """NamespacedCache as a proxy: what it hands over, what it keeps, what it passes for."""
 
 import asyncio
+import contextlib
 import copy
 import inspect
 import pickle
@@ -26,6 +27,12 @@ VERBS = [
 ]
 
 
+# Of Django's verbs that memcached's backends leave as they are; `aclose` does nothing.
+MADE_OF_OTHERS = [
+    verb for verb in VERBS if verb not in {*vars(BaseMemcachedCache), "aclose"}
+]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_on_the_class(verb):
     """Tracers wrap the verbs on the class that BACKEND names."""
@@ -34,6 +41,49 @@ def test_every_verb_is_on_the_class(verb):
     assert inspect.iscoroutinefunction(member) == inspect.iscoroutinefunction(
         getattr(BaseCache, verb)
     )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verbs_code_has_its_name(verb):
+    """Tracers name a call by it; there is one for each, though all are made alike."""
+    code = vars(NamespacedCache)[verb].__code__
+    assert (code.co_name, code.co_qualname) == (verb, f"NamespacedCache.{verb}")
+
+
+@pytest.mark.parametrize("verb", MADE_OF_OTHERS)
+def test_a_spy_sees_the_verbs_that_a_verb_is_made_of(verb, cache, bare):
+    """As on the bare backend: `in` is a `get` there, and so is `aget`."""
+    arguments = {
+        "get_or_set": ("other", 1),
+        "add": ("other", 1),
+        "set": ("k", 1),
+        "set_many": ({"k": 1},),
+        "get_many": (["k"],),
+        "delete_many": (["k"],),
+        "clear": (),
+    }.get(verb.removeprefix("a"), ("k",))
+
+    def spied(backend) -> list:
+        seen = []
+        with contextlib.ExitStack() as stack:
+            for name in vars(BaseMemcachedCache).keys() & VERBS:
+                real = getattr(type(backend), name)
+
+                def spy(self, *args, name=name, real=real, **kwargs):
+                    seen.append((name, *args[:1]))
+                    return real(self, *args, **kwargs)
+
+                # On the class, as a tracer does it.
+                stack.enter_context(mock.patch.object(type(backend), name, spy))
+            backend.set("k", 5)
+            got = getattr(backend, verb)(*arguments)
+            if inspect.iscoroutine(got):
+                asyncio.run(got)
+        return seen
+
+    seen_on_the_bare_backend = spied(bare)
+    assert len(seen_on_the_bare_backend) > 1
+    assert spied(cache) == seen_on_the_bare_backend
 
 
 @pytest.mark.parametrize("verb", VERBS)

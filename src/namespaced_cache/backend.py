@@ -11,7 +11,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from functools import wraps
-from typing import Any
+from types import FunctionType, MethodType
+from typing import Any, cast
 
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import BaseCache
@@ -148,20 +149,12 @@ class NamespacedCache(BaseMemcachedCache):
 
 def _handed_over(name: str, member: object) -> object:
     """Make the attribute that hands over to the wrapped backend's of the same name."""
-    if inspect.iscoroutinefunction(member):
-
-        @wraps(member)
-        async def averb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-            return await getattr(self._namespaced_backend, name)(*args, **kwargs)
-
-        return averb
-
     if inspect.isfunction(member) and name not in HELPERS:
-
-        @wraps(member)
-        def verb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-            return getattr(self._namespaced_backend, name)(*args, **kwargs)
-
+        verb = _verb(name, member)
+        # Tracers name by it what they record, as profilers do.
+        code = verb.__code__
+        qualified = f"{NamespacedCache.__qualname__}.{name}"
+        verb.__code__ = code.replace(co_name=name, co_qualname=qualified)
         return verb
 
     return property(
@@ -169,6 +162,42 @@ def _handed_over(name: str, member: object) -> object:
         lambda self, value: setattr(self.wrapped, name, value),
         lambda self: delattr(self.wrapped, name),
     )
+
+
+def _verb(name: str, member: Any) -> FunctionType:
+    """Make the verb that hands over to the wrapped backend's of the same name.
+
+    Django makes some verbs of others, `in` of `has_key` and `aget` of `get`. Such a one
+    is made of ours, unless the wrapped backend has a way of its own, so that who spies
+    on those sees what he sees on the bare backend.
+    """
+    djangos = vars(BaseCache).get(name)
+
+    def choose(self: NamespacedCache) -> Any:
+        theirs = getattr(self._namespaced_backend, name)
+        if getattr(theirs, "__func__", theirs) is djangos:
+            return MethodType(djangos, self)
+        return theirs
+
+    if inspect.iscoroutinefunction(member):
+
+        @wraps(member)
+        async def averb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
+            return await choose(self)(*args, **kwargs)
+
+        return cast("FunctionType", averb)
+
+    @wraps(member)
+    def verb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
+        return choose(self)(*args, **kwargs)
+
+    # In short, where there is nothing to choose: the verbs that reach the server.
+    @wraps(member)
+    def short(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._namespaced_backend, name)(*args, **kwargs)
+
+    chosen = short if name in vars(BaseMemcachedCache) else verb
+    return cast("FunctionType", chosen)
 
 
 # Made from Django's own list, so that a verb of a later Django is not forgotten. They
