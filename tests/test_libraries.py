@@ -13,6 +13,7 @@ import pylibmc
 import pymemcache
 import pytest
 from conftest import BACKENDS, our_cache
+from django.utils.functional import SimpleLazyObject
 from pymemcache.client.retrying import RetryingClient
 
 from namespaced_cache import libraries
@@ -53,6 +54,19 @@ class Stranger:
     """A client from a library that nobody looked at."""
 
 
+class Proxy:
+    """What a tracer puts before a client: it passes for what it wraps."""
+
+    __wrapped__ = None
+    __class__ = property(lambda self: type(self.__wrapped__))
+
+    def __init__(self, client):
+        self.__wrapped__ = client
+
+    def __getattr__(self, name):
+        return getattr(self.__wrapped__, name)
+
+
 class Lookalike:
     """A client from a library whose name begins like one that we know."""
 
@@ -68,6 +82,8 @@ class Lookalike:
         (SitesPymemcache([NOWHERE]), libraries.PyMemcache),
         (pylibmc.Client([NOWHERE]), libraries.PyLibMC),
         (SitesPylibmc([NOWHERE]), libraries.PyLibMC),
+        (Proxy(pymemcache.HashClient([NOWHERE])), libraries.PyMemcache),
+        (Proxy(pylibmc.Client([NOWHERE])), libraries.PyLibMC),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
@@ -85,6 +101,14 @@ def test_another_librarys_client_is_refused(kind):
         f"only clients made from pymemcache's and pylibmc's can be namespaced."
     )
     assert not libraries.is_client(kind())
+
+
+def test_what_a_backend_has_left_for_later_is_not_asked_what_it_is():
+    """A lazy object's class is that of what it wraps, which would be made for it."""
+    made = []
+    lazy = SimpleLazyObject(lambda: made.append("early"))
+    assert not libraries.is_client(lazy)
+    assert made == []
 
 
 def test_neither_library_is_imported_before_a_backend_needs_it():

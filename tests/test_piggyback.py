@@ -250,6 +250,34 @@ def test_a_client_of_another_make_carries_nothing(server):
     assert piggyback.request(real, real, "nsc:x") is None
 
 
+class Traced:
+    """A client as a tracer has it: a proxy that passes for what it wraps."""
+
+    __class__ = property(lambda self: type(vars(self)["client"]))
+
+    def __init__(self, *args, **kwargs):
+        vars(self)["client"] = pymemcache.Client(*args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(vars(self)["client"], name)
+
+
+def test_a_client_behind_a_proxy_carries_nothing(server):
+    """The client itself is out of reach, and those that come later are too."""
+    alone = Traced(server.location)
+    assert isinstance(alone, pymemcache.Client)
+    assert piggyback.request(alone, alone, "nsc:x") is None
+    real = HashClient([])
+    real.client_class = Traced
+    real.add_server(server.location)
+    assert piggyback.request(real, real, "nsc:x") is None
+    (member,) = real.clients.values()
+    assert type(member) is real.client_class is Traced
+    assert member.set("k", b"v", noreply=False)
+    assert real.get("k") == b"v"
+    real.close()
+
+
 def test_a_look_that_was_left_ends_the_connection(cache):
     """Whoever sends the next command would read its reply."""
     (member,) = cache._cache.clients.values()

@@ -266,10 +266,16 @@ def _find(kind: Any) -> Library | None:
     return None
 
 
+def _kind(value: object) -> Any:
+    kind = type(value)
+    # Tracers put a proxy before a client, which passes for what it wraps. No other is
+    # asked, for a lazy object would come to be of it.
+    return value.__class__ if hasattr(kind, "__wrapped__") else kind
+
+
 def is_client(value: object) -> bool:
     """Tell whether this is a client of a library that we know."""
-    kind: Any = type(value)  # mypy takes no class to be hashable
-    return _find(kind) is not None
+    return _find(_kind(value)) is not None
 
 
 def of(client: object) -> Library:
@@ -278,8 +284,7 @@ def of(client: object) -> Library:
     Raises NamespaceError for a client of any other library, because nobody has
     checked which of its verbs take keys.
     """
-    kind: Any = type(client)  # as above
-    library = _find(kind)
+    library = _find(_kind(client))
     if library is None:
         raise NamespaceError(
             f"The wrapped backend's client is a "

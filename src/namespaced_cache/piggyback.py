@@ -19,8 +19,9 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, cast
 
-from pymemcache.client.base import Client, PooledClient, check_key_helper
-from pymemcache.client.hash import HashClient
+# Not from the modules that define them, where tracers put something else.
+from pymemcache import Client, HashClient, PooledClient
+from pymemcache.client.base import check_key_helper
 from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheUnknownError
 
 from namespaced_cache.look import ABSENT, UNASKED, waiting
@@ -220,16 +221,22 @@ def request(client: Any, home: Any, key: str) -> Request | None:
 
 
 def _carry(client: Any) -> bool:
-    """Have a client's sockets wrapped; tell whether they are."""
-    if isinstance(client, HashClient):
+    """Have a client's sockets wrapped; tell whether they are.
+
+    Not where a tracer has put a proxy before each client: that passes for a Client in
+    isinstance(), but is none.
+    """
+    if isinstance(client, HashClient | PooledClient):
+        if not issubclass(client.client_class, Client):
+            return False
         client.client_class = _carrying(client.client_class)
-        for member in client.clients.values():
+        if isinstance(client, HashClient):
+            members = list(client.clients.values())
+        else:
+            members = [*client.client_pool.used, *client.client_pool.free]
+        for member in members:
             _carry(member)
-    elif isinstance(client, PooledClient):
-        client.client_class = _carrying(client.client_class)
-        for member in (*client.client_pool.used, *client.client_pool.free):
-            _carry(member)
-    elif isinstance(client, Client):
+    elif issubclass(type(client), Client):
         if not isinstance(client, _Carrier):
             client_class: Any = type(client)  # mypy takes no class to be hashable
             sock = vars(client).pop("sock", None)
