@@ -1,9 +1,13 @@
-"""Every supported pair of Django and Python: `make test-all`."""
+"""Every supported pair of Django and Python, and tools that watch caches.
+
+`make test-all` and `make instrumentation`.
+"""
 
 import nox
 
 nox.needs_version = ">=2025.5"
 nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["tests"]
 
 MATRIX = [("3.11", "5.2"), ("3.12", "6.0"), ("3.12", "6.1"), ("3.13", "6.1")]
 
@@ -22,3 +26,13 @@ def tests(session: nox.Session, django: str) -> None:
     session.run("coverage", "run", "-m", "pytest", *workers, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session(python="3.11")
+def instrumentation(session: nox.Session) -> None:
+    session.install("pip>=25.1")
+    session.install(
+        ".[pymemcache,pylibmc]", "django~=5.2.0", "--group", "instrumentation"
+    )
+    # ddtrace's own plugin is for who wants his tests watched.
+    session.run("pytest", "-p", "no:ddtrace", "tests/instrumentation", *session.posargs)

@@ -16,8 +16,9 @@ from namespaced_cache import identity
 
 pytest.register_assert_rewrite("side_by_side")
 
-# Projects that the tests run, each with a pytest of its own.
-collect_ignore = ["isolated_project"]
+# A project that the tests run, with a pytest of its own; and tests that need tools, for
+# which they are asked by name: `make instrumentation`.
+collect_ignore = ["isolated_project", "instrumentation"]
 
 BACKENDS = {
     "pymemcache": "django.core.cache.backends.memcached.PyMemcacheCache",
