@@ -20,6 +20,7 @@ from namespaced_cache import (
     NamespacedCache,
     NamespaceError,
     NamespaceUnavailable,
+    get_namespaced,
     invalidate_namespaces,
     namespaced,
 )
@@ -331,10 +332,18 @@ def test_without_a_namespace_there_is_nothing_to_invalidate():
 
 
 @pytest.mark.usefixtures("site")
-@pytest.mark.parametrize("using", ["local", ["default", "local"]])
-def test_an_alias_that_is_asked_for_and_has_no_namespace_is_refused(using):
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: invalidate_namespaces("local"),
+        lambda: invalidate_namespaces(["default", "local"]),
+        lambda: get_namespaced("local"),
+    ],
+    ids=["one", "among others", "its backend"],
+)
+def test_an_alias_that_is_asked_for_and_has_no_namespace_is_refused(ask):
     with pytest.raises(ImproperlyConfigured) as caught:
-        invalidate_namespaces(using)
+        ask()
     assert str(caught.value) == (
         "The cache alias 'local' has no namespace: its BACKEND is "
         "django.core.cache.backends.locmem.LocMemCache, not "
@@ -358,10 +367,16 @@ def test_rubbish_in_one_counter_keeps_no_other_from_being_forgotten(server, star
 
 
 @pytest.mark.usefixtures("site")
-def test_an_unknown_alias_is_djangos_to_refuse():
+@pytest.mark.parametrize("ask", [invalidate_namespaces, get_namespaced])
+def test_an_unknown_alias_is_djangos_to_refuse(ask):
     with pytest.raises(InvalidCacheBackendError) as caught:
-        invalidate_namespaces("nope")
+        ask("nope")
     assert str(caught.value) == "The connection 'nope' doesn't exist."
+
+
+def test_the_backend_that_is_had_by_its_type_is_djangos(site):
+    assert get_namespaced() is site["default"]
+    assert get_namespaced("other") is site["other"]
 
 
 def test_a_namespace_whose_server_is_away_is_no_success(start):

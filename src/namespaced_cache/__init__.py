@@ -4,7 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from namespaced_cache.aliases import invalidate_namespaces, namespaced
+    from namespaced_cache.aliases import (
+        get_namespaced,
+        invalidate_namespaces,
+        namespaced,
+    )
     from namespaced_cache.backend import NamespacedCache
     from namespaced_cache.errors import (
         NamespaceError,
@@ -17,6 +21,7 @@ __all__ = [
     "NamespaceUnavailable",
     "NamespaceWarning",
     "NamespacedCache",
+    "get_namespaced",
     "invalidate_namespaces",
     "namespaced",
 ]
@@ -27,17 +32,20 @@ _ROOMS = {
     "NamespaceUnavailable": "errors",
     "NamespaceWarning": "errors",
     "NamespacedCache": "backend",
+    "get_namespaced": "aliases",
     "invalidate_namespaces": "aliases",
     "namespaced": "aliases",
 }
 
 
-# Looked up when used: pytest loads the plugin, and so this package, in every project
-# where it is installed, and one without Django shall not pay for importing it.
-def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+# Type checkers read the imports above; by this they would take any name for ours.
+if not TYPE_CHECKING:  # pragma: no branch
+    # Looked up when used: pytest loads the plugin, and so this package, in every
+    # project where it is installed, and one without Django shall not pay for it.
+    def __getattr__(name: str) -> Any:
+        if name not in _ROOMS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from django.core.cache import caches
+from django.core.cache import DEFAULT_CACHE_ALIAS, caches
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
 
@@ -76,6 +76,18 @@ def _copied(value: Any) -> Any:
     if isinstance(value, list):
         return [_copied(member) for member in value]
     return value
+
+
+def get_namespaced(alias: str = DEFAULT_CACHE_ALIAS) -> NamespacedCache:
+    """Return this thread's backend of an alias: `caches[alias]`, under its own type.
+
+    For code that is type-checked: to a checker `caches[alias]` and Django's `cache` are
+    a BaseCache, which has no `invalidate_namespace()`. No round trip.
+
+    Raises ImproperlyConfigured for an alias that has no namespace, and
+    InvalidCacheBackendError for one that there is not.
+    """
+    return namespaced_caches(alias)[alias]
 
 
 def invalidate_namespaces(using: str | Iterable[str] | None = None) -> dict[str, int]:
