@@ -1,1 +1,1 @@
-"""Commands for `manage.py`."""
+"""Where Django looks for what an app adds to `manage.py`."""
