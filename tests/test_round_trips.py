@@ -20,7 +20,12 @@ from round_trips import CountingProxy
 from servers import Memcached
 from uses import Clock, as_another_process
 
-from namespaced_cache import generation, invalidate_namespaces, namespaced
+from namespaced_cache import (
+    generation,
+    get_namespaced,
+    invalidate_namespaces,
+    namespaced,
+)
 from namespaced_cache.backend import HELPERS
 from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
 
@@ -422,6 +427,7 @@ OURS = {
     "namespaced(CACHES, **options)": lambda _: namespaced(
         caches.settings, NAMESPACE="a"
     ),
+    'get_namespaced(alias="default")': lambda _: get_namespaced(),
     "invalidate_namespaces(using=None)": lambda _: invalidate_namespaces(),
 }
 
