@@ -78,7 +78,7 @@ def folder(tmp_path_factory):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=300,  # where others use the machine as well
     )
     assert done.returncode == 0, done.stdout
     return folder

@@ -33,7 +33,10 @@ def cache(build):
 
 
 class Script:
-    """A server that has an answer to each packet ready, byte by byte if asked."""
+    """A server that has an answer to each packet ready, byte by byte if asked.
+
+    A connection that its client gives up is followed by the next.
+    """
 
     def __init__(
         self, *answers: bytes, bytewise: bool = False, hangs_up: bool = False
@@ -46,11 +49,13 @@ class Script:
         self._thread.start()
 
     def _serve(self) -> None:
-        connection, _ = self._listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with connection, self._listener:
+        connection = self._accept()
+        with self._listener:
             for answer in self._answers:
-                self.asked.append(connection.recv(65536))
+                while not (asked := connection.recv(65536)):
+                    connection.close()
+                    connection = self._accept()
+                self.asked.append(asked)
                 pieces = [answer]
                 if self._bytewise:
                     pieces = [answer[i : i + 1] for i in range(len(answer))]
@@ -58,6 +63,12 @@ class Script:
                     connection.sendall(piece)
             if not self._hangs_up:
                 connection.recv(65536)
+            connection.close()
+
+    def _accept(self) -> socket.socket:
+        connection, _ = self._listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     def close(self) -> None:
         self._thread.join()
@@ -163,6 +174,99 @@ def test_a_reply_that_is_none_to_the_look_ends_the_connection(reply, verb):
         assert found is None
     assert member.sock is None
     script.close()
+
+
+@pytest.mark.parametrize(
+    "left", [END, COUNTER + END, b"VALUE nsc:script:1 0 1\r\nv\r\n" + END]
+)
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_reply_that_an_earlier_command_has_left_ends_the_connection(left, apart):
+    """Though it looks like one to the look, for a write's own reply comes before it."""
+    rest = b"STORED\r\n" + COUNTER + END
+    answers = COUNTER + END, left if apart else left + rest, COUNTER + END
+    cache, script = scripted(*answers)
+    assert cache.get("k") is None
+    said = "An earlier reply|^b'(END|VALUE)"  # ours, or the client's own
+    with pytest.raises(pymemcache.MemcacheUnknownError, match=said):
+        cache.set("k", b"v", None)
+    cache.close()
+    script.close()
+    assert script.asked[2] == b"get nsc:script\r\n"
+
+
+def test_where_the_look_alone_is_answered_by_an_error_it_is_had_by_itself():
+    """The server, or a proxy, could do the one and not the other."""
+    for error in b"SERVER_ERROR out of memory\r\n", b"ERROR\r\n":
+        cache, script = scripted(b"STORED\r\n" + error, COUNTER + END)
+        cache.set("k", b"v", None)
+        cache.close()
+        script.close()
+        assert script.asked[1] == b"get nsc:script\r\n"
+
+
+def test_where_both_are_answered_by_errors_the_first_is_raised():
+    cache, script = scripted(b"SERVER_ERROR down\r\n" * 2, COUNTER + END)
+    with pytest.raises(pymemcache.MemcacheServerError, match="down"):
+        cache.set("k", b"v", None)
+    cache.close()
+    script.close()
+
+
+@pytest.mark.parametrize("call", ["sendall", "recv"])
+def test_a_raw_command_that_is_broken_off_leaves_no_reply_either(
+    cache, monkeypatch, call
+):
+    """Its reply would be the next one's, who is in the namespace."""
+    real = cache._cache.wrapped
+    (member,) = real.clients.values()
+
+    class Limited:
+        def __init__(self, sock):
+            self._sock = sock
+
+        def __getattr__(self, name):
+            return getattr(self._sock, name)
+
+        def sendall(self, data):
+            self._sock.sendall(data)
+            if call == "sendall":
+                raise TimeLimit
+
+        def recv(self, _):
+            raise TimeLimit
+
+    monkeypatch.setattr(member.sock, "_sock", Limited(member.sock._sock))
+    with pytest.raises(TimeLimit):
+        real.get("nobody's")
+    assert member.sock is None
+    assert cache.get("k") == "v"
+
+
+class InTwoParts(pymemcache.Client):
+    """A client that sends a command and its value apart."""
+
+    def _connect(self):
+        super()._connect()
+        send, sock = self.sock.sendall, self.sock
+
+        def sendall(data):
+            line, end, value = data.partition(b"\r\n")
+            send(line + end)
+            if value:
+                send(value)
+
+        sock.sendall = sendall
+
+
+def test_behind_half_a_command_no_look_is_sent(server, monkeypatch):
+    """It would be stored as the value."""
+    monkeypatch.setattr(HashClient, "client_class", InTwoParts)
+    value = b"v" * len("get nsc:half")
+    cache = our_cache(PATH, server.location, OPTIONS={"NAMESPACE": "half"})
+    for _ in range(2):
+        cache._cache.set("k", value)
+        assert cache._cache.get("k") == value
+    cache.close()
 
 
 @pytest.mark.parametrize("length", range(len(b"STORED\r\n" + COUNTER + END)))
@@ -309,3 +413,13 @@ def test_where_the_counter_has_several_servers_nothing_travels(start):
 
 def test_the_constants_are_told_apart():
     assert ABSENT is not UNASKED
+
+
+def test_many_large_values_are_read_where_the_counter_is_lost(cache, bare):
+    """Its reply is looked for at the end of all of theirs."""
+    many = {f"k{n}": "v" * 500_000 for n in range(10)}
+    cache.set_many(many)
+    bare._cache.delete(cache._cache.counter.key)
+    assert cache.get_many(many) == {}
+    cache.set("seeds", 1)
+    assert cache.get_many(many) == {}

@@ -178,6 +178,31 @@ def test_a_write_that_an_invalidation_in_its_block_overtakes_is_not_lost(
     assert other.get("k") == "written"
 
 
+class Invalidates:
+    """Whose pickling invalidates in the block that it is stored by, and outside."""
+
+    def __init__(self, cache, other):
+        self.caches = [cache, other]
+
+    def __reduce__(self):
+        while self.caches:  # the first time
+            self.caches.pop(0).invalidate_namespace()
+        return str, ("stale",)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 60])
+def test_a_write_whose_block_is_moved_meanwhile_keeps_to_the_block(
+    build, other, max_staleness
+):
+    """Though the namespace has gone on: it is done again where the pin stands now."""
+    cache = build(OPTIONS={"MAX_STALENESS": max_staleness})
+    with cache.pinned_generation() as number:
+        cache.set("k", Invalidates(cache, other))
+        assert cache.get("k") == "stale"
+    assert other.generation == number + 2
+    assert other.get("k") is None
+
+
 def test_an_inner_block_reads_anew_and_gives_the_outer_back(cache, other):
     cache.set("k", "old")
     with cache.pinned_generation() as outer:

@@ -75,3 +75,67 @@ def test_no_key_that_the_client_refuses_is_among_those_deleted(cache):
     with pytest.raises(pymemcache.exceptions.MemcacheIllegalInputError):
         cache._cache.delete_many([cache.make_key("k"), "k\r\nflush_all"])
     assert cache.get("k") == "v"
+
+
+def test_very_many_fit_the_buffers_on_their_way(build, start):
+    """Which a unix socket has small."""
+    cache = build(start(unix=True).location, OPTIONS={"timeout": 20})
+    many = {f"k{n}": 1 for n in range(10_000)}
+    assert cache.set_many(many) == []
+    assert len(cache.get_many(many)) == len(many)
+    cache.delete_many(many)
+    assert cache.get_many(many) == {}
+
+
+@pytest.mark.parametrize(("keys", "trips"), [(1000, 1), (1001, 2)])
+def test_many_are_sent_a_thousand_at_once(build, proxy, keys, trips):
+    cache = build(proxy.location)
+    many = dict.fromkeys((f"k{n}" for n in range(keys)), 1)
+    cache.set("k", 1)
+    assert proxy.during(lambda: cache.set_many(many)) == trips
+    assert proxy.during(lambda: cache.delete_many(many)) == trips
+
+
+REFUSED_KEYS = {
+    "get": lambda client: client.get("a b"),
+    "set": lambda client: client.set("a b", 1),
+    "add": lambda client: client.add("a b", 1),
+    "set_many": lambda client: client.set_many({"a b": 1, "ok": 2}),
+    "get_many": lambda client: client.get_many(["ok", "a b"]),
+    "delete_many": lambda client: client.delete_many(["a b"]),
+}
+
+
+@pytest.mark.parametrize("act", REFUSED_KEYS.values(), ids=REFUSED_KEYS)
+@pytest.mark.parametrize("hides", [False, True])
+def test_what_hides_outages_hides_no_refused_key(build, act, hides):
+    cache = build(OPTIONS={"ignore_exc": hides})
+    for client in (cache._cache.wrapped, cache._cache):
+        with pytest.raises(pymemcache.exceptions.MemcacheIllegalInputError):
+            act(client)
+
+
+@pytest.mark.parametrize("name", ["_run_cmd", "_get_client"])
+def test_a_subclass_that_goes_ways_of_its_own_goes_them(cache, name):
+    asked = []
+
+    def own(client, *args, **kwargs):
+        asked.append(args)
+        return getattr(HashClient, name)(client, *args, **kwargs)
+
+    real = cache._cache.wrapped
+    real.__class__ = type("Own", (HashClient,), {name: own})
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    assert len(asked) >= 2
+
+
+def test_a_pool_in_full_use_is_no_fault_of_the_counter(build):
+    cache = build(OPTIONS={"use_pooling": True, "max_pool_size": 1})
+    cache.set("k", 1)
+    (member,) = cache._cache.clients.values()
+    with (
+        member.client_pool.get_and_release(),
+        pytest.raises(RuntimeError, match="Too many objects"),
+    ):
+        cache.get("k")

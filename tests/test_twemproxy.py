@@ -126,6 +126,10 @@ def test_while_the_counters_server_is_away_nothing_is_served_or_claimed(tier):
         for key in KEYS:
             with suppress(pymemcache.MemcacheError, pylibmc.Error):
                 assert each.get(key) is None
+            with suppress(pymemcache.MemcacheError, pylibmc.Error):
+                assert (
+                    each.set(key, "lost") is None
+                )  # at once, though it has no timeout
         with pytest.raises(NamespaceUnavailable):
             each.invalidate_namespace()
     home.start()

@@ -106,6 +106,8 @@ class PyMemcache:
         """Tell whether a read failed for the value alone."""
         import pymemcache  # noqa: PLC0415  # as above
 
+        if type(error) is RuntimeError and str(error).startswith("Too many objects"):
+            return False  # all connections of a pool are in use
         return not isinstance(error, (OSError, pymemcache.MemcacheError))
 
     def leave(self, client: Any) -> bool:

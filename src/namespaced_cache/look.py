@@ -36,8 +36,9 @@ class Look:
 
 
 class _Waiting(threading.local):
-    look: Any = None  # and one with a request
+    look: Any = None
 
 
-#: The look, if there is one, that is to travel with this thread's next command.
+#: The look, if there is one, that is to travel with this thread's next command. It has
+#: a request.
 waiting = _Waiting()

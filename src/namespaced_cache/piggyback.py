@@ -5,8 +5,9 @@ pymemcache's clients send a command by `sock.sendall()` and read its reply by
 of the next command, and its reply is taken out before the client reads the command's.
 How clients connect, hash, fail and retry stays theirs.
 
-It relies on those two calls alone. A client that makes others carries nothing, and who
-wanted the look sees that it was not answered.
+It relies on those two calls alone, and on it that one `sendall()` is a whole command or
+several. A client that makes others carries nothing, and who wanted the look sees that
+it was not answered.
 
 In a `get` the counter is the first of the keys; another command is followed by a `get`
 for the counter. It would not do in front, for memcached sends what a `get` finds at
@@ -15,6 +16,7 @@ once, and the command's reply in a packet of its own.
 
 from __future__ import annotations
 
+import weakref
 from contextlib import suppress
 from functools import cache
 from typing import Any, cast
@@ -29,11 +31,20 @@ from namespaced_cache.look import ABSENT, UNASKED, waiting
 _EOL = b"\r\n"
 _END = b"END\r\n"
 
+#: What a command begins with whose second line is its value.
+_STORING = b"set ", b"add ", b"replace ", b"append ", b"prepend ", b"cas "
+
+#: What a reply begins with that is an error.
+_ERRORS = b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"
+
+#: So many bytes at least are received at once where a reply comes in pieces.
+_MUCH = 2**20
+
 #: Is no part of any reply.
 _NONE = b"\r\n\r\n"
 
 #: What an answer was, and what is left of the reply for who sent the command.
-Reply = tuple[object, bytes]
+Reply = tuple[object, bytearray]
 
 
 class Request:
@@ -51,7 +62,7 @@ class Request:
         #: a counter seldom moves.
         self.last: tuple[bytes, bytes, object] = (_NONE, _NONE, None)
 
-    def read_among(self, received: bytes, serde: Any) -> Reply | None:
+    def read_among(self, received: bytearray, serde: Any) -> Reply | None:
         """Read the reply to a `get` that has the counter among its keys.
 
         None where it is not complete. The counter comes first, as it was asked for; but
@@ -65,42 +76,53 @@ class Request:
                 reply = self._read_item(received[start:], serde)
                 return reply and (reply[0], received[:start] + reply[1])
             if not line.startswith(b"VALUE "):  # END, or an error
-                return ABSENT if line == b"END" else UNASKED, received
+                return (ABSENT if line == b"END" else UNASKED), received
             start = end + len(_EOL) + int(line.split()[3]) + len(_EOL)
         return None
 
-    def read_behind(self, received: bytes, serde: Any) -> Reply | None:
-        """Read the replies to other commands, and that to a `get` behind them."""
+    def read_behind(self, received: bytearray, serde: Any) -> Reply | None:
+        """Read the replies to other commands, and that to a `get` behind them.
+
+        None where it is not complete. An error is either the last of the replies or one
+        at which the client gives the connection up.
+        """
+        # Not before it may be there, for there may be very many replies.
+        if not received.endswith(_END) and b"ERROR" not in received:
+            return None
         start = 0
         while (end := received.find(_EOL, start)) >= 0:
-            rest = received[start:]
-            if rest == _END:
-                return ABSENT, received[:start]
-            if rest.startswith(self._head):
+            if received.startswith(_ERRORS, start):
+                return UNASKED, received
+            if received.startswith((b"VALUE ", _END), start):
+                rest = received[start:]
+                if start == 0:
+                    # What was asked for by a command before this one, and not read.
+                    raise MemcacheUnknownError(f"An earlier reply: {rest[:80]!r}")
+                if rest == _END:
+                    return ABSENT, received[:start]
+                self._expect(self._head, rest[: len(self._head)])
                 reply = self._read_item(rest, serde)
                 if reply is None or len(reply[1]) < len(_END):
                     return None
                 self._expect(_END, reply[1])
                 return reply[0], received[:start]
-            if rest.startswith(b"VALUE "):
-                self._expect(self._head, rest[: len(self._head)])
             start = end + len(_EOL)
         return None
 
-    def _read_item(self, received: bytes, serde: Any) -> Reply | None:
+    def _read_item(self, received: bytearray, serde: Any) -> Reply | None:
         line, end_of_line, rest = received.partition(_EOL)
         flags, size, *_ = line[len(self._head) :].split() if end_of_line else (0, 0)
         value, tail = rest[: int(size)], rest[int(size) :]
         if not end_of_line or len(tail) < len(_EOL):
             return None
         self._expect(_EOL, tail[: len(_EOL)])
-        answer = serde.deserialize(self._key, value, int(flags))
+        answer = serde.deserialize(self._key, bytes(value), int(flags))
         tail = tail[len(_EOL) :]
-        item = received[: len(received) - len(tail)]
+        item = bytes(received[: len(received) - len(tail)])
         self.last = (item, item + _END, answer)
         return answer, tail
 
-    def _expect(self, expected: bytes, got: bytes) -> None:
+    def _expect(self, expected: bytes, got: bytearray) -> None:
         if got != expected:
             raise MemcacheUnknownError(f"The counter {self._key!r}: {got[:80]!r}")
 
@@ -110,10 +132,12 @@ class Socket:
 
     def __init__(self, sock: Any, member: Client) -> None:
         self._sock = sock
+        self._member = weakref.ref(member)
         self._server = member.server
         self._serde = member.serde
-        #: The look whose reply comes next, and whether it was asked for by a `get`.
-        self._look: Any = None  # and one with a request
+        #: The look whose reply comes next, and whether it was asked for by a `get`. It
+        #: has a request.
+        self._look: Any = None
         self._among = False
 
     def sendall(self, data: bytes) -> None:
@@ -125,9 +149,13 @@ class Socket:
         look = waiting.look
         if look is not None:
             request = look.request
-            # Without a reply to the command, nobody would read that to the look.
-            if request.server == self._server and not data.endswith(
-                b" noreply", 0, data.find(_EOL)
+            end = data.find(_EOL)
+            # Without a reply to the command, nobody would read that to the look; and
+            # behind the first half of a command it would be stored as its value.
+            if (
+                request.server == self._server
+                and not data.endswith(b" noreply", 0, end)
+                and not (end + len(_EOL) == len(data) and data.startswith(_STORING))
             ):
                 waiting.look = None  # once, though there may be several commands
                 self._look = look
@@ -137,11 +165,23 @@ class Socket:
                     data = verb + request.among + keys
                 else:
                     data += request.behind
-        self._sock.sendall(data)
+        try:
+            self._sock.sendall(data)
+        except Exception:
+            raise  # at which the client gives the connection up
+        except BaseException:
+            self._give_up()
+            raise
 
     def recv(self, size: int) -> bytes:
         """Receive of a command's reply what is there."""
-        received: bytes = self._sock.recv(size)
+        try:
+            received: bytes = self._sock.recv(size)
+        except Exception:
+            raise  # as above
+        except BaseException:  # Ctrl-C, a test's time limit
+            self._give_up()
+            raise
         look = self._look
         if look is None:
             return received
@@ -152,25 +192,31 @@ class Socket:
                 return self._receive(look, received, size)
             rest = received[len(item) :]
         else:
-            if not received.endswith(tail):
+            if not received.endswith(tail) or len(received) == len(tail):
                 return self._receive(look, received, size)
             rest = received[: -len(tail)]
         self._look = None
         look.answer = answer
         return rest or self._sock.recv(size)
 
-    def _receive(self, look: Any, received: bytes, size: int) -> bytes:
+    def _receive(self, look: Any, begun: bytes, size: int) -> bytes:
         request: Request = look.request
         read = request.read_among if self._among else request.read_behind
+        received = bytearray(begun)
         while not (reply := read(received, self._serde)):
-            more = self._sock.recv(size)
+            more = self._sock.recv(max(size, _MUCH))
             if not more:
                 self._look = None
-                return received  # and the client finds out that no more comes
+                return bytes(received)  # and the client finds out that no more comes
             received += more
         self._look = None
         look.answer, rest = reply
-        return rest or bytes(self._sock.recv(size))
+        return bytes(rest or self._sock.recv(size))
+
+    def _give_up(self) -> None:
+        # Whoever sends the next command would read this one's reply.
+        if member := self._member():
+            member.close()
 
     def __getattr__(self, name: str) -> Any:
         # Nobody is to take the reply to a look for his own.

@@ -30,6 +30,7 @@ _PATIENCE = 10
 _PAUSE = 0.002
 
 _NOTHING = object()
+_AGAIN = object()
 
 
 class Route:
@@ -85,64 +86,57 @@ class Route:
         """
         counter = self.counter
         try:
-            generation = counter.trusted(max_staleness)
-            if generation is not None:
-                try:
-                    answer = act(self, self.keys(generation), None)
-                except Exception:
-                    if counter.stands_at(generation, max_staleness):
-                        raise
+            for attempt in range(ATTEMPTS):
+                if attempt >= _PATIENCE:
+                    time.sleep(random.uniform(0, _PAUSE))  # noqa: S311  # no secret
+                generation = counter.trusted(max_staleness)
+                if generation is None:
+                    answer = self._confirmed(act, quiet, missing, verb)
                 else:
-                    if counter.stands_at(generation, max_staleness):
-                        return answer
-            return self._until_confirmed(act, max_staleness, quiet, missing, verb)
+                    answer = self._trusting(act, generation, max_staleness)
+                if answer is not _AGAIN:
+                    return answer
         except Exception:
             raise
         except BaseException:  # Ctrl-C, a test's time limit
             self.break_off()
             raise
-
-    def _until_confirmed(
-        self, act: Act, max_staleness: float, quiet: Any, missing: Any, verb: str
-    ) -> Any:
-        counter = self.counter
-        for attempt in range(ATTEMPTS):
-            if attempt >= _PATIENCE:
-                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311  # no secret
-            generation, look = self._begin(max_staleness)
-            if generation is None:
-                return quiet
-            answer, error = None, None
-            try:
-                answer = self.carry_out(act, generation, look)
-            except Exception as raised:
-                if self.library.is_away(raised, verb):
-                    raise
-                # It may be of a generation that is dead, or of the counter itself.
-                error = raised
-            if look and look.answer is ABSENT and missing is not _NOTHING:
-                return missing  # who writes will seed the counter
-            # Another thread may have begun a newer one since.
-            seen = counter.seen(self.home, look) if look else counter.known
-            if seen in (generation, None):
-                if error is not None:
-                    raise error
-                return quiet if seen is None else answer
         raise counter.unavailable(f"invalidated {ATTEMPTS} times within one operation")
 
-    def _begin(self, max_staleness: float) -> tuple[int | None, Look | None]:
-        """Return the generation to act in, and the look that has to confirm it.
+    def _trusting(self, act: Act, generation: int, max_staleness: float) -> Any:
+        """Act in a generation that needs no look, unless it was left meanwhile."""
+        try:
+            answer = act(self, self.keys(generation), None)
+        except Exception:
+            if self.counter.stands_at(generation, max_staleness):
+                raise
+            return _AGAIN
+        return answer if self.counter.stands_at(generation, max_staleness) else _AGAIN
 
-        No look where it was read just now, no generation where none is to be had.
-        """
+    def _confirmed(self, act: Act, quiet: Any, missing: Any, verb: str) -> Any:
+        """Act in the newest generation known, unless the counter stands elsewhere."""
         counter = self.counter
-        generation = counter.trusted(max_staleness) if max_staleness else None
-        if generation is not None:
-            return generation, None
-        if counter.known:
-            look = counter.look(self.request)
-            return look.floor, look
-        return counter.read(self.home), None
+        look = counter.look(self.request) if counter.known else None
+        generation = look.floor if look else counter.read(self.home)
+        if generation is None:
+            return quiet
+        answer, error = None, None
+        try:
+            answer = self.carry_out(act, generation, look)
+        except Exception as raised:
+            if self.library.is_away(raised, verb):
+                raise
+            # It may be of a generation that is dead, or of the counter itself.
+            error = raised
+        if look and look.answer is ABSENT and missing is not _NOTHING:
+            return missing  # who writes will seed the counter
+        # Another thread may have begun a newer one since.
+        seen = counter.seen(self.home, look) if look else counter.known
+        if seen not in (generation, None):
+            return _AGAIN
+        if error is not None:
+            raise error
+        return quiet if seen is None else answer
 
     def carry_out(self, act: Act, generation: int, look: Look | None) -> Any:
         """Act in a generation, and have a look travel with it where it can."""

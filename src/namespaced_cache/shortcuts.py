@@ -6,20 +6,30 @@ before its only client checks it again; and it deletes many keys one by one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pymemcache import HashClient  # where tracers put nothing else
 
 #: There is no public way to do something with one of HashClient's clients that counts
 #: this client's failures.
-_PRIVATE = "_dead_clients", "_get_client", "_safely_run_func", "_safely_run_set_many"
+_PRIVATE = "_get_client", "_run_cmd", "_safely_run_func", "_safely_run_set_many"
 
-#: HashClient's own verbs; none where it has not what is private.
-_OWN: dict[str, object] = (
-    dict(vars(HashClient))
-    if all(hasattr(HashClient([]), private) for private in _PRIVATE)
-    else {}
-)
+#: HashClient's own routines.
+_OWN: dict[str, object] = dict(vars(HashClient))
+
+#: So many keys are sent in one round trip: nobody reads a reply before all are sent,
+#: and those to many more would fill the buffers on their way.
+_AT_ONCE = 1000
+
+
+@cache
+def _is_plain(kind: Any) -> bool:
+    """Tell whether clients of a class go HashClient's own ways."""
+    return all(
+        name in _OWN and getattr(kind, name, None) is _OWN[name] for name in _PRIVATE
+    )
 
 
 def call(client: Any, verb: str, hidden: object, *args: Any, **kwargs: Any) -> Any:
@@ -28,18 +38,32 @@ def call(client: Any, verb: str, hidden: object, *args: Any, **kwargs: Any) -> A
     `hidden` is what the verb answers while the client hides an outage.
     """
     found = getattr(client, verb)
-    if getattr(found, "__func__", found) is not _OWN.get(verb):
-        return found(*args, **kwargs)  # somebody else's
-    if len(client.clients) == 1 and not client._dead_clients:
-        (member,) = client.clients.values()
-        if verb in ("set_many", "set_multi"):
-            return client._safely_run_set_many(member, *args, **kwargs)
-        # As HashClient names it: who traces its clients need not know both names.
-        real = getattr(member, verb.replace("_multi", "_many"))
-        return client._safely_run_func(member, real, hidden, *args, **kwargs)
+    own = getattr(found, "__func__", found) is _OWN.get(verb)
+    kind: Any = type(client)  # mypy takes no class to be hashable
+    if not own or not _is_plain(kind):
+        return found(*args, **kwargs)
+    # What hides errors would hide those of keys, if nobody looked at these before.
     if verb in ("delete_many", "delete_multi"):
         return _delete_many(client, *args, **kwargs)
-    return found(*args, **kwargs)
+    if len(client.clients) != 1 or client._dead_clients or client.ignore_exc:
+        return found(*args, **kwargs)
+    (member,) = client.clients.values()
+    if verb in ("set_many", "set_multi"):
+        return _set_many(client, member, *args, **kwargs)
+    # As HashClient names it: who traces its clients need not know both names.
+    real = getattr(member, verb.replace("_multi", "_many"))
+    return client._safely_run_func(member, real, hidden, *args, **kwargs)
+
+
+def _set_many(
+    client: Any, member: Any, values: Mapping[Any, Any], *args: Any, **kwargs: Any
+) -> list[Any]:
+    failed: list[Any] = []
+    items = list(values.items())
+    for start in range(0, len(items), _AT_ONCE):
+        part = dict(items[start : start + _AT_ONCE])
+        failed += client._safely_run_set_many(member, part, *args, **kwargs)
+    return failed
 
 
 def _delete_many(client: Any, names: list[Any], *args: Any, **kwargs: Any) -> bool:
@@ -50,5 +74,7 @@ def _delete_many(client: Any, names: list[Any], *args: Any, **kwargs: Any) -> bo
             batches.setdefault(member, []).append(name)
     for member, batch in batches.items():
         real = member.delete_many
-        client._safely_run_func(member, real, None, batch, *args, **kwargs)
+        for start in range(0, len(batch), _AT_ONCE):
+            part = batch[start : start + _AT_ONCE]
+            client._safely_run_func(member, real, None, part, *args, **kwargs)
     return True

@@ -25,7 +25,7 @@ MANY_KEYS = _words("""
 #: Routines that neither take a key nor touch what others keep on the server, or that
 #: only compute.
 PASSED = _words("""
-    stats get_stats version add_server remove_server
+    stats get_stats version
     check_key hash serialize deserialize get_behaviors set_behaviors
 """)
 
@@ -43,6 +43,8 @@ REFUSED = {
     "raw_command": "its text may name any key",
     "shutdown": "it stops the server for everybody",
     "cache_memlimit": "it changes the server for everybody",
+    "add_server": "the counter has its home among the servers of LOCATION",
+    "remove_server": "the counter has its home among the servers of LOCATION",
 }
 
 #: What pymemcache's HashClient answers, where it does not raise, while the server of a
