@@ -82,7 +82,7 @@ END = b"END\r\n"
 def scripted(*answers: bytes, **how) -> tuple[NamespacedCache, Script]:
     """A cache that knows a counter, and the script of its server's answers."""
     script = Script(*answers, **how)
-    options = {"NAMESPACE": "script"}
+    options = {"NAMESPACE": "script", "timeout": 10}  # where the code is wrong
     cache = our_cache(PATH, script.location, OPTIONS=options)
     cache._cache.counter.known = NUMBER
     return cache, script
