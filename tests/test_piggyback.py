@@ -71,7 +71,8 @@ class Script:
         return connection
 
     def close(self) -> None:
-        self._thread.join()
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "not all of the script was asked for"
 
 
 NUMBER = 10**18
