@@ -21,9 +21,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, cast
 
-# Not from the modules that define them, where tracers put something else.
-from pymemcache import Client, HashClient, PooledClient
-from pymemcache.client.base import check_key_helper
+from pymemcache.client.base import Client, PooledClient, check_key_helper
+from pymemcache.client.hash import HashClient
 from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheUnknownError
 
 from namespaced_cache.look import ABSENT, UNASKED, waiting

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from pymemcache import HashClient  # where tracers put nothing else
+from pymemcache import HashClient  # not from its module, where tracers put another
 
 #: There is no public way to do something with one of HashClient's clients that counts
 #: this client's failures.

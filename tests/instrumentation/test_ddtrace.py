@@ -137,3 +137,7 @@ def test_ddtrace_may_trace_the_clients_as_well(kind, clients, backend, server):
         assert name == call
         assert wire_key.endswith(f":1:{key}")
         assert wire_key.startswith("nsc:") == (kind != "bare")
+    if kind == OURS:  # on the bare backend, pymemcache deletes them one by one
+        deleted = [verb for _, verb, _ in theirs["delete_many"]]
+        assert deleted[0].startswith("delete_m")
+        assert set(deleted[1:]) == {"get"}  # the look at the counter
