@@ -72,7 +72,8 @@ def smallest(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Look at the style, and have mypy look at the types."""
     session.install("pip>=25.1")
-    session.install("--editable", ".", "--group", "lint")
+    # pytest's types are its own, and so it is needed, too.
+    session.install("--editable", ".", "--group", "lint", "--group", "test")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
@@ -95,7 +96,8 @@ def pyright(session: nox.Session) -> None:
         session.run("pyright", "--project", folder, "--warnings")
 
 
-@nox.session
+# In a new environment each time: pip would keep a wheel of the same version.
+@nox.session(reuse_venv=False)
 def wheel(session: nox.Session) -> None:
     """Build what is published, and run the tests on it where there is no source.
 
