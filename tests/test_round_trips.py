@@ -215,6 +215,8 @@ def costs():
 
 #: The bare HashClient takes a round trip a key.
 BATCHED = {"`delete_many`", "`_cache.delete_many`", "`_cache.delete_multi`"}
+if django.VERSION >= (6, 1):  # before, it is made of `adelete`
+    BATCHED |= {"`adelete_many`"}
 
 
 @pytest.mark.parametrize("name", [*VERBS, *ASYNC_VERBS, *RAW_VERBS])
