@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import contextmanager
 
 import pytest
 from servers import Memcached
+from wires import answering
 
 from namespaced_cache import NamespaceError, server
 from namespaced_cache.server import Server
@@ -65,26 +65,6 @@ def test_an_address_that_is_none_is_named():
         Server("a:b:c")
 
 
-@contextmanager
-def answering(*answers, before_it_hangs_up=lambda: None):
-    """A server that answers each line with the next of these, and then hangs up."""
-
-    def serve():
-        connection, _ = listener.accept()
-        with connection, connection.makefile("rb") as lines:
-            for answer in answers:
-                lines.readline()
-                connection.sendall(answer)
-            before_it_hangs_up()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with Server(listener.getsockname()) as asked:
-            yield asked
-        thread.join()
-
-
 CLOCK = b"STAT time 100\r\nEND\r\n"
 
 
@@ -102,7 +82,8 @@ CLOCK = b"STAT time 100\r\nEND\r\n"
 )
 def test_an_answer_that_is_not_understood_is_shown(answers, ask):
     with (
-        answering(*answers) as asked,
+        answering(*answers) as location,
+        Server(location) as asked,
         pytest.raises(NamespaceError, match=r"127\.0\.0\.1:\d+ answers b'") as caught,
     ):
         ask(asked)
@@ -112,7 +93,8 @@ def test_an_answer_that_is_not_understood_is_shown(answers, ask):
 @pytest.mark.parametrize("answer", [b"", b"VA 19\r\n123"])
 def test_a_server_that_hangs_up_is_named(answer):
     with (
-        answering(answer) as asked,
+        answering(answer) as location,
+        Server(location) as asked,
         pytest.raises(NamespaceError, match=r"127\.0\.0\.1:\d+: it ended the connec"),
     ):
         asked.value(b"k")
@@ -122,7 +104,10 @@ def test_a_server_that_hangs_up_is_named(answer):
 def test_a_server_that_falls_silent_is_named(monkeypatch, begun):
     monkeypatch.setattr(server, "_PATIENCE", 0.1)
     silent = threading.Event()
-    with answering(begun, before_it_hangs_up=silent.wait) as asked:
+    with (
+        answering(begun, before_it_hangs_up=silent.wait) as location,
+        Server(location) as asked,
+    ):
         with pytest.raises(NamespaceError, match=r"No answer from .*: timed out\."):
             asked.value(b"k")
         silent.set()

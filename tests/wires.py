@@ -90,3 +90,22 @@ def _pass(source: socket.socket, target: socket.socket, look) -> None:
 def _shut(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def answering(*answers, before_it_hangs_up=lambda: None):
+    """Give the address of a server that answers each line with the next of these."""
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as lines:
+            for answer in answers:
+                lines.readline()
+                connection.sendall(answer)
+            before_it_hangs_up()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()
+        thread.join()
