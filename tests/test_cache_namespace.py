@@ -266,17 +266,19 @@ def test_a_server_that_is_busy_is_waited_for(client, monkeypatch):
     assert f"shop  {NEWEST}" in re.sub(" +", "  ", out)
 
 
-def test_a_walk_that_somebody_else_has_begun_is_no_harm(site, named, server):
+def test_a_walk_that_somebody_else_has_begun_is_no_harm(start, client):
     """Memcached says that it is busy; or it waits, until all of that is read."""
-    fill(named("shop"), 2)
+    server = start()
     with closing(Wire(server)) as filling, closing(Wire(server)) as other:
-        filling.store((b"key" + b"%0200d" % number, b"") for number in range(100_000))
+        # Too much for the buffers on its way, in fewer items than make a table grow.
+        filling.store((b"nsc:shop:1:%0200d" % number, b"") for number in range(60_000))
+        filling.store([(b"nsc:shop", b"%d" % NEWEST)])
         other.send(b"lru_crawler metadump all\r\n")
         reading = threading.Timer(1, other.receive_until, [b"END\r\n"])
         reading.start()
-        out, _ = run(site, "purge")
+        out, _ = run({"default": setting(client, server.location)}, "purge")
         reading.join()
-    assert out.startswith("shop: 3 (")
+    assert out.startswith("shop: 60,000 (")
 
 
 def test_a_purge_that_is_broken_off_can_be_run_again(site, named, monkeypatch):
