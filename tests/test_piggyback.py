@@ -162,6 +162,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind(cache):
         b"VALUE nsc:script 0 19\r\n1000000000000000000XX" + END,
         b"VALUE nsc:script 0 19\r\n1000000000000000000\r\nSTORED\r\n",
         b"VALUE nsc:script 0 nineteen\r\n",
+        b"VALUE nsc:script 0 99\r\n1000000000000000000\r\nEND\r\n",
     ],
 )
 @pytest.mark.parametrize("verb", ["get", "set"])
@@ -196,14 +197,25 @@ def test_a_reply_that_an_earlier_command_has_left_ends_the_connection(left, apar
     assert script.asked[2:] == [b"get nsc:script\r\n"] * apart
 
 
-def test_where_the_look_alone_is_answered_by_an_error_it_is_had_by_itself():
+@pytest.mark.parametrize("bytewise", [False, True])
+@pytest.mark.parametrize("error", [b"SERVER_ERROR out of memory\r\n", b"ERROR\r\n"])
+def test_where_the_look_alone_is_answered_by_an_error_it_is_had_by_itself(
+    error, bytewise
+):
     """The server, or a proxy, could do the one and not the other."""
-    for error in b"SERVER_ERROR out of memory\r\n", b"ERROR\r\n":
-        cache, script = scripted(b"STORED\r\n" + error, COUNTER + END)
-        cache.set("k", b"v", None)
-        cache.close()
-        script.close()
-        assert script.asked[1] == b"get nsc:script\r\n"
+    cache, script = scripted(b"STORED\r\n" + error, COUNTER + END, bytewise=bytewise)
+    cache.set("k", b"v", None)
+    cache.close()
+    script.close()
+    assert script.asked[1] == b"get nsc:script\r\n"
+
+
+def test_what_cannot_be_sent_is_an_outage(cache):
+    (member,) = cache._cache.clients.values()
+    member.sock._sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(BrokenPipeError):
+        cache.set("k", "w")
+    assert member.sock is None
 
 
 def test_where_both_are_answered_by_errors_the_first_is_raised():

@@ -214,8 +214,8 @@ class Socket:
 
     def _give_up(self) -> None:
         # Whoever sends the next command would read this one's reply.
-        if member := self._member():
-            member.close()
+        member: Any = self._member()
+        member.close()
 
     def __getattr__(self, name: str) -> Any:
         # Nobody is to take the reply to a look for his own.
