@@ -14,6 +14,12 @@ from pathlib import Path
 START_SECONDS = 10
 
 
+def _listens(path: Path) -> bool:
+    """Tell whether somebody takes connections at a socket; it is there before."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(path)) == 0
+
+
 class Memcached:
     """A memcached of the tests' own on the loopback; started when made.
 
@@ -60,7 +66,7 @@ class Memcached:
             env={**os.environ, "MEMCACHED_PORT_FILENAME": str(port_file)},
         )
         deadline = time.monotonic() + START_SECONDS
-        while not (self._socket.exists() if self.unix else port_file.exists()):
+        while not (_listens(self._socket) if self.unix else port_file.exists()):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"memcached did not start: {self.process.args}")
             time.sleep(0.005)
@@ -135,7 +141,7 @@ class Twemproxy:
             [*command, "-a", "127.0.0.1", "-s", str(port)], cwd=self._folder
         )
         while self.process.poll() is None and time.monotonic() < deadline:
-            if self._socket.exists():
+            if _listens(self._socket):
                 return True
             time.sleep(0.005)
         return False
