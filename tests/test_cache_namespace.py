@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import pytest
 from conftest import BACKENDS, our_cache
 from django.core.management import CommandError, call_command
 from django.test import override_settings
+from side_by_side import Watched
 from uses import as_another_process
 from wires import answering
 
@@ -55,29 +55,13 @@ def amounts(namespace):
     return [namespace[state]["items"] for state in ("live", "dead", "unclaimed")]
 
 
-class Wire:
+class Wire(Watched):
     """A plain connection to a server."""
 
-    def __init__(self, server) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", server.port))
-
-    def store(self, items) -> None:
+    def fill(self, items) -> None:
         """Store pairs of key and value, many at once."""
         commands = [b"ms %b %d q\r\n%b\r\n" % (k, len(v), v) for k, v in items]
-        self._socket.sendall(b"".join(commands) + b"mn\r\n")
-        received = b""
-        while not received.endswith(b"MN\r\n"):
-            received += self._socket.recv(65536)
-        assert received == b"MN\r\n"
-
-    def send(self, command) -> None:
-        self._socket.sendall(command)
-
-    def receive_until(self, end) -> bytes:
-        received = b""
-        while not received.endswith(end):
-            received += self._socket.recv(65536)
-        return received
+        assert self.ask(b"".join(commands) + b"mn\r\n", b"MN\r\n") == b"MN\r\n"
 
     def everything(self):
         """All that is stored, with its values."""
@@ -86,15 +70,12 @@ class Wire:
         found = {}
         for start in range(0, len(keys), 1000):
             some = keys[start : start + 1000]
-            self.send(b"".join(b"mg %b v k q\r\n" % key for key in some) + b"mn\r\n")
-            lines = self.receive_until(b"MN\r\n").split(b"\r\n")[:-2]
+            asked = b"".join(b"mg %b v k q\r\n" % key for key in some) + b"mn\r\n"
+            lines = self.ask(asked, b"MN\r\n").split(b"\r\n")[:-2]
             for head, value in zip(lines[::2], lines[1::2], strict=True):
                 found[head.split(b" k", 1)[1]] = value
         assert len(found) == len(keys)
         return found
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture
@@ -162,7 +143,7 @@ def test_what_has_no_counter_here_is_unclaimed_and_stays(site, named, wire):
 def test_what_is_above_the_counter_is_unclaimed_and_stays(site, wire):
     keys = GenerationKeys("shop", NEWEST + 1)
     above = {keys.name(key).encode(): b"v" for key in "ab"}
-    wire.store([(b"nsc:shop", b"%d" % NEWEST), *above.items()])
+    wire.fill([(b"nsc:shop", b"%d" % NEWEST), *above.items()])
     assert amounts(listed(site)["shop"]) == [0, 0, 2]
     run(site, "purge")
     assert above.items() <= wire.everything().items()
@@ -170,7 +151,7 @@ def test_what_is_above_the_counter_is_unclaimed_and_stays(site, wire):
 
 def test_a_counter_that_is_rubbish_makes_nothing_dead(site, wire):
     key = GenerationKeys("shop", NEWEST).name("k").encode()
-    wire.store([(b"nsc:shop", b"rubbish"), (key, b"v")])
+    wire.fill([(b"nsc:shop", b"rubbish"), (key, b"v")])
     assert amounts(listed(site)["shop"]) == [0, 0, 1]
     before = wire.everything()
     run(site, "purge")
@@ -201,7 +182,7 @@ def test_a_purge_frees_what_is_dead_and_leaves_the_rest_to_the_byte(start, total
     stay = dict.fromkeys(strangers(map(str.encode, names)), b"stranger")
     stay |= {b"nsc:" + name.encode(): b"%d" % NEWEST for name in names}
     with closing(Wire(server)) as wire:
-        wire.store(stay.items())
+        wire.fill(stay.items())
         batch = []
         for number in range(total - len(stay)):
             name, back = names[number % 20], number // 20 % 3
@@ -212,9 +193,9 @@ def test_a_purge_frees_what_is_dead_and_leaves_the_rest_to_the_byte(start, total
             elif total < 100_000 or number % 100 < 20:
                 stay[key] = batch[-1][1]
             if len(batch) == 2000:
-                wire.store(batch)
+                wire.fill(batch)
                 batch.clear()
-        wire.store(batch)
+        wire.fill(batch)
         project = [
             "from django.conf import settings",
             f"caches = {{'default': {setting('pymemcache', server.location)!r}}}",
@@ -271,10 +252,10 @@ def test_a_walk_that_somebody_else_has_begun_is_no_harm(start, client):
     server = start()
     with closing(Wire(server)) as filling, closing(Wire(server)) as other:
         # Too much for the buffers on its way, in fewer items than make a table grow.
-        filling.store((b"nsc:shop:1:%0200d" % number, b"") for number in range(60_000))
-        filling.store([(b"nsc:shop", b"%d" % NEWEST)])
-        other.send(b"lru_crawler metadump all\r\n")
-        reading = threading.Timer(1, other.receive_until, [b"END\r\n"])
+        filling.fill((b"nsc:shop:1:%0200d" % number, b"") for number in range(60_000))
+        filling.fill([(b"nsc:shop", b"%d" % NEWEST)])
+        other.ask(b"lru_crawler metadump all\r\n", b"")  # and nothing is read
+        reading = threading.Timer(1, other.ask, [b"", b"END\r\n"])
         reading.start()
         out, _ = run({"default": setting(client, server.location)}, "purge")
         reading.join()
@@ -329,7 +310,7 @@ def runs(server):
         GenerationKeys(f"{name}0", NEWEST).name("k"): b"v",
     }
     with closing(Wire(server)) as wire:
-        wire.store((key.encode(), value) for key, value in items.items())
+        wire.fill((key.encode(), value) for key, value in items.items())
     return name
 
 
@@ -361,18 +342,17 @@ def wait_until_idle(wire, name):
     while int(idle) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-        wire.send(b"me nsc:%b\r\n" % name.encode())
-        (idle,) = re.findall(rb" la=(\d+)", wire.receive_until(b"\r\n"))
+        told = wire.ask(b"me nsc:%b\r\n" % name.encode(), b"\r\n")
+        (idle,) = re.findall(rb" la=(\d+)", told)
 
 
 def delete_the_counter(wire):
-    wire.send(b"delete nsc:shop\r\n")
-    wire.receive_until(b"DELETED\r\n")
+    wire.ask(b"delete nsc:shop\r\n", b"DELETED\r\n")
 
 
 EACH_WAY_TO_LOSE = pytest.mark.parametrize(
     "lose",
-    [delete_the_counter, lambda wire: wire.store([(b"nsc:shop", b"rubbish")])],
+    [delete_the_counter, lambda wire: wire.fill([(b"nsc:shop", b"rubbish")])],
     ids=["gone", "rubbish"],
 )
 
@@ -381,7 +361,8 @@ def test_a_generation_that_begins_during_the_walk_is_live(named, server):
     cache = named("shop")
     fill(cache, 1)
     with Server(server.location) as walked:
-        taken = Inventory([walked])
+        taken = Inventory()
+        taken.keepers.append(walked)
         states = []
         for found in taken.walk(walked):
             states.append(found.state.value)
@@ -405,11 +386,12 @@ def test_a_counter_that_goes_during_the_walk_makes_nothing_dead(
     fill(cache, 1)
     above = GenerationKeys("shop", cache.generation + 1).name("k").encode()
     with Server(server.location) as walked:
-        taken = Inventory([walked])
+        taken = Inventory()
+        taken.keepers.append(walked)
         for _ in taken.walk(walked):
             pass
         lose(wire)
-        wire.store([(above, b"v")])
+        wire.fill([(above, b"v")])
         states = {found.state.value for found in taken.walk(walked)}
     assert "unclaimed" in states
     assert "dead" not in states
@@ -426,7 +408,7 @@ def test_of_two_counters_the_lower_says_what_is_dead(client, start):
             for n in (-1, 0, 1)
         ]
         with closing(Wire(server)) as wire:
-            wire.store([(b"nsc:shop", b"%d" % (NEWEST + number)), *items])
+            wire.fill([(b"nsc:shop", b"%d" % (NEWEST + number)), *items])
     run(caches, "purge")
     (found,) = listed(caches).values()
     assert found["generation"] == NEWEST
@@ -551,7 +533,7 @@ def test_what_cannot_be_done_is_said(site, monkeypatch, caches, arguments, said)
 
 
 def test_a_counter_that_is_rubbish_is_not_bumped(site, wire):
-    wire.store([(b"nsc:shop", b"5")])
+    wire.fill([(b"nsc:shop", b"5")])
     with pytest.raises(CommandError, match=r"the key 'nsc:shop' on .*, holds b'5'"):
         run(site, "invalidate", "shop")
     assert wire.everything() == {b"nsc:shop": b"5"}
@@ -573,7 +555,7 @@ def test_on_a_terminal_it_shows_a_bar(start):
     """Which is written over, and ends its line."""
     server = start()
     with closing(Wire(server)) as wire:
-        wire.store((b"nsc:a:1:%06d" % number, b"") for number in range(5000))
+        wire.fill((b"nsc:a:1:%06d" % number, b"") for number in range(5000))
 
     class Terminal(io.StringIO):
         def isatty(self):

@@ -12,7 +12,7 @@ from django.core.cache import caches
 from django.core.checks import CheckMessage, Tags, register
 from django.core.checks import Warning as CheckWarning
 
-from namespaced_cache import aliases, options
+from namespaced_cache import aliases, locations, options
 from namespaced_cache.backend import NamespacedCache
 
 #: Django's session engines that keep sessions in the cache.
@@ -32,7 +32,7 @@ class _Namespaced:
 
     @property
     def servers(self) -> frozenset[str]:
-        return frozenset(map(str, self.cache.client_servers))
+        return frozenset(map(locations.name, self.cache.client_servers))
 
 
 @register(Tags.caches)

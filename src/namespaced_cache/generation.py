@@ -142,7 +142,7 @@ class Counter:
             if answer is ABSENT:
                 seeded = self._seed(client) is not None
             else:
-                number = self._number(answer)
+                number = self.number_in(answer)
                 if number >= look.floor:
                     self._learn(number, asked)
                     return number
@@ -268,7 +268,11 @@ class Counter:
                 raise self._unfit(f"cannot be {how} ({error})") from error
             raise
 
-    def _number(self, answer: object) -> int:
+    def number_in(self, answer: object) -> int:
+        """Return the generation that a value stands for.
+
+        Raises NamespaceError, which names the counter and the value, if it is none.
+        """
         number = generation_in(answer)
         if number is not None:
             return number

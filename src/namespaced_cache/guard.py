@@ -15,6 +15,7 @@ from typing import Any
 
 from django.core.cache.backends.memcached import BaseMemcachedCache
 
+from namespaced_cache import locations
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.errors import NamespaceWarning
 
@@ -114,16 +115,13 @@ def is_private(server: Any) -> bool:
     Its socket lies among temporary files, or it listens on a loopback port of those
     that systems give to whoever asks for any.
     """
-    if isinstance(server, str):
-        path = server.removeprefix("unix:")
-        if path.startswith("/"):
-            return Path(path).is_relative_to(tempfile.gettempdir())
-        host, _, port = server.rpartition(":")
-    else:
-        host, port = server
-    with suppress(ValueError):  # a host's name, or no port
-        is_loopback = host == "localhost" or ip_address(host.strip("[]")).is_loopback
-        return is_loopback and int(port) >= _FREE_PORTS
+    with suppress(ValueError):  # no address, or a host's name
+        address = locations.address(server)
+        if isinstance(address, str):
+            return Path(address).is_relative_to(tempfile.gettempdir())
+        host, port = address
+        is_loopback = host == "localhost" or ip_address(host).is_loopback
+        return is_loopback and port >= _FREE_PORTS
     return False
 
 

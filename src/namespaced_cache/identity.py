@@ -87,18 +87,14 @@ def name_children() -> None:
         os.environ[WORKER_VARIABLE] = name
 
 
+@cache
 def resolve(name: str | None) -> str:
     """Return the namespace that `name` (None: one for each run) means in this process.
 
     The worker follows after a dot, which no name contains, so that worker w1 of "shop"
-    never meets a namespace that somebody called "shop-w1".
+    never meets a namespace that somebody called "shop-w1". Once in each epoch: a test
+    that clears the environment shall not change sides.
     """
-    return _resolved(name)
-
-
-@cache
-def _resolved(name: str | None) -> str:
-    # Once: a test that clears the environment shall not change sides.
     name = run() if name is None else name
     worker_name = worker()
     return f"{name}.{worker_name}" if worker_name else name
@@ -112,7 +108,7 @@ epoch = object()
 def begin_epoch() -> None:
     """Look names up again."""
     global epoch
-    _resolved.cache_clear()
+    resolve.cache_clear()
     epoch = object()
 
 

@@ -9,7 +9,7 @@ settings do not know.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -81,25 +81,30 @@ class Found:
 
 
 class Inventory:
-    """The namespaces on servers, as far as they were walked over.
+    """The namespaces on `servers`, as far as they were walked over.
 
     `keepers` are the servers on which a counter may be. `prefix` is what the clients
     put before each key.
     """
 
-    def __init__(self, keepers: Sequence[Server], prefix: bytes = b"") -> None:
+    def __init__(self, prefix: bytes = b"") -> None:
+        self.servers: list[Server] = []
+        self.keepers: list[Server] = []
         self.namespaces: dict[str, Namespace] = {}
-        self._keepers = keepers
         self._prefix = prefix
         #: The newest generation of each for which its counter was read.
         self._read_for: dict[str, int] = {}
+
+    def counter_key(self, name: str) -> bytes:
+        """Return the key of a namespace's counter, as servers have it."""
+        return self._prefix + counter_key(name).encode()
 
     def walk(self, server: Server) -> Iterator[Found]:
         """Walk over a server's items that are of namespaces, and count them.
 
         Raises NamespaceError for a server that gives no answer.
         """
-        for item in server.items(self._counter_key("")):
+        for item in server.items(self.counter_key("")):
             parsed = parse(item.key[len(self._prefix) :])
             if parsed is None:
                 continue
@@ -115,22 +120,19 @@ class Inventory:
             yield Found(item, namespace, state)
 
     def _namespace(self, name: str) -> Namespace:
-        key = self._counter_key(name)
-        idle = [server.idle(key) for server in self._keepers]
+        key = self.counter_key(name)
+        idle = [server.idle(key) for server in self.keepers]
         found = Namespace(name, min((i for i in idle if i is not None), default=None))
         if not identity.is_run(name) or (found.idle or 0) < RESTS_AFTER:
             found.generation = self._read(name)
         return found
 
     def _read(self, name: str) -> int | None:
-        key = self._counter_key(name)
-        values = [server.value(key) for server in self._keepers]
+        key = self.counter_key(name)
+        values = [server.value(key) for server in self.keepers]
         numbers = [generation_in(value) for value in values if value is not None]
         # Of several, whoever has made them, the lowest: it leaves most alive.
         return min((n or 0 for n in numbers), default=0) or None
-
-    def _counter_key(self, name: str) -> bytes:
-        return self._prefix + counter_key(name).encode()
 
     def _judge(self, namespace: Namespace, generation: int) -> State:
         known = namespace.generation

@@ -35,7 +35,7 @@ _ITEM = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 #: What ends a key in memcached's text protocol, or in libmemcached's reading of it.
-_KEY_ENDS = re.compile(rb"[\x00-\x20\x7f]")
+KEY_ENDS = re.compile(rb"[\x00-\x20\x7f]")
 
 
 def base36(number: int) -> str:
@@ -109,7 +109,7 @@ class GenerationKeys:
             kind = type(key).__name__
             raise TypeError(f"A cache key is str or bytes, not {kind}: {key!r}")
         raw = key.encode() if isinstance(key, str) else key
-        if self._refuse_key_ends and _KEY_ENDS.search(raw):
+        if self._refuse_key_ends and KEY_ENDS.search(raw):
             raise _ends_early(key)
         fits_in_no_way = len(raw) > self._limit
         if len(raw) <= self._room or fits_in_no_way:

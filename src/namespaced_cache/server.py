@@ -19,8 +19,9 @@ from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from namespaced_cache import locations
 from namespaced_cache.errors import NamespaceError
-from namespaced_cache.keys import MAX_KEY_BYTES
+from namespaced_cache.keys import KEY_ENDS, MAX_KEY_BYTES
 
 #: For how many seconds a server may be silent before it is given up.
 _PATIENCE = 30
@@ -28,13 +29,8 @@ _PATIENCE = 30
 #: How long to wait, in seconds, before a busy server is asked again.
 _PAUSE = 0.2
 
-#: memcached's own, where LOCATION names none.
-_PORT = 11211
-
 _WALK = b"lru_crawler metadump hash"
-_ADDRESS = re.compile(r"(?:\[(.+)\]|([^:]+))(?::(\d+))?(?::\d+)?")
 _ITEM = re.compile(rb"key=(\S+) .*?la=(\d+) .*?size=(\d+)")
-_NEEDS_BASE64 = re.compile(rb"[\x00-\x20\x7f]")
 
 
 class Item(NamedTuple):
@@ -59,8 +55,11 @@ class Server(AbstractContextManager["Server", None]):
         self._on_busy = on_busy
         #: How many items were walked over.
         self.walked = 0
-        self._address = _address(location)
-        self.name = _name(location)
+        self.name = locations.name(location)
+        try:
+            self._address = locations.address(location)
+        except ValueError as error:
+            raise NamespaceError(str(error)) from None
 
     def __exit__(self, *_: object) -> None:
         if stream := vars(self).pop("_stream", None):
@@ -164,15 +163,14 @@ class Server(AbstractContextManager["Server", None]):
         return stats
 
     def _connect(self) -> BufferedRWPair:
-        family, address = self._address
         try:
-            if family is None:
-                connection = socket.create_connection(address, _PATIENCE)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            else:
-                connection = socket.socket(family)
+            if isinstance(self._address, str):
+                connection = socket.socket(socket.AF_UNIX)
                 connection.settimeout(_PATIENCE)
-                connection.connect(address)
+                connection.connect(self._address)
+            else:
+                connection = socket.create_connection(self._address, _PATIENCE)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             raise self._silent(error) from error
         with connection:  # the stream keeps it open
@@ -215,27 +213,6 @@ class Server(AbstractContextManager["Server", None]):
         )
 
 
-def _name(location: Any) -> str:
-    if isinstance(location, str):
-        return location.removeprefix("unix:")
-    return ":".join(map(str, location))
-
-
-def _address(location: Any) -> tuple[Any, Any]:
-    if not isinstance(location, str):
-        return None, tuple(location)
-    path = location.removeprefix("unix:")
-    if path.startswith("/"):
-        return socket.AF_UNIX, path
-    found = _ADDRESS.fullmatch(location)
-    if found is None:
-        raise NamespaceError(
-            f"LOCATION has {location!r}: it takes HOST:PORT or unix:/PATH."
-        )
-    bracketed, host, port = found.groups()
-    return None, (bracketed or host, int(port or _PORT))
-
-
 def has_name(key: bytes) -> bool:
     """Tell whether a command can name a key.
 
@@ -246,7 +223,7 @@ def has_name(key: bytes) -> bool:
 
 
 def _name_of(key: bytes) -> bytes:
-    return b64encode(key) + b" b" if _NEEDS_BASE64.search(key) else key
+    return b64encode(key) + b" b" if KEY_ENDS.search(key) else key
 
 
 def _quiet_delete(key: bytes) -> bytes:

@@ -7,7 +7,7 @@ before its only client checks it again; and it deletes many keys one by one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from pymemcache import HashClient  # not from its module, where tracers put another
@@ -42,12 +42,14 @@ def call(client: Any, verb: str, hidden: object, *args: Any, **kwargs: Any) -> A
     kind: Any = type(client)  # mypy takes no class to be hashable
     if not own or not _is_plain(kind):
         return found(*args, **kwargs)
+    deletes = verb in ("delete_many", "delete_multi")
     # What hides errors would hide those of keys, if nobody looked at these before.
-    if verb in ("delete_many", "delete_multi"):
-        return _delete_many(client, *args, **kwargs)
     if len(client.clients) != 1 or client._dead_clients or client.ignore_exc:
-        return found(*args, **kwargs)
+        act = partial(_delete_many, client) if deletes else found
+        return act(*args, **kwargs)
     (member,) = client.clients.values()
+    if deletes:
+        return _delete_from(client, member, *args, **kwargs)
     if verb in ("set_many", "set_multi"):
         return _set_many(client, member, *args, **kwargs)
     # As HashClient names it: who traces its clients need not know both names.
@@ -73,8 +75,15 @@ def _delete_many(client: Any, names: list[Any], *args: Any, **kwargs: Any) -> bo
         if member is not None:
             batches.setdefault(member, []).append(name)
     for member, batch in batches.items():
+        _delete_from(client, member, batch, *args, **kwargs)
+    return True
+
+
+def _delete_from(
+    client: Any, member: Any, names: list[Any], *args: Any, **kwargs: Any
+) -> bool:
+    for start in range(0, len(names), _AT_ONCE):
+        part = names[start : start + _AT_ONCE]
         real = member.delete_many
-        for start in range(0, len(batch), _AT_ONCE):
-            part = batch[start : start + _AT_ONCE]
-            client._safely_run_func(member, real, None, part, *args, **kwargs)
+        client._safely_run_func(member, real, None, part, *args, **kwargs)
     return True

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
 
-from namespaced_cache import generation, identity, libraries
+from namespaced_cache import generation, identity, libraries, locations
 from namespaced_cache.client import NamespacedClient
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.locks import ForkableLock
@@ -134,7 +134,7 @@ class ClientBoundary(BaseMemcachedCache):
             servers = self.client_servers
             if not servers:
                 raise ImproperlyConfigured("LOCATION names no server.")
-            self.__known_servers = sorted(servers, key=_without_scheme)
+            self.__known_servers = sorted(servers, key=locations.name)
         return self.__known_servers
 
     def __connect_home(self, client: Any) -> Any:
@@ -154,7 +154,7 @@ class ClientBoundary(BaseMemcachedCache):
             behaviors = self._options.get("behaviors") or {}
             prefix = self._options.get("key_prefix") or b""
             place = repr((prefix, behaviors.get("namespace")))
-            server = _without_scheme(self.__servers[0])
+            server = locations.name(self.__servers[0])
             counter = generation.counter(namespace, server, place)
             self.__counter = counter
         return counter
@@ -182,13 +182,6 @@ class ClientBoundary(BaseMemcachedCache):
 
 
 _lock = ForkableLock()
-
-
-def _without_scheme(server: Any) -> str:
-    # pymemcache is told of a unix socket by "unix:", pylibmc's backend takes it away.
-    if isinstance(server, str):
-        return server.removeprefix("unix:")
-    return ":".join(str(part) for part in server)
 
 
 @cache

@@ -87,6 +87,25 @@ def recording(tool: str, cache: dict, **environment: str) -> Recording:
     return Recording(*run(tool, cache, **environment))
 
 
+def assert_recorded(tool: str, kind: str, cache: dict, expected: dict) -> None:
+    """See that all calls are answered and recorded so, and in a namespace if ours."""
+    seen = recording(tool, cache)
+    assert seen.answers == ANSWERS
+    assert seen.recorded == expected
+    assert seen.neighbour == ("red" if kind == "bare" else None)
+
+
+def missed(tool: str, backend: str, location: str, expected: dict) -> set[str]:
+    """Return the calls that a tool does not record where no verb is on the class.
+
+    Of those it records nothing, and of the others what is expected.
+    """
+    seen = recording(tool, alias("recordings.Bystander", backend, location))
+    missing = {call for call in expected if seen.recorded[call] != expected[call]}
+    assert [seen.recorded[call] for call in missing] == [[]] * len(missing)
+    return missing
+
+
 class Bystander:
     """A proxy whose verbs come by `__getattr__` alone, as ours must not."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from recordings import ANSWERS, OURS, alias, keys_of, recording
+from recordings import OURS, alias, assert_recorded, keys_of, missed
 
 SETTINGS = {
     "DEBUG": True,
@@ -74,16 +74,10 @@ def watch(set_up, work) -> None:
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
 def test_the_panel_shows_each_call_once_with_its_keys(kind, backend, server):
-    seen = recording(__file__, alias(kind, backend, server.location))
-    assert seen.answers == ANSWERS
-    assert seen.recorded == SHOWN
-    assert seen.neighbour == ("red" if kind == "bare" else None)
+    assert_recorded(__file__, kind, alias(kind, backend, server.location), SHOWN)
 
 
 def test_the_panel_misses_what_is_not_on_the_class(backend, server):
     """What Django makes of other verbs is made of some that nobody has patched."""
-    kind = "recordings.Bystander"
-    seen = recording(__file__, alias(kind, backend, server.location))
-    missed = {call for call in SHOWN if seen.recorded[call] != SHOWN[call]}
-    assert missed == {"in", "aset", "aget", "aget_many", "ahas_key", "adelete"}
-    assert [seen.recorded[call] for call in missed] == [[]] * len(missed)
+    missing = missed(__file__, backend, server.location, SHOWN)
+    assert missing == {"in", "aset", "aget", "aget_many", "ahas_key", "adelete"}

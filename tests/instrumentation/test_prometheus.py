@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import BACKENDS
 from django_prometheus.cache.backends.memcached import MemcachedPrometheusCacheMixin
-from recordings import ANSWERS, OURS, Bystander, alias, recording
+from recordings import ANSWERS, OURS, Bystander, alias, assert_recorded, recording
 
 from namespaced_cache import NamespacedCache
 
@@ -72,10 +72,8 @@ def counting(client: str) -> str:
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
 def test_the_backend_counts_each_get_once_where_it_is_wrapped(kind, client, server):
-    seen = recording(__file__, alias(kind, counting(client), server.location))
-    assert seen.answers == ANSWERS
-    assert seen.recorded == COUNTED
-    assert seen.neighbour == ("red" if kind == "bare" else None)
+    cache = alias(kind, counting(client), server.location)
+    assert_recorded(__file__, kind, cache, COUNTED)
 
 
 def test_its_mixin_counts_each_get_once_before_our_class(backend, server):

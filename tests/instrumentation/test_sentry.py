@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from recordings import ANSWERS, OURS, alias, recording
+from recordings import OURS, alias, assert_recorded, missed
 
 #: What Sentry makes spans of, which is `get`, `set` and their `_many`, whoever calls
 #: them; and the keys.
@@ -71,17 +71,11 @@ def watch(set_up, work) -> None:
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
 def test_sentry_makes_one_span_of_each_call_with_its_keys(kind, backend, server):
-    seen = recording(__file__, alias(kind, backend, server.location))
-    assert seen.answers == ANSWERS
-    assert seen.recorded == SPANS
-    assert seen.neighbour == ("red" if kind == "bare" else None)
+    assert_recorded(__file__, kind, alias(kind, backend, server.location), SPANS)
 
 
 def test_sentry_misses_what_is_not_on_the_class(backend, server):
     """What Django makes of other verbs is made of some that nobody has patched."""
-    kind = "recordings.Bystander"
-    seen = recording(__file__, alias(kind, backend, server.location))
-    missed = {call for call in SPANS if seen.recorded[call] != SPANS[call]}
     of_others = {"get_or_set", "has_key", "in", "incr_version"}
-    assert missed == {*of_others, "aset", "aget", "aget_many", "ahas_key"}
-    assert [seen.recorded[call] for call in missed] == [[]] * len(missed)
+    missing = missed(__file__, backend, server.location, SPANS)
+    assert missing == {*of_others, "aset", "aget", "aget_many", "ahas_key"}

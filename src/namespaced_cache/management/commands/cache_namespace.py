@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -25,7 +25,7 @@ from django.template.defaultfilters import pluralize
 
 from namespaced_cache import aliases, identity
 from namespaced_cache.errors import NamespaceError
-from namespaced_cache.generation import generation_in
+from namespaced_cache.generation import Counter
 from namespaced_cache.inventory import (
     RESTS_AFTER,
     Amount,
@@ -33,7 +33,6 @@ from namespaced_cache.inventory import (
     Inventory,
     Namespace,
 )
-from namespaced_cache.keys import counter_key
 from namespaced_cache.server import Server, has_name
 
 _UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
@@ -81,26 +80,25 @@ class Command(BaseCommand):
         """Do it."""
         try:
             with ExitStack() as stack:
-                places = _places(alias, stack, self._wait)
+                inventories = _inventories(alias, stack, self._wait)
                 if way == "list":
-                    self._list(places, as_json=options["json"])
+                    self._list(inventories, as_json=options["json"])
                 elif way == "purge":
                     self._purge(
-                        places, options["older_than"], dry_run=options["dry_run"]
+                        inventories, options["older_than"], dry_run=options["dry_run"]
                     )
                 elif options["name"] is None:
                     self._invalidate_own(alias)
                 else:
-                    self._invalidate(places, options["name"])
+                    self._invalidate(inventories, options["name"])
         except (NamespaceError, ImproperlyConfigured, InvalidCacheBackendError) as e:
             raise CommandError(str(e)) from e
 
-    def _list(self, places: Sequence[_Place], *, as_json: bool) -> None:
+    def _list(self, inventories: Sequence[Inventory], *, as_json: bool) -> None:
         found: list[Namespace] = []
-        progress = self._progress(places)
-        for place in places:
-            inventory = Inventory(place.keepers, place.prefix)
-            for server in place.servers:
+        progress = self._progress(inventories)
+        for inventory in inventories:
+            for server in inventory.servers:
                 for _ in inventory.walk(server):
                     progress.show()
             found += inventory.namespaces.values()
@@ -141,21 +139,18 @@ class Command(BaseCommand):
             name = found[each].namespace
             self.stdout.write(f"{each}: namespace {name}, generation {generation}")
 
-    def _invalidate(self, places: Sequence[_Place], name: str) -> None:
+    def _invalidate(self, inventories: Sequence[Inventory], name: str) -> None:
         if not all(map(identity.is_name, name.split("."))):
             raise CommandError(f"{name!r} is no namespace: it takes a name as listed.")
         is_known = False
-        for place in places:
-            key = place.prefix + counter_key(name).encode()
-            for server in place.servers:
+        for inventory in inventories:
+            key = inventory.counter_key(name)
+            for server in inventory.servers:
                 value = server.value(key)
-                if value is not None and generation_in(value) is None:
-                    raise CommandError(
-                        f"The counter of namespace {name!r}, the key {key.decode()!r} "
-                        f"on {server.name}, holds {value[:80]!r}: delete it, and the "
-                        f"namespace starts anew."
-                    )
-                generation = server.increment(key) if value else None
+                if value is None:
+                    continue
+                Counter(name, server.name).number_in(value)  # or it is rubbish
+                generation = server.increment(key)
                 if generation is not None:
                     is_known = True
                     self.stdout.write(
@@ -165,14 +160,13 @@ class Command(BaseCommand):
             raise CommandError(f"No server has a namespace {name!r}.")
 
     def _purge(
-        self, places: Sequence[_Place], older_than: int, *, dry_run: bool
+        self, inventories: Sequence[Inventory], older_than: int, *, dry_run: bool
     ) -> None:
         freed: dict[str, Amount] = {}
-        progress = self._progress(places)
+        progress = self._progress(inventories)
         try:
-            for place in places:
-                inventory = Inventory(place.keepers, place.prefix)
-                for server in place.servers:
+            for inventory in inventories:
+                for server in inventory.servers:
                     garbage = _garbage(inventory.walk(server), older_than, progress)
                     while batch := list(islice(garbage, _BATCH)):
                         if not dry_run:
@@ -197,8 +191,8 @@ class Command(BaseCommand):
         namespaces = f"{len(freed)} namespace{pluralize(len(freed))}"
         self.stdout.write(f"{_written(total)} of {namespaces} {what}")
 
-    def _progress(self, places: Sequence[_Place]) -> _Progress:
-        servers = [server for place in places for server in place.servers]
+    def _progress(self, inventories: Sequence[Inventory]) -> _Progress:
+        servers = [server for inventory in inventories for server in inventory.servers]
         return _Progress(self.stderr, servers)
 
     def _wait(self, server: Server) -> None:
@@ -243,42 +237,30 @@ class _Progress:
             self._out.write("")
 
 
-@dataclass
-class _Place:
-    """Servers to walk over, and those that may keep the counters of what is there.
-
-    `prefix` is what the clients put before each key.
-    """
-
-    prefix: bytes
-    servers: list[Server] = field(default_factory=list)
-    keepers: list[Server] = field(default_factory=list)
-
-
-def _places(
+def _inventories(
     chosen: str | None, stack: ExitStack, on_busy: Callable[[Server], object]
-) -> list[_Place]:
+) -> list[Inventory]:
     """Return what the chosen alias reaches, or what all do; closed with the stack."""
     if chosen is not None and not _is_memcached(chosen):
         raise CommandError(f"The cache alias {chosen!r} is not on memcached.")
     opened: dict[str, Server] = {}
-    places: dict[bytes, _Place] = {}
+    found: dict[bytes, Inventory] = {}
     for alias in filter(_is_memcached, caches):
         cache: Any = caches[alias]
         prefix = cache._options.get("key_prefix") or b""  # pymemcache's
-        place = places.setdefault(prefix, _Place(prefix))
+        inventory = found.setdefault(prefix, Inventory(prefix))
         for location in cache.client_servers:
             server = Server(location, on_busy)
             if server.name not in opened:
                 opened[server.name] = stack.enter_context(server)
             server = opened[server.name]
-            if server not in place.keepers:
-                place.keepers.append(server)
-            if chosen in (alias, None) and server not in place.servers:
-                place.servers.append(server)
-    if not places:
+            if server not in inventory.keepers:
+                inventory.keepers.append(server)
+            if chosen in (alias, None) and server not in inventory.servers:
+                inventory.servers.append(server)
+    if not found:
         raise CommandError("CACHES has no alias on memcached.")
-    return [place for place in places.values() if place.servers]
+    return [inventory for inventory in found.values() if inventory.servers]
 
 
 def _is_memcached(alias: str) -> bool:
