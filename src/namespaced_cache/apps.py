@@ -8,20 +8,21 @@ from django.apps import AppConfig
 
 
 class NamespacedCacheConfig(AppConfig):
-    """Joins, in a process that a test has started, the run that has started it."""
+    """Joins the test run, in a process that a test has started."""
 
     name = "namespaced_cache"
     verbose_name = "Namespaced cache"
 
     def __init__(self, app_name: str, app_module: Any) -> None:
-        """Wrap this process's aliases too, where the test run wraps its own.
+        """Wrap this process's aliases too, if the test run wraps its own.
 
-        Not in ready(): those of the apps before this one may use a cache.
+        Not in ready(): an app before this one may use a cache in its own ready().
         """
         super().__init__(app_name, app_module)
-        from namespaced_cache import isolation  # noqa: PLC0415  # settings are there now
+        # Not at the top: Django imports this module before settings are configured.
+        from namespaced_cache.test import isolation  # noqa: PLC0415
 
-        isolation.join()
+        isolation.join_run()
 
     def ready(self) -> None:
         """Register the checks."""

@@ -1,9 +1,9 @@
-"""NamespacedCache: the class that BACKEND points at.
+"""NamespacedCache: the class that BACKEND names.
 
     application ─► NamespacedCache ─► wrapped backend ─► NamespacedClient ─► client
 
 It is a proxy and nothing else. Keys are made and validated by the wrapped backend,
-which is production's own; they get their generation in `client.py`.
+which is production's own. They get their generation in `core/client.py`.
 """
 
 from __future__ import annotations
@@ -15,40 +15,53 @@ from types import FunctionType, MethodType
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
+from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.memcached import BaseMemcachedCache
 
-from namespaced_cache import identity, options, wrapped
-from namespaced_cache.client import NamespacedClient
-from namespaced_cache.generation import PinnedGeneration
+from namespaced_cache.core import identity, options, wrapped_backend
+from namespaced_cache.core.client import NamespacedClient
+from namespaced_cache.core.pins import PinnedGeneration
+from namespaced_cache.signals import namespace_invalidated
 
-#: Routines that a backend's own verbs call. Who replaces one means those calls, so they
-#: are the wrapped backend's, to read and to assign, like its data.
+#: Methods that a backend's other methods call. Code that replaces one means those
+#: calls, so these are the wrapped backend's, to read and to assign, like its data.
 HELPERS = {"get_backend_timeout", "make_and_validate_key", "make_key", "validate_key"}
 
 
 class NamespacedCache(BaseMemcachedCache):
-    """A memcached backend whose keys live in a namespace that is forgotten at once.
+    """A memcached backend whose keys are in a namespace that is emptied in O(1).
 
-    Every verb of Django's cache API is handed to the wrapped backend, and so is every
-    other attribute, read or assigned. It passes for the wrapped backend's class in
-    `isinstance()`. OPTIONS are described in the README; wrong ones raise
-    ImproperlyConfigured.
+    Every method of Django's cache API calls the wrapped backend's method, and every
+    other attribute, read or assigned, is the wrapped backend's. It is an instance of
+    the wrapped backend's class in `isinstance()`. The README describes OPTIONS; invalid
+    ones raise ImproperlyConfigured.
     """
 
     _namespaced_backend: BaseMemcachedCache
 
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
-        # Not super().__init__(): what it would set is the wrapped backend's to hold.
+        # Not super().__init__(): the wrapped backend has the attributes it would set.
         settings = options.read(params, wrapper=NamespacedCache)
         if settings.namespace is None:
             identity.run()  # named now, for child processes that are started next
-        # Names that no backend has, for all other attributes are the wrapped backend's.
+        # Names that no backend has: all other attributes are the wrapped backend's.
         vars(self).update(
             _namespaced_from=(server, params),
             _namespaced_class=settings.wrapped_class,
-            _namespaced_backend=wrapped.build(server, settings),
+            _namespaced_backend=wrapped_backend.build(server, settings, _send_signal),
         )
+
+    @staticmethod
+    def adopt(backend: BaseMemcachedCache, params: dict[str, Any]) -> None:
+        """Namespace a bare backend that Django has built, wherever it is held.
+
+        `params` are the settings of an alias on NamespacedCache. The backend keeps its
+        class and its client; its keys come into the namespace. No round trip.
+        """
+        settings = options.read(params, wrapper=NamespacedCache)
+        server = params.get("LOCATION", "")
+        wrapped_backend.adopt(backend, server, settings, _send_signal)
 
     @property
     def wrapped(self) -> BaseMemcachedCache:
@@ -63,19 +76,19 @@ class NamespacedCache(BaseMemcachedCache):
 
     @property
     def generation(self) -> int:
-        """The generation that stands on the server: one round trip.
+        """The live generation, read from the counter server: one round trip.
 
-        Raises NamespaceUnavailable where there is none to be had.
+        Raises NamespaceUnavailable if there is none to be had.
         """
         client: NamespacedClient = self._cache
         return client.current_generation()
 
     def invalidate_namespace(self) -> int:
-        """Forget every key of the namespace and return its new generation.
+        """Start a new generation, so that no key is found any more, and return it.
 
-        One round trip, however many keys there are. Other namespaces, and what others
-        keep on the server, stay as they are. Raises NamespaceUnavailable unless a
-        server acknowledged it.
+        One round trip, however many keys there are. Other namespaces, and all other
+        keys on the server, stay as they are. Raises NamespaceUnavailable unless the
+        counter server acknowledged it.
         """
         client: NamespacedClient = self._cache
         return client.invalidate()
@@ -87,14 +100,14 @@ class NamespacedCache(BaseMemcachedCache):
     def pinned_generation(self) -> PinnedGeneration:
         """Make a block in which this context keeps to one generation.
 
-        `with` or `async with`; it gives the generation, which is read at its start, in
-        one round trip. No operation of the block, in this thread or task and those
-        tasks that it starts, looks at the counter again. If somebody else invalidates
-        the namespace meanwhile, the block reads and writes in the dead generation: what
-        it computed from old data never comes into the new one. An invalidation made
-        inside the block moves it on.
+        `with` or `async with`. The block gives the generation, which it reads at its
+        start, in one round trip. No operation in the block reads the counter again:
+        this holds for this thread or task, and for the tasks that it starts. If another
+        process invalidates the namespace meanwhile, the block reads and writes in the
+        dead generation, so values computed from old data never reach the new one. An
+        invalidation inside the block moves the block on to the new generation.
 
-        Raises NamespaceUnavailable, at the start, unless a server answers.
+        Raises NamespaceUnavailable at the start if the counter server does not answer.
         """
         client: NamespacedClient = self._cache
         return client.pinned_generation()
@@ -108,14 +121,15 @@ class NamespacedCache(BaseMemcachedCache):
         return wrapped_class
 
     def __getattr__(self, name: str) -> Any:
-        # Only for what the class lacks. copy and pickle ask before __init__() ran.
+        # Only for attributes that the class lacks. copy and pickle look some up before
+        # __init__() has run.
         if "_namespaced_backend" not in vars(self):
             raise AttributeError(name)
         return getattr(self._namespaced_backend, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A verb's name is a spy's; it stays here, where the application calls it. All
-        # else is the wrapped backend's.
+        # A patched method, such as a spy, stays here, where the application calls it.
+        # Any other attribute is the wrapped backend's.
         if hasattr(type(self), name) or callable(
             getattr(type(self._namespaced_backend), name, None)
         ):
@@ -147,15 +161,36 @@ class NamespacedCache(BaseMemcachedCache):
             setattr(self._namespaced_backend, name, value)
 
 
-def _handed_over(name: str, member: object) -> object:
-    """Make the attribute that hands over to the wrapped backend's of the same name."""
+def _send_signal(client: NamespacedClient, namespace: str, generation: int) -> None:
+    """Send `namespace_invalidated`. An exception of a receiver is not caught."""
+    if namespace_invalidated.has_listeners(NamespacedCache):
+        namespace_invalidated.send(
+            NamespacedCache,
+            alias=_alias_of(client),
+            namespace=namespace,
+            generation=generation,
+        )
+
+
+def _alias_of(client: NamespacedClient) -> str | None:
+    connections = caches._connections  # type: ignore[attr-defined]
+    for alias in caches:
+        cache: Any = getattr(connections, alias, None)
+        # Not of other backends: reading their `_cache` could make a client.
+        if issubclass(type(cache), NamespacedCache) and cache._cache is client:
+            return alias
+    return None
+
+
+def _delegated(name: str, member: object) -> object:
+    """Make the attribute that is read from, or calls, the wrapped backend's."""
     if inspect.isfunction(member) and name not in HELPERS:
-        verb = _verb(name, member)
-        # Tracers name by it what they record, as profilers do.
-        code = verb.__code__
+        method = _method(name, member)
+        # Tracers and profilers name what they record by its code.
+        code = method.__code__
         qualified = f"{NamespacedCache.__qualname__}.{name}"
-        verb.__code__ = code.replace(co_name=name, co_qualname=qualified)
-        return verb
+        method.__code__ = code.replace(co_name=name, co_qualname=qualified)
+        return method
 
     return property(
         lambda self: getattr(self.wrapped, name),
@@ -164,45 +199,46 @@ def _handed_over(name: str, member: object) -> object:
     )
 
 
-def _verb(name: str, member: Any) -> FunctionType:
-    """Make the verb that hands over to the wrapped backend's of the same name.
+def _method(name: str, member: Any) -> FunctionType:
+    """Make the method that calls the wrapped backend's method of the same name.
 
-    Django makes some verbs of others, `in` of `has_key` and `aget` of `get`. Such a one
-    is made of ours, unless the wrapped backend has a way of its own, so that who spies
-    on those sees what he sees on the bare backend.
+    Django makes some methods of others, `in` of `has_key` and `aget` of `get`. Such a
+    method calls the proxy's other methods, unless the wrapped backend has its own, so
+    that a spy on those records the same calls as on the bare backend.
     """
     djangos = vars(BaseCache).get(name)
 
     def choose(self: NamespacedCache) -> Any:
-        theirs = getattr(self._namespaced_backend, name)
-        if getattr(theirs, "__func__", theirs) is djangos:
+        own = getattr(self._namespaced_backend, name)
+        if getattr(own, "__func__", own) is djangos:
             return MethodType(djangos, self)
-        return theirs
+        return own
 
     if inspect.iscoroutinefunction(member):
 
         @wraps(member)
-        async def averb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
+        async def call_async(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
             return await choose(self)(*args, **kwargs)
 
-        return cast("FunctionType", averb)
+        return cast("FunctionType", call_async)
 
     @wraps(member)
-    def verb(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
+    def call(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
         return choose(self)(*args, **kwargs)
 
-    # In short, where there is nothing to choose: the verbs that reach the server.
+    # The fast path, for the methods that Django's memcached backends define: there is
+    # nothing to choose.
     @wraps(member)
-    def short(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
+    def call_directly(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._namespaced_backend, name)(*args, **kwargs)
 
-    chosen = short if name in vars(BaseMemcachedCache) else verb
+    chosen = call_directly if name in vars(BaseMemcachedCache) else call
     return cast("FunctionType", chosen)
 
 
-# Made from Django's own list, so that a verb of a later Django is not forgotten. They
-# must stand on the class: tracers wrap `get`, `set`, … on the class that BACKEND names,
-# and Django's async verbs look at `self.get_many.__func__`.
+# Made from Django's own list, so that a method of a later Django is not missing. They
+# must be attributes of the class: tracers patch `get`, `set`, … on the class that
+# BACKEND names, and Django's async methods inspect `self.get_many.__func__`.
 for _name, _member in {**vars(BaseCache), **vars(BaseMemcachedCache)}.items():
     if not _name.startswith("__") or _name == "__contains__":
-        setattr(NamespacedCache, _name, _handed_over(_name, _member))
+        setattr(NamespacedCache, _name, _delegated(_name, _member))

@@ -12,8 +12,10 @@ from django.core.cache import caches
 from django.core.checks import CheckMessage, Tags, register
 from django.core.checks import Warning as CheckWarning
 
-from namespaced_cache import aliases, locations, options
+from namespaced_cache import wrapping
+from namespaced_cache.adapters import locations
 from namespaced_cache.backend import NamespacedCache
+from namespaced_cache.core import options
 
 #: Django's session engines that keep sessions in the cache.
 _SESSIONS_IN_CACHE = {
@@ -37,7 +39,7 @@ class _Namespaced:
 
 @register(Tags.caches)
 def check_caches(**_: Any) -> list[CheckMessage]:
-    """Find what is wrong, or surprises, in the settings of namespaced aliases."""
+    """Return warnings about wrong or surprising settings of namespaced aliases."""
     found = list(_namespaced())
     messages: list[CheckMessage] = []
     for each in found:
@@ -49,15 +51,16 @@ def check_caches(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.caches, deploy=True)
 def check_deployment(**_: Any) -> list[CheckMessage]:
-    """Find what is right for tests and surprises in production."""
+    """Return warnings about settings that suit tests and surprise in production."""
     messages: list[CheckMessage] = []
     for each in _namespaced():
         if each.options.namespace is None:
             messages.append(
                 CheckWarning(
                     f"CACHES[{each.alias!r}] has a namespace of its own for each run.",
-                    hint="Processes that are started apart do not see each other's "
-                    "items, and a restart forgets them: set OPTIONS['NAMESPACE'].",
+                    hint="Processes that are started separately do not see each "
+                    "other's items, and lose their own at a restart: set "
+                    "OPTIONS['NAMESPACE'].",
                     id="namespaced_cache.W003",
                 )
             )
@@ -69,8 +72,8 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
                 CheckWarning(
                     f"Sessions are kept in CACHES[{each.alias!r}], which has a "
                     f"namespace.",
-                    hint="Whoever invalidates it logs everybody out: give sessions "
-                    "an alias of their own.",
+                    hint="An invalidation logs every user out: give sessions an alias "
+                    "of their own.",
                     id="namespaced_cache.W004",
                 )
             )
@@ -79,12 +82,12 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
 
 def _namespaced() -> Iterator[_Namespaced]:
     for alias, setting in caches.settings.items():
-        # What cannot be right is told by an exception, which Django's own check of
-        # caches meets as well.
-        backend = aliases.backend_class(alias, setting)
+        # An invalid setting raises an exception here, as it does in Django's own check
+        # of caches.
+        backend = wrapping.backend_class(alias, setting)
         if issubclass(backend, NamespacedCache):
             given = options.read(dict(setting), wrapper=NamespacedCache)
-            # Not by way of `caches`, where a test run has its say.
+            # Not `caches[alias]`, which a test run may have wrapped.
             cache = backend(setting.get("LOCATION", ""), dict(setting))
             yield _Namespaced(alias, given, cache)
 
@@ -102,12 +105,12 @@ def _check_timeouts(each: _Namespaced) -> Iterator[CheckMessage]:
 def _check_servers(one: _Namespaced, other: _Namespaced) -> Iterator[CheckMessage]:
     if one.cache.namespace != other.cache.namespace or one.servers == other.servers:
         return
-    # Two of one run that have nothing in common are as good as two namespaces.
+    # Without NAMESPACE, two aliases that have no server in common cannot share keys.
     if one.options.namespace or one.servers & other.servers:
         yield CheckWarning(
             f"CACHES[{one.alias!r}] and CACHES[{other.alias!r}] have the namespace "
             f"{one.cache.namespace!r} on different servers.",
-            hint="Each has a counter of its own, and who invalidates one leaves the "
-            "other: give them different NAMESPACEs.",
+            hint="Each has a counter of its own, so an invalidation of one does not "
+            "invalidate the other: give them different NAMESPACEs.",
             id="namespaced_cache.W002",
         )

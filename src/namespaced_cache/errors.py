@@ -1,27 +1,27 @@
-"""The errors and the warning that are this package's own."""
+"""The errors and the warning that this package raises itself."""
 
 
 class NamespaceError(Exception):
-    """A namespace cannot do what was asked of it; the message says why.
+    """A namespace cannot do what it was asked for. The message says why.
 
-    Likely causes: rubbish under the counter's key, or a verb of the real client
-    that cannot be namespaced (see `VerbRefusedError`).
+    Likely causes: a foreign value under the counter's key, or a command of the real
+    client that cannot be namespaced (see `CommandRefusedError`).
     """
 
 
 class NamespaceUnavailable(NamespaceError):  # noqa: N818  # its public name
-    """The server that keeps the namespace's counter gave no usable answer.
+    """The counter server gave no usable answer.
 
     Likely cause: memcached is down, or the client is inside its retry window. When
     `invalidate_namespace()` raises this, the namespace may still be as it was.
     """
 
 
-class VerbRefusedError(NamespaceError, AttributeError):
-    """The real client has this verb, but it cannot be namespaced.
+class CommandRefusedError(NamespaceError, AttributeError):
+    """The real client has this command, but it cannot be namespaced.
 
-    It is an AttributeError as well, so that `hasattr()` answers False and code that
-    probes for a verb takes its other way.
+    It is an AttributeError as well, so that `hasattr()` returns False for code that
+    looks whether the client has the command.
     """
 
 

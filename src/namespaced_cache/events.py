@@ -1,10 +1,11 @@
-"""Events: what befalls the counters as this process sees it, logged and counted.
+"""Events: what happens to counters as this process sees it, logged and counted.
 
-invalidated   a namespace was forgotten from here
-seeded        a counter was put where this process had never seen one
-lost          one was put where there had been one, which an eviction, a restart or
-              somebody's `flush_all` took away: what the namespace held is forgotten
-set_right     a counter that had gone back, on a server that was away, was raised
+invalidated   this process invalidated a namespace
+seeded        this process stored a counter where it had never seen one
+lost          this process stored a counter again, because an eviction, a restart or a
+              `flush_all` had removed it: everything in the namespace is invalid
+repaired      this process raised a counter that had gone back, on a server that was
+              down and has returned
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter as Tally
 
-from namespaced_cache.locks import ForkableLock
+from namespaced_cache.forks import new_lock
 
 logger = logging.getLogger("namespaced_cache")
 
@@ -20,11 +21,11 @@ _LEVELS = {
     "invalidated": logging.DEBUG,
     "seeded": logging.INFO,
     "lost": logging.WARNING,
-    "set_right": logging.WARNING,
+    "repaired": logging.WARNING,
 }
 
 _tally = Tally(dict.fromkeys(_LEVELS, 0))
-_lock = ForkableLock()
+_lock = new_lock()
 
 
 def note(event: str, message: str, *arguments: object) -> None:
@@ -35,6 +36,6 @@ def note(event: str, message: str, *arguments: object) -> None:
 
 
 def counts() -> dict[str, int]:
-    """Return how often each event has happened in this process, and for metrics."""
+    """Return how often each event has happened in this process, for metrics."""
     with _lock:
         return dict(_tally)

@@ -90,7 +90,7 @@ class GenerationKeys:
         self._refuse_key_ends = refuse_key_ends
         self._check = check
 
-    def name(self, key: Key) -> Key:
+    def wire_key(self, key: Key) -> Key:
         """Return the key of this generation that stands for the caller's key.
 
         Text stays text and bytes stay bytes, because clients judge them by different
@@ -100,7 +100,7 @@ class GenerationKeys:
         Raises TypeError for a key that is neither, UnicodeEncodeError for one with
         lone surrogates, and ValueError for one that ends early, where that is refused.
         """
-        # In short, what follows says at length: most keys are such.
+        # The fast path: most keys are such.
         if type(key) is str and key.isascii() and len(key) <= self._room:
             if self._refuse_key_ends and (" " in key or not key.isprintable()):
                 raise _ends_early(key)
@@ -113,16 +113,16 @@ class GenerationKeys:
             raise _ends_early(key)
         fits_in_no_way = len(raw) > self._limit
         if len(raw) <= self._room or fits_in_no_way:
-            name = self._prefix + raw
+            wire = self._prefix + raw
         else:
             if self._check is not None:
                 self._check(key)
-            name = self._shortened(raw)
-        return name.decode() if isinstance(key, str) else name
+            wire = self._shortened(raw)
+        return wire.decode() if isinstance(key, str) else wire
 
-    def names(self, keys: list[Key]) -> list[Key]:
-        """Return the names of many keys: see `name`."""
-        # In short again, for all of them at once.
+    def wire_keys(self, keys: list[Key]) -> list[Key]:
+        """Return the wire keys of many keys: see `wire_key`."""
+        # The fast path, for all of them at once.
         if {*map(type, keys)} == {str}:
             text = "".join(cast("list[str]", keys))
             if (
@@ -133,7 +133,7 @@ class GenerationKeys:
                 and max(map(len, keys)) <= self._room
             ):
                 return [self._text_prefix + cast("str", key) for key in keys]
-        return [*map(self.name, keys)]
+        return [*map(self.wire_key, keys)]
 
     def _shortened(self, key: bytes) -> bytes:
         digest = hashlib.blake2b(key, digest_size=_DIGEST_BYTES).hexdigest().encode()

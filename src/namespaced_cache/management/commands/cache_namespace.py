@@ -23,25 +23,26 @@ from django.core.management.base import (
 )
 from django.template.defaultfilters import pluralize
 
-from namespaced_cache import aliases, identity
-from namespaced_cache.errors import NamespaceError
-from namespaced_cache.generation import Counter
-from namespaced_cache.inventory import (
-    RESTS_AFTER,
+from namespaced_cache import aliases, wrapping
+from namespaced_cache.admin.inventory import (
+    IDLE_AFTER,
     Amount,
     Found,
     Inventory,
     Namespace,
 )
-from namespaced_cache.server import Server, has_name
+from namespaced_cache.admin.server import Server, has_name
+from namespaced_cache.core import identity
+from namespaced_cache.core.counter import Counter
+from namespaced_cache.errors import NamespaceError
 
 _UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 _AGE = re.compile("([0-9]+)([smhd])")
 
-#: So many items are deleted in one round trip.
+#: The number of items that are deleted in one round trip.
 _BATCH = 1000
 
-#: What a shell makes of a program that Ctrl-C has ended.
+#: The exit status of a program that Ctrl-C has ended.
 _INTERRUPTED = 130
 
 
@@ -52,32 +53,32 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the three ways to call it."""
+        """Declare the three subcommands."""
         ways = parser.add_subparsers(dest="way", required=True, metavar="WAY")
-        listing = ways.add_parser("list", help="tell what each namespace holds")
+        listing = ways.add_parser("list", help="show what each namespace holds")
         listing.add_argument("--json", action="store_true", help="for programs")
         invalidating = ways.add_parser(
-            "invalidate", help="forget all keys of a namespace"
+            "invalidate", help="invalidate all keys of a namespace"
         )
         invalidating.add_argument(
-            "name", nargs="?", help="of the namespace; else each alias's own"
+            "name", nargs="?", help="the namespace's name; else each alias's own"
         )
-        purging = ways.add_parser("purge", help="delete what nobody will ask for again")
+        purging = ways.add_parser("purge", help="delete dead generations and leftovers of runs")
         purging.add_argument(
             "--older-than",
             type=_age,
             default="1d",
             metavar="AGE",
-            help="how long a run that is over was not used: 90m, 12h, 7d; else 1d",
+            help="a run is finished after so long without use: 90m, 12h, 7d; else 1d",
         )
         purging.add_argument(
-            "--dry-run", action="store_true", help="tell what it would delete"
+            "--dry-run", action="store_true", help="report what it would delete"
         )
         for way in listing, invalidating, purging:
-            way.add_argument("--alias", help="one alias; else all on memcached")
+            way.add_argument("--alias", help="one alias; else all aliases on memcached")
 
     def handle(self, *_: Any, way: str, alias: str | None, **options: Any) -> None:
-        """Do it."""
+        """Carry out the subcommand."""
         try:
             with ExitStack() as stack:
                 inventories = _inventories(alias, stack, self._wait)
@@ -130,8 +131,8 @@ class Command(BaseCommand):
         for each, cache in found.items():
             if identity.is_run(cache.namespace) and identity.is_named_here():
                 raise CommandError(
-                    f"CACHES[{each!r}] has a new namespace for each run, and this is "
-                    f"one: name the namespace that you mean."
+                    f"CACHES[{each!r}] has a new namespace for each run, and this "
+                    f"command is a run of its own: name the namespace that you mean."
                 )
         if not found:
             raise CommandError("No alias of CACHES has a namespace: name one.")
@@ -141,7 +142,7 @@ class Command(BaseCommand):
 
     def _invalidate(self, inventories: Sequence[Inventory], name: str) -> None:
         if not all(map(identity.is_name, name.split("."))):
-            raise CommandError(f"{name!r} is no namespace: it takes a name as listed.")
+            raise CommandError(f"{name!r} is not a namespace: it takes a name that `list` shows.")
         is_known = False
         for inventory in inventories:
             key = inventory.counter_key(name)
@@ -149,7 +150,7 @@ class Command(BaseCommand):
                 value = server.value(key)
                 if value is None:
                     continue
-                Counter(name, server.name).number_in(value)  # or it is rubbish
+                Counter(name, server.name).generation_in(value)  # raises for another value
                 generation = server.increment(key)
                 if generation is not None:
                     is_known = True
@@ -176,7 +177,7 @@ class Command(BaseCommand):
                             amount.add(1, found.item.size)
         except KeyboardInterrupt:
             raise CommandError(
-                "Broken off; another purge goes on.", returncode=_INTERRUPTED
+                "Broken off: the next purge continues.", returncode=_INTERRUPTED
             ) from None
         finally:
             progress.end()
@@ -209,7 +210,7 @@ def _garbage(
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere a line for each tenth."""
+    """A progress bar on a terminal; elsewhere a line for each tenth."""
 
     def __init__(self, out: OutputWrapper, servers: Sequence[Server]) -> None:
         self._out = out
@@ -227,12 +228,12 @@ class _Progress:
             bar = ("#" * (self._shown // 4)).ljust(25, ".")
             self._out.write(
                 f"{self._shown:3} % [{bar}] {walked:,} of {self._total:,} items",
-                str,  # in no colour, for it is no error
+                str,  # not in the colour of errors
                 ending="\r" if self._out.isatty() else "\n",
             )
 
     def end(self) -> None:
-        """Leave the bar where it is."""
+        """End the line of the bar."""
         if self._shown and self._out.isatty():
             self._out.write("")
 
@@ -240,7 +241,10 @@ class _Progress:
 def _inventories(
     chosen: str | None, stack: ExitStack, on_busy: Callable[[Server], object]
 ) -> list[Inventory]:
-    """Return what the chosen alias reaches, or what all do; closed with the stack."""
+    """Return inventories of the servers of one alias, or of all (None).
+
+    The stack closes them.
+    """
     if chosen is not None and not _is_memcached(chosen):
         raise CommandError(f"The cache alias {chosen!r} is not on memcached.")
     opened: dict[str, Server] = {}
@@ -254,8 +258,8 @@ def _inventories(
             if server.name not in opened:
                 opened[server.name] = stack.enter_context(server)
             server = opened[server.name]
-            if server not in inventory.keepers:
-                inventory.keepers.append(server)
+            if server not in inventory.counter_servers:
+                inventory.counter_servers.append(server)
             if chosen in (alias, None) and server not in inventory.servers:
                 inventory.servers.append(server)
     if not found:
@@ -265,16 +269,16 @@ def _inventories(
 
 def _is_memcached(alias: str) -> bool:
     setting = caches.settings.get(alias, {})
-    return issubclass(aliases.backend_class(alias, setting), BaseMemcachedCache)
+    return issubclass(wrapping.backend_class(alias, setting), BaseMemcachedCache)
 
 
 def _age(text: str) -> int:
     found = _AGE.fullmatch(text)
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
-    if seconds < RESTS_AFTER:
+    if seconds < IDLE_AFTER:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no age: it takes a number of s, m, h or d, at least "
-            f"{RESTS_AFTER // 60}m, for memcached notes a use once a minute"
+            f"{text!r} is not an age: it takes a number of s, m, h or d, at least "
+            f"{IDLE_AFTER // 60}m, because memcached notes a use once a minute"
         )
     return seconds
 

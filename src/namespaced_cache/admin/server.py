@@ -1,8 +1,7 @@
-"""Server: a memcached that is asked what it holds.
+"""Server: asks a memcached which items it holds.
 
-The client libraries have no verbs for that. Commands are those of memcached's
-protocol.txt: "LRU_Crawler" for the walk over all items, and "Meta commands", of
-memcached 1.6.
+The client libraries have no commands for that. These are from memcached's protocol.txt:
+"LRU_Crawler" for the walk over all items, and "Meta commands", of memcached 1.6.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from namespaced_cache import locations
+from namespaced_cache.adapters import locations
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.keys import KEY_ENDS, MAX_KEY_BYTES
 
@@ -44,9 +43,9 @@ class Item(NamedTuple):
 class Server(AbstractContextManager["Server", None]):
     """A connection to one memcached, opened when needed, to be closed by `with`.
 
-    `location` is an entry of LOCATION. `on_busy` is called each time the server says
-    that somebody else has it walk. All methods raise NamespaceError, which names the
-    server, where it gives no answer, or one that is not understood.
+    `location` is an entry of LOCATION. `on_busy` is called each time the server answers
+    that another walk is under way. All methods raise NamespaceError, which names the
+    server, if it does not answer, or with a reply that is not understood.
     """
 
     def __init__(
@@ -75,15 +74,15 @@ class Server(AbstractContextManager["Server", None]):
         return int(self._stats()[b"curr_items"])
 
     def items(self, beginning: bytes) -> Iterator[Item]:
-        """Walk over the items whose keys begin so, in no order.
+        """Walk over the items whose keys have this beginning, in no order.
 
-        What comes or goes meanwhile may be missed; nothing is met twice.
+        An item that is stored or deleted meanwhile may be missed. None comes twice.
         """
         # Seconds of the server's own clock; it rounds as it likes.
         now = int(self._stats()[b"time"])
         with TemporaryFile() as spool:
-            # All of it before the first is given. A server whose walk is not read waits
-            # with some of its locks held, and a command sent meanwhile waits for them.
+            # The whole walk is read before the first item is yielded. A server whose
+            # walk is not read holds locks, and a command sent meanwhile waits for them.
             self._dump(b"key=" + quote_from_bytes(beginning, safe="").encode(), spool)
             spool.seek(0)
             for line in spool:
@@ -97,7 +96,7 @@ class Server(AbstractContextManager["Server", None]):
     def idle(self, key: bytes) -> int | None:
         """Return the seconds since an item was last used, or None if it is not there.
 
-        One round trip; this is no use of it. Memcached notes a use once a minute.
+        One round trip, which does not count as a use. Memcached notes a use once a minute.
         """
         line = self._ask(b"me " + key)
         if line == b"EN":
@@ -135,7 +134,7 @@ class Server(AbstractContextManager["Server", None]):
             line = self._line()
 
     def _dump(self, beginning: bytes, spool: IO[bytes]) -> None:
-        """Write a line for each item into a file, and leave strangers out."""
+        """Write the line of each item with this beginning into a file."""
         line = self._ask(_WALK)
         while line.startswith(b"BUSY"):
             self._on_busy(self)

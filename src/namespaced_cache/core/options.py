@@ -11,20 +11,20 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from namespaced_cache import identity
+from namespaced_cache.core import identity
 
 DEFAULT_BACKEND = "django.core.cache.backends.memcached.PyMemcacheCache"
 
-#: Our options. They are upper case; what is not goes to the client untouched.
+#: This package's options. They are upper case; all others go to the client unchanged.
 NAMES = ("WRAPPED_BACKEND", "NAMESPACE", "MAX_STALENESS", "MAX_TIMEOUT")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an alias's settings say, checked.
+    """The settings of an alias, checked.
 
-    `wrapped_params` is what the wrapped backend is built from: the alias's settings
-    with nothing of ours left in OPTIONS.
+    `wrapped_params` are the settings for the wrapped backend: the alias's own, without
+    this package's OPTIONS.
     """
 
     wrapped_class: type[BaseMemcachedCache]
@@ -35,14 +35,14 @@ class Options:
 
 
 def read(params: dict[str, Any], wrapper: type) -> Options:
-    """Read the settings of one alias and leave them as they are.
+    """Read the settings of one alias, and do not change them.
 
     Django builds a backend for each thread from the same dictionaries, so an option
-    that was popped here would be missing in the second thread. `wrapper` is the class
-    that asks, which cannot wrap itself.
+    that was popped here would be missing in the second thread. `wrapper` is
+    NamespacedCache or its subclass, which cannot wrap itself.
 
-    Raises ImproperlyConfigured, or InvalidCacheBackendError where WRAPPED_BACKEND is
-    at fault; both name the option, what it got and what it takes.
+    Raises ImproperlyConfigured, or InvalidCacheBackendError for WRAPPED_BACKEND. Both
+    name the option, the value it got and the values it accepts.
     """
     given = params.get("OPTIONS") or {}
     if not isinstance(given, Mapping):

@@ -1,4 +1,4 @@
-"""The guard: warns where a test run reaches what others keep in memcached."""
+"""The guard: warns of a test run that uses a shared memcached without a namespace."""
 
 from __future__ import annotations
 
@@ -15,26 +15,20 @@ from typing import Any
 
 from django.core.cache.backends.memcached import BaseMemcachedCache
 
-from namespaced_cache import locations
+from namespaced_cache.adapters import locations
+from namespaced_cache.adapters.adapter import LIBRARIES, adapter_for
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.errors import NamespaceWarning
 
-#: The client classes whose `flush_all` empties a server, by their module.
-_CLIENTS = {
-    "pymemcache.client.base": ("Client", "PooledClient"),
-    "pymemcache.client.hash": ("HashClient",),
-    "pylibmc.client": ("Client",),
-}
+#: Packages between the project's code and a call that is warned of.
+_BETWEEN = {"asgiref", "django", "namespaced_cache", *LIBRARIES}
 
-#: Packages that lie between such a call and the code that wanted it.
-_BETWEEN = {"asgiref", "django", "namespaced_cache", "pylibmc", "pymemcache"}
-
-#: From here on, systems give ports to whoever asks for any that is free.
+#: From here on, systems give ports to programs that ask for any free one.
 _FREE_PORTS = 32768
 
 
 class Guard:
-    """Warns of aliases without a namespace, once, and of every bare `flush_all`.
+    """Warns of aliases without a namespace, once, and of each bare `flush_all`.
 
     `remedy` is the line that gives the aliases their namespace.
     """
@@ -45,7 +39,7 @@ class Guard:
         self._watched: set[type] = set()
         self._unwatch: list[Callable[[], None]] = []
 
-    def look_at(self, alias: str, cache: Any) -> None:
+    def check(self, alias: str, cache: Any) -> None:
         """Warn if this is a bare memcached backend on a server that is not private."""
         if isinstance(cache, NamespacedCache) or not isinstance(
             cache, BaseMemcachedCache
@@ -55,32 +49,31 @@ class Guard:
         if shared and not self._has_warned:
             _warn(
                 f"The cache alias {alias!r} reaches memcached at {shared[0]} without a "
-                f"namespace: tests read and overwrite what others keep there. "
+                f"namespace: tests read and overwrite the keys of others there. "
                 f"{self._remedy}",
                 _place(),
             )
-            # Not before: where warnings are errors, no test is to get by.
+            # Not before: if warnings are errors, each test gets one.
             self._has_warned = True
 
-    def warn_of(self, error: Exception) -> None:
-        """Warn of a namespace that cannot be had."""
+    def warn(self, error: Exception) -> None:
+        """Warn that a namespace is unavailable."""
         _warn(f"{error} Tests that need it will fail, or find nothing.", _place())
 
     def watch_clients(self) -> None:
-        """Have `flush_all` reported; a namespaced one never gets as far as a client.
+        """Warn of each `flush_all` of a bare client, which empties a server.
 
-        To be called again, because a client library is imported when it is needed.
+        To be called repeatedly, because a client library is imported when it is needed.
         """
-        for module, names in _CLIENTS.items():
-            if module in sys.modules:
-                for name in names:
-                    client_class = getattr(sys.modules[module], name)
+        for library in LIBRARIES:
+            if library in sys.modules:
+                for client_class in adapter_for(library).client_classes:
                     if client_class not in self._watched:
                         self._watched.add(client_class)
                         self._watch(client_class)
 
     def close(self) -> None:
-        """Report no more."""
+        """Warn no more."""
         while self._unwatch:
             self._unwatch.pop()()
 
@@ -95,8 +88,8 @@ class Guard:
                 place = _place()
                 _warn(
                     f"flush_all() on a client without a namespace, at "
-                    f"{place.f_code.co_filename}:{place.f_lineno}: it takes all keys "
-                    f"of the server. `cache.clear()` of a namespaced alias takes the "
+                    f"{place.f_code.co_filename}:{place.f_lineno}: it removes all keys "
+                    f"of the server. `cache.clear()` of a namespaced alias removes the "
                     f"test's own.",
                     place,
                 )
@@ -112,10 +105,10 @@ class Guard:
 def is_private(server: Any) -> bool:
     """Tell whether a server was evidently started for this test run alone.
 
-    Its socket lies among temporary files, or it listens on a loopback port of those
-    that systems give to whoever asks for any.
+    Its socket is in the folder of temporary files, or it listens on a loopback port of
+    the range in which systems choose free ports.
     """
-    with suppress(ValueError):  # no address, or a host's name
+    with suppress(ValueError):  # not an address, or the name of a host
         address = locations.address(server)
         if isinstance(address, str):
             return Path(address).is_relative_to(tempfile.gettempdir())
@@ -126,7 +119,7 @@ def is_private(server: Any) -> bool:
 
 
 def _place() -> FrameType:
-    """Return the innermost frame that is neither Django's nor a library's."""
+    """Return the innermost frame that is not in one of the packages between."""
     place = sys._getframe()
     while _package(place) in _BETWEEN and place.f_back is not None:
         place = place.f_back

@@ -1,9 +1,9 @@
-"""Who is asking: the name of this run, and of this worker within it.
+"""Identity: the name of this run, and of this worker within it.
 
-A run is named as early as can be, so that every process that is started later inherits
-the name. Names are looked up once in each epoch of a process, and a fork begins one:
-backends are built before test workers fork, and a worker that kept its parent's name
-would share its parent's namespace.
+A run is named as early as possible, so that every process that is started later
+inherits the name. Names are looked up once in each epoch of a process, and a fork
+begins one: backends are built before test workers fork, and a worker that kept its
+parent's name would share its parent's namespace.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from functools import cache
 
 from django.core.exceptions import ImproperlyConfigured
 
+from namespaced_cache.forks import renew_in_child
+
 #: The environment variable that carries the name of a run to its child processes.
 RUN_VARIABLE = "NAMESPACED_CACHE_RUN"
 
@@ -25,8 +27,8 @@ WORKER_VARIABLE = "NAMESPACED_CACHE_WORKER"
 #: pytest-xdist's documented variable; "gw0", "gw1", … in its workers.
 XDIST_VARIABLE = "PYTEST_XDIST_WORKER"
 
-#: What this process calls a run that it begins. Made once, so that two threads which
-#: ask at the same time, and children that fork before anybody has asked, agree on it.
+#: The name of a run that this process begins. Made once, so that two threads that need
+#: it at the same time, and children that fork before, agree on it.
 _OWN_RUN = f"run-{secrets.token_hex(8)}"
 
 #: Such a name, and a worker's after it.
@@ -42,10 +44,11 @@ def is_name(name: object) -> bool:
 
 
 def run() -> str:
-    """Return the name of this run: the one inherited, or one of ours to be inherited.
+    """Return the name of this run: the inherited one, or a new one for its children.
 
     The name is random, not made of a process id or of the time, so that two runs on
-    one server never meet. Raises ImproperlyConfigured if the variable holds no name.
+    one server never share one. Raises ImproperlyConfigured if the variable does not
+    hold a name.
     """
     if not os.environ.get(RUN_VARIABLE):
         os.environ[RUN_VARIABLE] = _OWN_RUN
@@ -53,22 +56,22 @@ def run() -> str:
 
 
 def is_run(namespace: str) -> bool:
-    """Tell whether a namespace is of a run that named itself, or of its workers."""
+    """Tell whether this is the namespace of a run without NAMESPACE, or its worker."""
     return _RUN.match(namespace) is not None
 
 
 def is_named_here() -> bool:
-    """Tell whether this process has named its run itself, and so nobody knows it."""
+    """Tell whether this process itself began its run, so that no other knows it."""
     return run() == _OWN_RUN
 
 
 def worker() -> str:
-    """Return the name of this test worker, or "" in a process that works for none.
+    """Return the name of this test worker, or "" in a process that is none.
 
-    pytest-xdist tells its workers by an environment variable. Django's parallel runner
+    pytest-xdist names its workers by an environment variable. Django's parallel runner
     numbers its own in a global of `django.test.runner`, 0 where there is no worker; it
-    is only looked at when something else has imported it. What a worker starts inherits
-    its name; a worker that works for another adds its own.
+    is only read if something else has imported that module. A process that a worker
+    starts inherits its name; a worker of another worker adds its own.
 
     Raises ImproperlyConfigured if a variable holds no name.
     """
@@ -82,7 +85,7 @@ def worker() -> str:
 
 
 def name_children() -> None:
-    """Leave this worker's name to the processes that it starts."""
+    """Let the processes that this worker starts inherit its name."""
     if name := worker():
         os.environ[WORKER_VARIABLE] = name
 
@@ -92,16 +95,16 @@ def resolve(name: str | None) -> str:
     """Return the namespace that `name` (None: one for each run) means in this process.
 
     The worker follows after a dot, which no name contains, so that worker w1 of "shop"
-    never meets a namespace that somebody called "shop-w1". Once in each epoch: a test
-    that clears the environment shall not change sides.
+    never shares a namespace with a project that is named "shop-w1". Once in each
+    epoch, because a test may clear the environment.
     """
     name = run() if name is None else name
     worker_name = worker()
     return f"{name}.{worker_name}" if worker_name else name
 
 
-#: The stretch of time in which a process keeps its names; another object, another one.
-#: It ends when the process forks, for the child may be another worker.
+#: Stands for the time in which a process keeps its names: a new object for each. A fork
+#: ends it, because the child may be another worker.
 epoch = object()
 
 
@@ -112,7 +115,7 @@ def begin_epoch() -> None:
     epoch = object()
 
 
-os.register_at_fork(after_in_child=begin_epoch)
+renew_in_child(begin_epoch)
 
 
 def _number() -> int:

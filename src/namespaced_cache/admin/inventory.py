@@ -1,10 +1,10 @@
-"""Inventory: what namespaces hold on servers, and what of it nobody will ask for again.
+"""Inventory: the items of namespaces on servers, and which of them are garbage.
 
-A generation is dead once it is below its counter, for counters only rise. A run's
-namespace is left over when nobody has looked at its counter for long enough; no other
-run ever has its name. Nothing else is taken for garbage: what is above the counter has
-begun since it was read, and what has no counter here may have it on a server that these
-settings do not know.
+A generation is dead once it is below its counter, because counters only rise. The items
+of a run are leftovers when its counter was not used for long enough; no other run ever
+has its name. No other item is garbage: a generation above the counter began after the
+counter was read, and a namespace without a counter here may have one on a server that
+these settings do not name.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from namespaced_cache import identity
-from namespaced_cache.generation import generation_in
+from namespaced_cache.admin.server import Item, Server
+from namespaced_cache.core import identity
+from namespaced_cache.core.generation import generation_in
 from namespaced_cache.keys import counter_key, parse
-from namespaced_cache.server import Item, Server
 
-#: A run that was not used for as many seconds is taken to rest, or to be over. Its
-#: counter is not read, for that would be a use, and it would never grow old.
-RESTS_AFTER = 10 * 60
+#: A run whose counter was not used for so many seconds is idle, or finished. Its counter
+#: is not read, because that would be a use, and the run would never grow old.
+IDLE_AFTER = 10 * 60
 
 
 class State(Enum):
-    """What is known of an item."""
+    """The state of an item."""
 
     COUNTER = "counter"
     LIVE = "live"
@@ -34,13 +34,13 @@ class State(Enum):
 
 @dataclass
 class Amount:
-    """So many items, and the bytes of memory that they take."""
+    """A number of items, and the bytes of memory that they take."""
 
     items: int = 0
     bytes: int = 0
 
     def add(self, items: int, size: int) -> None:
-        """Add items of this size together."""
+        """Add items, and the bytes that they take together."""
         self.items += items
         self.bytes += size
 
@@ -49,8 +49,8 @@ class Amount:
 class Namespace:
     """A namespace on some servers.
 
-    `idle` is for how many seconds its counter was not used, None where there is none;
-    `generation` is None where the counter was not read or holds no generation.
+    `idle` is for how many seconds its counter was not used, None if there is none.
+    `generation` is None if the counter was not read or holds no generation.
     """
 
     name: str
@@ -70,9 +70,9 @@ class Found:
     state: State
 
     def is_garbage(self, older_than: int) -> bool:
-        """Tell whether nobody will ask for it again.
+        """Tell whether it is in a dead generation or left over from a finished run.
 
-        A run is over that was not used for `older_than` seconds.
+        A run is finished if it was not used for `older_than` seconds.
         """
         if self.state is State.DEAD:
             return True
@@ -83,26 +83,26 @@ class Found:
 class Inventory:
     """The namespaces on `servers`, as far as they were walked over.
 
-    `keepers` are the servers on which a counter may be. `prefix` is what the clients
-    put before each key.
+    `counter_servers` are the servers on which a counter may be. `prefix` is what the
+    clients put before each key.
     """
 
     def __init__(self, prefix: bytes = b"") -> None:
         self.servers: list[Server] = []
-        self.keepers: list[Server] = []
+        self.counter_servers: list[Server] = []
         self.namespaces: dict[str, Namespace] = {}
         self._prefix = prefix
-        #: The newest generation of each for which its counter was read.
+        #: The newest generation that was found, when the counter was read last.
         self._read_for: dict[str, int] = {}
 
     def counter_key(self, name: str) -> bytes:
-        """Return the key of a namespace's counter, as servers have it."""
+        """Return the wire key of a namespace's counter."""
         return self._prefix + counter_key(name).encode()
 
     def walk(self, server: Server) -> Iterator[Found]:
-        """Walk over a server's items that are of namespaces, and count them.
+        """Walk over the items of namespaces on a server, and count them.
 
-        Raises NamespaceError for a server that gives no answer.
+        Raises NamespaceError for a server that does not answer.
         """
         for item in server.items(self.counter_key("")):
             parsed = parse(item.key[len(self._prefix) :])
@@ -114,37 +114,37 @@ class Inventory:
                 self.namespaces[parsed.namespace] = namespace
             state = State.COUNTER
             if parsed.generation is not None:
-                state = self._judge(namespace, parsed.generation)
+                state = self._state_of(namespace, parsed.generation)
                 amount: Amount = getattr(namespace, state.value)
                 amount.add(1, item.size)
             yield Found(item, namespace, state)
 
     def _namespace(self, name: str) -> Namespace:
         key = self.counter_key(name)
-        idle = [server.idle(key) for server in self.keepers]
+        idle = [server.idle(key) for server in self.counter_servers]
         found = Namespace(name, min((i for i in idle if i is not None), default=None))
-        if not identity.is_run(name) or (found.idle or 0) < RESTS_AFTER:
+        if not identity.is_run(name) or (found.idle or 0) < IDLE_AFTER:
             found.generation = self._read(name)
         return found
 
     def _read(self, name: str) -> int | None:
         key = self.counter_key(name)
-        values = [server.value(key) for server in self.keepers]
+        values = [server.value(key) for server in self.counter_servers]
         numbers = [generation_in(value) for value in values if value is not None]
-        # Of several, whoever has made them, the lowest: it leaves most alive.
+        # If there are several, the lowest: the fewest items count as dead then.
         return min((n or 0 for n in numbers), default=0) or None
 
-    def _judge(self, namespace: Namespace, generation: int) -> State:
-        known = namespace.generation
-        if known is not None and generation > known:
-            # It has begun since, or is of a counter that is not here.
+    def _state_of(self, namespace: Namespace, generation: int) -> State:
+        live = namespace.generation
+        if live is not None and generation > live:
+            # It began after the counter was read, or its counter is on another server.
             if generation > self._read_for.get(namespace.name, 0):
                 self._read_for[namespace.name] = generation
                 namespace.generation = self._read(namespace.name)
-            if namespace.generation not in (known, None):
+            if namespace.generation not in (live, None):
                 namespace.dead.add(namespace.live.items, namespace.live.bytes)
                 namespace.live = Amount()
-            known = namespace.generation
-        if known is None or generation > known:
+            live = namespace.generation
+        if live is None or generation > live:
             return State.UNCLAIMED
-        return State.LIVE if generation == known else State.DEAD
+        return State.LIVE if generation == live else State.DEAD

@@ -1,21 +1,22 @@
-"""Piggyback: a look at the counter travels with a command, in one round trip.
+"""Pipelined counter reads: the counter is read in the packet of a pymemcache command.
 
 pymemcache's clients send a command by `sock.sendall()` and read its reply by
-`sock.recv()`. Their sockets are wrapped: a request for the counter goes into the packet
-of the next command, and its reply is taken out before the client reads the command's.
-How clients connect, hash, fail and retry stays theirs.
+`sock.recv()`. Their sockets are wrapped: a request for the counter is added to the
+packet of the next command, and its reply is taken out before the client reads the
+command's. How clients connect, hash, fail and retry does not change.
 
-It relies on those two calls alone, and on it that one `sendall()` is a whole command or
-several. A client that makes others carries nothing, and who wanted the look sees that
-it was not answered.
+This relies on those two calls alone, and on each `sendall()` being one whole command or
+several. A client that makes other calls carries no read, and the operation finds its
+read UNREAD.
 
-In a `get` the counter is the first of the keys; another command is followed by a `get`
-for the counter. It would not do in front, for memcached sends what a `get` finds at
-once, and the command's reply in a packet of its own.
+In a `get` the counter is the first of the keys. Any other command is followed by a
+`get` for the counter, not preceded by it: memcached sends what a `get` finds at once,
+and would send the command's reply in a packet of its own.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
 from contextlib import suppress
 from functools import cache
@@ -25,7 +26,7 @@ from pymemcache.client.base import Client, PooledClient, check_key_helper
 from pymemcache.client.hash import HashClient
 from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheUnknownError
 
-from namespaced_cache.look import ABSENT, UNASKED, waiting
+from namespaced_cache.adapters.counter_read import ABSENT, UNREAD, CounterRead
 
 _EOL = b"\r\n"
 _END = b"END\r\n"
@@ -39,15 +40,29 @@ _ERRORS = b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"
 #: So many bytes at least are received at once where a reply comes in pieces.
 _MUCH = 2**20
 
-#: Is no part of any reply.
+#: Part of no reply.
 _NONE = b"\r\n\r\n"
 
-#: What an answer was, and what is left of the reply for who sent the command.
+#: What a counter read found, and the rest of the reply, which is the command's.
 Reply = tuple[object, bytearray]
 
 
-class Request:
-    """The request for a counter, to the one server that keeps it."""
+class _Waiting(threading.local):
+    """The counter read that this thread's next command carries, and its request.
+
+    The client lies between the operation and its socket, and takes no argument that it
+    would pass on.
+    """
+
+    request: Any = None
+    read: Any = None
+
+
+_waiting = _Waiting()
+
+
+class CounterRequest:
+    """The request for a counter, to its server: reads it with a client's commands."""
 
     def __init__(self, key: str, client: Any, server: Any) -> None:
         wire_key = check_key_helper(key, client.allow_unicode_keys, client.key_prefix)
@@ -60,6 +75,14 @@ class Request:
         #: The last item that was found, the same as the end of a reply, and its value:
         #: a counter seldom moves.
         self.last: tuple[bytes, bytes, object] = (_NONE, _NONE, None)
+
+    def begin(self, read: CounterRead) -> None:
+        """Let this thread's next command carry the read."""
+        _waiting.request, _waiting.read = self, read
+
+    def end(self) -> None:
+        """Let no command carry it any more."""
+        _waiting.read = None
 
     def read_among(self, received: bytearray, serde: Any) -> Reply | None:
         """Read the reply to a `get` that has the counter among its keys.
@@ -75,7 +98,7 @@ class Request:
                 reply = self._read_item(received[start:], serde)
                 return reply and (reply[0], received[:start] + reply[1])
             if not line.startswith(b"VALUE "):  # END, or an error
-                return (ABSENT if line == b"END" else UNASKED), received
+                return (ABSENT if line == b"END" else UNREAD), received
             start = end + len(_EOL) + int(line.split()[3]) + len(_EOL)
         return None
 
@@ -91,11 +114,11 @@ class Request:
         start = 0
         while (end := received.find(_EOL, start)) >= 0:
             if received.startswith(_ERRORS, start):
-                return UNASKED, received
+                return UNREAD, received
             if received.startswith((b"VALUE ", _END), start):
                 rest = received[start:]
                 if start == 0:
-                    # What was asked for by a command before this one, and not read.
+                    # The reply to an earlier command, which nothing has read.
                     raise MemcacheUnknownError(f"An earlier reply: {rest[:80]!r}")
                 if rest == _END:
                     return ABSENT, received[:start]
@@ -115,11 +138,11 @@ class Request:
         if not end_of_line or len(tail) < len(_EOL):
             return None
         self._expect(_EOL, tail[: len(_EOL)])
-        answer = serde.deserialize(self._key, bytes(value), int(flags))
+        found = serde.deserialize(self._key, bytes(value), int(flags))
         tail = tail[len(_EOL) :]
         item = bytes(received[: len(received) - len(tail)])
-        self.last = (item, item + _END, answer)
-        return answer, tail
+        self.last = (item, item + _END, found)
+        return found, tail
 
     def _expect(self, expected: bytes, got: bytearray) -> None:
         if got != expected:
@@ -127,49 +150,50 @@ class Request:
 
 
 class Socket:
-    """A client's socket, on which a look travels with a command."""
+    """A client's socket, whose commands carry counter reads."""
 
     def __init__(self, sock: Any, member: Client) -> None:
         self._sock = sock
         self._member = weakref.ref(member)
         self._server = member.server
         self._serde = member.serde
-        #: The look whose reply comes next, and whether it was asked for by a `get`. It
-        #: has a request.
-        self._look: Any = None
+        #: The read whose reply comes next, its request, and whether it went into a
+        #: `get`.
+        self._read: CounterRead | None = None
+        self._request: Any = None
         self._among = False
 
     def sendall(self, data: bytes) -> None:
-        """Send a command, and with it the look that waits for it."""
-        if self._look is not None:
+        """Send a command, and with it the counter read that waits for it."""
+        if self._read is not None:
             raise ConnectionAbortedError(
-                "a look was left unanswered on this connection"
+                "a counter read was left unanswered on this connection"
             )
-        look = waiting.look
-        if look is not None:
-            request = look.request
+        read = _waiting.read
+        if read is not None:
+            request: CounterRequest = _waiting.request
             end = data.find(_EOL)
-            # Without a reply to the command, nobody would read that to the look; and
-            # behind the first half of a command it would be stored as its value.
+            # Without a reply to the command, the client would not read the counter's;
+            # and behind the first half of a command it would be stored as its value.
             if (
                 request.server == self._server
                 and not data.endswith(b" noreply", 0, end)
                 and not (end + len(_EOL) == len(data) and data.startswith(_STORING))
             ):
-                waiting.look = None  # once, though there may be several commands
-                self._look = look
+                _waiting.read = None  # once, though there may be several commands
+                self._read, self._request = read, request
                 self._among = data.startswith((b"get ", b"gets "))
                 if self._among:
-                    verb, _, keys = data.partition(b" ")
-                    data = verb + request.among + keys
+                    command, _, keys = data.partition(b" ")
+                    data = command + request.among + keys
                 else:
                     data += request.behind
         try:
             self._sock.sendall(data)
         except Exception:
-            raise  # at which the client gives the connection up
+            raise  # at which the client closes the connection
         except BaseException:
-            self._give_up()
+            self._close()
             raise
 
     def recv(self, size: int) -> bytes:
@@ -179,53 +203,53 @@ class Socket:
         except Exception:
             raise  # as above
         except BaseException:  # Ctrl-C, a test's time limit
-            self._give_up()
+            self._close()
             raise
-        look = self._look
-        if look is None:
+        read = self._read
+        if read is None:
             return received
-        # In short, what _receive() says at length: a counter seldom moves.
-        item, tail, answer = look.request.last
+        # The fast path: a counter seldom moves.
+        item, tail, found = self._request.last
         if self._among:
             if not received.startswith(item):
-                return self._receive(look, received, size)
+                return self._receive(read, received, size)
             rest = received[len(item) :]
         else:
             if not received.endswith(tail) or len(received) == len(tail):
-                return self._receive(look, received, size)
+                return self._receive(read, received, size)
             rest = received[: -len(tail)]
-        self._look = None
-        look.answer = answer
+        self._read = None
+        read.value = found
         return rest or self._sock.recv(size)
 
-    def _receive(self, look: Any, begun: bytes, size: int) -> bytes:
-        request: Request = look.request
-        read = request.read_among if self._among else request.read_behind
+    def _receive(self, read: CounterRead, begun: bytes, size: int) -> bytes:
+        request: CounterRequest = self._request
+        take = request.read_among if self._among else request.read_behind
         received = bytearray(begun)
-        while not (reply := read(received, self._serde)):
+        while not (reply := take(received, self._serde)):
             more = self._sock.recv(max(size, _MUCH))
             if not more:
-                self._look = None
+                self._read = None
                 return bytes(received)  # and the client finds out that no more comes
             received += more
-        self._look = None
-        look.answer, rest = reply
+        self._read = None
+        read.value, rest = reply
         return bytes(rest or self._sock.recv(size))
 
-    def _give_up(self) -> None:
-        # Whoever sends the next command would read this one's reply.
+    def _close(self) -> None:
+        # The next command would read this one's reply.
         member: Any = self._member()
         member.close()
 
     def __getattr__(self, name: str) -> Any:
-        # Nobody is to take the reply to a look for his own.
-        if self._look is not None and name.startswith(("recv", "read", "makefile")):
-            raise AttributeError(f"{name}() would read the reply to a look")
+        # No other method may take the counter's reply for the command's.
+        if self._read is not None and name.startswith(("recv", "read", "makefile")):
+            raise AttributeError(f"{name}() would read the reply to a counter read")
         return getattr(self._sock, name)
 
 
 class _Carrier:
-    """Stands before a class of pymemcache's clients and wraps their sockets."""
+    """A base before a class of pymemcache's clients, which wraps their sockets."""
 
     server: Any
 
@@ -249,27 +273,27 @@ def _carrying(client_class: Any) -> type[Any]:
     return type(client_class.__name__, (_Carrier, client_class), attributes)
 
 
-def request(client: Any, home: Any, key: str) -> Request | None:
-    """Return the request for a counter that travels with a client's commands.
+def counter_reader(client: Any, counter_client: Any, key: str) -> CounterRequest | None:
+    """Return what reads a counter in the packets of a client's commands.
 
-    `home` is the client that reaches the counter, through its only server. None for a
-    client whose sockets cannot be wrapped.
+    `counter_client` is the client that reaches the counter, through its only server.
+    None for a client whose sockets cannot be wrapped.
     """
     if not _carry(client):
         return None
-    members = list(getattr(home, "clients", {"": home}).values())
+    members = list(getattr(counter_client, "clients", {"": counter_client}).values())
     if len(members) != 1:
         return None
     with suppress(MemcacheIllegalInputError):  # of the client's own key_prefix
-        return Request(key, client, members[0].server)
+        return CounterRequest(key, client, members[0].server)
     return None
 
 
 def _carry(client: Any) -> bool:
-    """Have a client's sockets wrapped; tell whether they are.
+    """Wrap a client's sockets; tell whether that is possible.
 
-    Not where a tracer has put a proxy before each client: that passes for a Client in
-    isinstance(), but is none.
+    It is not possible behind a tracer's proxy, which passes for a Client in
+    isinstance() but is not one.
     """
     if isinstance(client, HashClient | PooledClient):
         if not issubclass(client.client_class, Client):

@@ -1,11 +1,11 @@
-"""Locations: the entries of LOCATION, as the clients take them."""
+"""Locations: the entries of LOCATION, as each client library takes them."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-#: memcached's own, where LOCATION names none.
+#: memcached's default, if LOCATION names no port.
 _PORT = 11211
 
 #: A host, its port, and the weight that libmemcached takes behind it.
@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"(?:\[(.+)\]|([^:]+))(?::(\d+))?(?::\d+)?")
 
 def name(location: Any) -> str:
     """Return the one name of a server that may be written in several ways."""
-    # pymemcache is told of a unix socket by "unix:", pylibmc's backend takes it away.
+    # pymemcache needs "unix:" before a socket's path; Django removes it for pylibmc.
     if isinstance(location, str):
         return location.removeprefix("unix:")
     return ":".join(map(str, location))

@@ -1,0 +1,1 @@
+"""Everything in which pymemcache and pylibmc differ, and how each reads the counter."""

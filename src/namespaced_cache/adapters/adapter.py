@@ -1,0 +1,138 @@
+"""Adapter: what this package needs to know about one client library.
+
+There is one for each library. It is imported when a client of its library is first
+seen, so that neither library has to be installed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar
+
+from namespaced_cache.adapters.commands import Command
+from namespaced_cache.adapters.counter_read import CounterReader
+from namespaced_cache.errors import NamespaceError
+from namespaced_cache.keys import Key
+
+
+class Adapter(ABC):
+    """What differs between client libraries. `client` is a client of its library."""
+
+    #: The library's commands, by their names.
+    commands: ClassVar[Mapping[str, Command]]
+
+    #: The classes whose `flush_all()` empties a server.
+    client_classes: ClassVar[tuple[type, ...]]
+
+    #: The exceptions that mean "no such key". A command may return None instead.
+    not_found: ClassVar[tuple[type[Exception], ...]]
+
+    #: The exceptions of `incr` that mean "that is not a number".
+    not_a_number: ClassVar[tuple[type[Exception], ...]]
+
+    @abstractmethod
+    def is_outage(self, error: Exception, command: Command | None) -> bool:
+        """Tell whether a server is down, so that a second try would only wait again."""
+
+    @abstractmethod
+    def is_undecodable(self, error: Exception) -> bool:
+        """Tell whether a command failed because of the value alone."""
+
+    @abstractmethod
+    def key_limit(self, client: Any) -> int:
+        """Return how many bytes the client leaves for a key."""
+
+    @abstractmethod
+    def checks_keys(self, client: Any) -> bool:
+        """Tell whether the client refuses a key with a space or control character."""
+
+    @abstractmethod
+    def check_key(self, client: Any, key: Key) -> None:
+        """Raise what the client raises for a key that it does not accept."""
+
+    @abstractmethod
+    def counter_reader(
+        self, client: Any, counter_client: Any, key: str
+    ) -> CounterReader | None:
+        """Return what reads the counter while the client carries out a command.
+
+        `key` is the counter's, and `counter_client` the client that reaches it. None if
+        the read can only follow the command.
+        """
+
+    @abstractmethod
+    def call(
+        self,
+        client: Any,
+        command: Command,
+        outage_default: object,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a command of the client with wire keys.
+
+        `outage_default` is the answer while the client hides that a server is down.
+        """
+
+    @abstractmethod
+    def compare_and_swap(self, client: Any, key: Key, old: object, new: int) -> None:
+        """Store `new` if the key still holds `old`: two round trips."""
+
+    @abstractmethod
+    def abandon(self, client: Any) -> None:
+        """Close the connections on which the reply to a broken-off command may come."""
+
+    @abstractmethod
+    def release(self, client: Any) -> bool:
+        """Release a client inherited over a fork; tell whether it can be used again."""
+
+
+#: The libraries that have an adapter, each in the module of that name.
+LIBRARIES = ("pymemcache", "pylibmc")
+
+
+def adapter_of(client: object) -> Adapter:
+    """Return the adapter of the client's library.
+
+    Raises NamespaceError for a client of any other library, because nobody has
+    checked which of its commands take keys.
+    """
+    adapter = _find(_client_class(client))
+    if adapter is None:
+        raise NamespaceError(
+            f"The wrapped backend's client is a "
+            f"{type(client).__module__}.{type(client).__qualname__}: only clients made "
+            f"from pymemcache's and pylibmc's can be namespaced."
+        )
+    return adapter
+
+
+def is_client(value: object) -> bool:
+    """Tell whether this is a client of a library that has an adapter."""
+    return _find(_client_class(value)) is not None
+
+
+def adapter_for(library: str) -> Adapter:
+    """Return the adapter of one of LIBRARIES, and import the library."""
+    adapter: Adapter = import_module(f"namespaced_cache.adapters.{library}").ADAPTER
+    return adapter
+
+
+@cache
+def _find(client_class: Any) -> Adapter | None:
+    for base in client_class.__mro__:
+        library = base.__module__.partition(".")[0]
+        # A library has other classes too, such as serializers.
+        if library in LIBRARIES and hasattr(client_class, "disconnect_all"):
+            return adapter_for(library)
+    return None
+
+
+def _client_class(value: object) -> Any:
+    real_class = type(value)
+    # A tracer's proxy passes for the client that it wraps. Any other object is not
+    # asked for its __class__, because a lazy object would be evaluated.
+    return value.__class__ if hasattr(real_class, "__wrapped__") else real_class

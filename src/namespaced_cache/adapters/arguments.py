@@ -1,0 +1,87 @@
+"""The arguments of a command that takes many keys, taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from namespaced_cache.adapters.commands import Command, Shape
+from namespaced_cache.keys import Key
+
+#: Parameters that change what the keys or the answer mean.
+_INTERPRETED = {"gets", "key_prefix"}
+
+
+class Arguments:
+    """What a command that takes many keys was called with.
+
+    `callers_keys` are the keys as the caller spelled them, and `keys` those that they
+    stand for, which differ where pylibmc is given a `key_prefix`. `gets` tells whether
+    pymemcache is asked for cas tokens. `args` and `kwargs` follow the keys.
+    """
+
+    def __init__(
+        self, command: Command, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        # The fast path: nearly all calls have the keys alone, or a mapping and when its
+        # items expire.
+        if not kwargs and (
+            len(args) == 1 or (len(args) == 2 and command.shape is Shape.MAPPING)  # noqa: PLR2004
+        ):
+            self._given = args[0]
+            self.gets = False
+            self.args: Sequence[Any] = args[1:]
+            self.kwargs = kwargs
+            self.callers_keys: list[Key] = list(self._given)
+            self.keys = self.callers_keys
+            return
+        if args:
+            self._given, *rest = args
+        else:
+            rest = []
+            name = "values" if "values" in kwargs else "keys"
+            if name not in kwargs:
+                raise TypeError(f"{command.name}() is missing its keys")
+            self._given = kwargs.pop(name)
+        parameters = command.parameters
+        if any(name in _INTERPRETED for name in parameters[: len(rest)]):
+            named = dict(zip(parameters, rest, strict=False))
+            if named.keys() & kwargs.keys():
+                raise TypeError(
+                    f"{command.name}() got an argument twice: {rest} {kwargs}"
+                )
+            kwargs.update(named)
+            rest = rest[len(parameters) :]
+        # A parameter that the command does not have stays, for the client to refuse.
+        interpreted = {
+            name: kwargs.pop(name)
+            for name in _INTERPRETED.intersection(parameters, kwargs)
+        }
+        self.gets = bool(interpreted.get("gets"))
+        self.args = rest
+        self.kwargs = kwargs
+        prefix = interpreted.get("key_prefix", b"")
+        self.callers_keys = list(self._given)
+        self.keys = [_joined(prefix, key) for key in self.callers_keys]
+
+    def with_keys(self, keys: list[Key]) -> list[Key] | dict[Key, Any]:
+        """Return what the caller gave, a mapping or a sequence, with other keys."""
+        if isinstance(self._given, Mapping):
+            return dict(zip(keys, self._given.values(), strict=True))
+        return keys
+
+
+def _joined(prefix: Key, key: Key) -> Key:
+    if not isinstance(prefix, str | bytes):
+        kind = type(prefix).__name__
+        raise TypeError(f"A key_prefix is str or bytes, not {kind}: {prefix!r}")
+    # A key of another type is refused where it is to become a wire key.
+    if not prefix or not isinstance(key, str | bytes):
+        return key
+    if isinstance(prefix, str) and isinstance(key, str):
+        return prefix + key
+    return _as_bytes(prefix) + _as_bytes(key)
+
+
+def _as_bytes(key: Key) -> bytes:
+    return key.encode() if isinstance(key, str) else key

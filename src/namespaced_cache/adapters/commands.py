@@ -1,0 +1,120 @@
+"""What there is to know about a client's command: one line in its library's table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+
+class Shape(Enum):
+    """How a command takes its keys."""
+
+    #: One key, before all else. The answer holds no key.
+    ONE_KEY = auto()
+    #: A sequence of keys. The answer may hold some of them.
+    MANY_KEYS = auto()
+    #: A mapping of keys to values. The answer may hold some of the keys.
+    MAPPING = auto()
+    #: No key, and it leaves what others keep on the server alone.
+    NO_KEY = auto()
+    #: No key: makes another client.
+    CLONE = auto()
+    #: No key: closes connections.
+    DISCONNECT = auto()
+    #: It cannot be namespaced.
+    REFUSED = auto()
+
+
+class Effect(Enum):
+    """What a command does on the server."""
+
+    READS = auto()
+    #: It stores, changes or deletes; it may read as well.
+    STORES = auto()
+    NONE = auto()
+
+
+#: Outage defaults that depend on the call.
+CALLERS_DEFAULT = object()
+CALLERS_KEYS = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of a client library.
+
+    `expiry` is the name and the position, among what follows the keys, of the
+    parameter that says when an item expires. `outage_default` is the answer while the
+    client hides that a server is down: a constant, CALLERS_DEFAULT (the default that
+    the caller gave) or CALLERS_KEYS (all keys, as failed). `parameters` are the names
+    of what a command for many keys takes after them, where one of them changes what
+    the keys or the answer mean. `reason` says why a command is refused.
+    """
+
+    name: str
+    shape: Shape
+    effect: Effect
+    outage_default: Any = None
+    expiry: tuple[str, int] | None = None
+    parameters: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def one_key(
+    name: str,
+    effect: Effect,
+    outage_default: Any,
+    expiry: tuple[str, int] | None = None,
+) -> Command:
+    """Describe a command that takes one key."""
+    return Command(name, Shape.ONE_KEY, effect, outage_default, expiry)
+
+
+def many_keys(
+    name: str, effect: Effect, outage_default: Any, parameters: str = ""
+) -> Command:
+    """Describe a command that takes a sequence of keys."""
+    return Command(
+        name,
+        Shape.MANY_KEYS,
+        effect,
+        outage_default,
+        parameters=tuple(parameters.split()),
+    )
+
+
+def mapping(
+    name: str,
+    outage_default: Any,
+    expiry: tuple[str, int] | None,
+    parameters: str = "",
+) -> Command:
+    """Describe a command that stores a mapping of keys to values."""
+    return Command(
+        name,
+        Shape.MAPPING,
+        Effect.STORES,
+        outage_default,
+        expiry,
+        tuple(parameters.split()),
+    )
+
+
+def keyless(names: str, shape: Shape = Shape.NO_KEY) -> Iterable[Command]:
+    """Describe commands that take no key."""
+    return [Command(name, shape, Effect.NONE) for name in names.split()]
+
+
+def refused(name: str, reason: str) -> Command:
+    """Describe a command that cannot be namespaced."""
+    return Command(name, Shape.REFUSED, Effect.STORES, reason=reason)
+
+
+def table(*commands: Command | Iterable[Command]) -> Mapping[str, Command]:
+    """Make the table of a library's commands, by their names."""
+    rows: list[Command] = []
+    for row in commands:
+        rows += [row] if isinstance(row, Command) else row
+    return {command.name: command for command in rows}

@@ -1,0 +1,97 @@
+"""Shortcuts through pymemcache's HashClient.
+
+With one server there is nothing to choose, yet HashClient checks and hashes each key
+before its only member checks it again. It also deletes many keys one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pymemcache import HashClient  # not from its module, where tracers put another
+
+from namespaced_cache.adapters.commands import Command, Shape
+
+#: There is no public way to call a method of one of HashClient's members so that the
+#: member's failures are counted.
+_PRIVATE = "_get_client", "_run_cmd", "_safely_run_func", "_safely_run_set_many"
+
+#: HashClient's own methods.
+_OWN: dict[str, object] = dict(vars(HashClient))
+
+#: The most keys in one round trip. The client reads no reply before it has sent them
+#: all, and the replies to many more would fill the socket's buffers.
+_AT_ONCE = 1000
+
+
+@cache
+def _is_plain(client_class: Any) -> bool:
+    """Tell whether a class has HashClient's own methods that the shortcuts need."""
+    return all(
+        name in _OWN and getattr(client_class, name, None) is _OWN[name]
+        for name in _PRIVATE
+    )
+
+
+def call(
+    client: Any, command: Command, outage_default: object, *args: Any, **kwargs: Any
+) -> Any:
+    """Call a command of a client; by a shortcut, where the method is HashClient's own.
+
+    `outage_default` is the answer while the client hides that a server is down.
+    """
+    name = command.name
+    method = getattr(client, name)
+    is_own = getattr(method, "__func__", method) is _OWN.get(name)
+    client_class: Any = type(client)  # mypy takes no class to be hashable
+    if not is_own or not _is_plain(client_class):
+        return method(*args, **kwargs)
+    deletes = name in ("delete_many", "delete_multi")
+    # HashClient checks keys before it hides errors.
+    if len(client.clients) != 1 or client._dead_clients or client.ignore_exc:
+        if deletes:
+            return _delete_many(client, *args, **kwargs)
+        return method(*args, **kwargs)
+    (member,) = client.clients.values()
+    if deletes:
+        return _delete_from(client, member, *args, **kwargs)
+    if command.shape is Shape.MAPPING:
+        return _set_many(client, member, *args, **kwargs)
+    # By the name that HashClient uses: a tracer of its members need not know both.
+    members_method = getattr(member, name.replace("_multi", "_many"))
+    return client._safely_run_func(
+        member, members_method, outage_default, *args, **kwargs
+    )
+
+
+def _set_many(
+    client: Any, member: Any, values: Mapping[Any, Any], *args: Any, **kwargs: Any
+) -> list[Any]:
+    failed: list[Any] = []
+    items = list(values.items())
+    for start in range(0, len(items), _AT_ONCE):
+        part = dict(items[start : start + _AT_ONCE])
+        failed += client._safely_run_set_many(member, part, *args, **kwargs)
+    return failed
+
+
+def _delete_many(client: Any, keys: list[Any], *args: Any, **kwargs: Any) -> bool:
+    batches: dict[Any, list[Any]] = {}
+    for key in keys:
+        member = client._get_client(key)
+        if member is not None:
+            batches.setdefault(member, []).append(key)
+    for member, batch in batches.items():
+        _delete_from(client, member, batch, *args, **kwargs)
+    return True
+
+
+def _delete_from(
+    client: Any, member: Any, keys: list[Any], *args: Any, **kwargs: Any
+) -> bool:
+    for start in range(0, len(keys), _AT_ONCE):
+        part = keys[start : start + _AT_ONCE]
+        client._safely_run_func(member, member.delete_many, None, part, *args, **kwargs)
+    return True

@@ -1,0 +1,135 @@
+"""The adapter for pymemcache: HashClient, Client, PooledClient and their subclasses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymemcache import HashClient, MemcacheClientError, MemcacheError
+from pymemcache.client.base import Client, PooledClient, check_key_helper
+from pymemcache.exceptions import MemcacheUnexpectedCloseError
+
+from namespaced_cache.adapters import hash_client, pipelined
+from namespaced_cache.adapters.adapter import Adapter
+from namespaced_cache.adapters.commands import (
+    CALLERS_DEFAULT,
+    CALLERS_KEYS,
+    Command,
+    Effect,
+    Shape,
+    keyless,
+    many_keys,
+    mapping,
+    one_key,
+    refused,
+    table,
+)
+from namespaced_cache.adapters.counter_read import CounterReader
+from namespaced_cache.keys import MAX_KEY_BYTES, Key
+
+_READS, _STORES = Effect.READS, Effect.STORES
+
+#: What an operator may do and one application must not.
+_FOR_EVERYBODY = "it changes the server for everybody"
+_COUNTER_SERVER = "the counter is stored on one of the servers of LOCATION"
+
+# The outage defaults are those of HashClient while the server of a key is in its retry
+# window. `append` and `prepend` take an expiry too, which memcached ignores.
+COMMANDS = table(
+    one_key("get", _READS, CALLERS_DEFAULT),
+    one_key("gets", _READS, None),
+    one_key("set", _STORES, False, expiry=("expire", 1)),
+    one_key("add", _STORES, False, expiry=("expire", 1)),
+    one_key("replace", _STORES, False, expiry=("expire", 1)),
+    one_key("append", _STORES, False),
+    one_key("prepend", _STORES, False),
+    one_key("cas", _STORES, False, expiry=("expire", 2)),
+    one_key("touch", _STORES, False, expiry=("expire", 0)),
+    one_key("delete", _STORES, False),
+    one_key("incr", _STORES, False),
+    one_key("decr", _STORES, False),
+    many_keys("get_many", _READS, {}, parameters="gets"),
+    many_keys("get_multi", _READS, {}, parameters="gets"),
+    many_keys("gets_many", _READS, {}),
+    many_keys("gets_multi", _READS, {}),
+    many_keys("delete_many", _STORES, True),
+    many_keys("delete_multi", _STORES, True),
+    mapping("set_many", CALLERS_KEYS, expiry=("expire", 0)),
+    mapping("set_multi", CALLERS_KEYS, expiry=("expire", 0)),
+    keyless("stats version check_key"),
+    keyless("close disconnect_all quit", Shape.DISCONNECT),
+    refused("raw_command", "its text may name any key"),
+    refused("shutdown", "it stops the server for everybody"),
+    refused("cache_memlimit", _FOR_EVERYBODY),
+    refused("add_server", _COUNTER_SERVER),
+    refused("remove_server", _COUNTER_SERVER),
+)
+
+
+class PyMemcacheAdapter(Adapter):
+    """What is special about pymemcache."""
+
+    commands = COMMANDS
+    client_classes = (Client, PooledClient, HashClient)
+    not_found = ()
+    not_a_number = (MemcacheClientError,)
+
+    def is_outage(self, error: Exception, command: Command | None) -> bool:
+        """Tell whether a server is down."""
+        return isinstance(error, (OSError, MemcacheUnexpectedCloseError))
+
+    def is_undecodable(self, error: Exception) -> bool:
+        """Tell whether a command failed because of the value alone."""
+        if type(error) is RuntimeError and str(error).startswith("Too many objects"):
+            return False  # all connections of a pool are in use
+        return not isinstance(error, (OSError, MemcacheError))
+
+    def key_limit(self, client: Any) -> int:
+        """Return how many bytes the client leaves for a key."""
+        return MAX_KEY_BYTES - len(client.key_prefix)
+
+    def checks_keys(self, client: Any) -> bool:
+        """Tell whether the client refuses a key with a space: always."""
+        return True
+
+    def check_key(self, client: Any, key: Key) -> None:
+        """Raise what the client raises for a key that it does not accept."""
+        check_key_helper(key, client.allow_unicode_keys, client.key_prefix)
+
+    def counter_reader(
+        self, client: Any, counter_client: Any, key: str
+    ) -> CounterReader | None:
+        """Return what reads the counter in the packets of the client's commands."""
+        return pipelined.counter_reader(client, counter_client, key)
+
+    call = staticmethod(hash_client.call)  # one call less
+
+    def compare_and_swap(self, client: Any, key: Key, old: object, new: int) -> None:
+        """Store `new` if the key still holds `old`: two round trips."""
+        found, token = client.gets(key) or (None, None)
+        if token is not None and found == old:
+            client.cas(key, new, token)
+
+    def abandon(self, client: Any) -> None:
+        """Close the connections on which the reply to a broken-off command may come."""
+        client.close()
+
+    def release(self, client: Any) -> bool:
+        """Release a client inherited over a fork; tell whether it can be used again.
+
+        `close()` closes this process's end alone; `quit()` would end the parent's
+        connection too. A pool is emptied by hand and cannot be used again, because
+        another thread of the parent may have held its lock.
+        """
+        usable = True
+        for member in getattr(client, "clients", {"": client}).values():
+            pool = getattr(member, "client_pool", None)
+            if pool is None:
+                member.close()
+            else:
+                usable = False
+                for connection in (*pool.used, *pool.free):
+                    connection.close()
+        return usable
+
+
+ADAPTER = PyMemcacheAdapter()

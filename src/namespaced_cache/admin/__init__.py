@@ -1,0 +1,1 @@
+"""A memcached server as seen from outside: what it holds, and what may be deleted."""

@@ -1,0 +1,247 @@
+"""NamespacedClient: the one place where a key gets its generation.
+
+It is the `_cache` of a wrapped backend. Every command of the real client that takes
+keys is namespaced, by its line in the table of its library (see `adapters`). A command
+that takes no key passes through, and a command that is not in the table is refused.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from namespaced_cache import events
+from namespaced_cache.adapters.adapter import adapter_of
+from namespaced_cache.adapters.arguments import Arguments
+from namespaced_cache.adapters.commands import Command, Effect, Shape
+from namespaced_cache.core.binding import Binder, CloneBinder
+from namespaced_cache.core.counter import Counter
+from namespaced_cache.core.expiry import capped_arguments
+from namespaced_cache.core.operation import (
+    Get,
+    GetMany,
+    Gets,
+    Item,
+    ManyKeys,
+    OneKey,
+    Operation,
+)
+from namespaced_cache.core.pins import Pin, PinnedGeneration
+from namespaced_cache.errors import CommandRefusedError
+from namespaced_cache.keys import Key
+
+#: Is called with the client, the namespace and its new generation.
+OnInvalidated = Callable[["NamespacedClient", str, int], object]
+
+
+class NamespacedClient:
+    """The real client, with every key moved into the live generation of a namespace.
+
+    `binder` finds the real client and the counter of the moment. Unless `max_timeout`
+    is None, no item stays for more than so many seconds. `on_invalidated` is called
+    after each invalidation that a server acknowledged.
+
+    Data attributes are read from and written to the real client. The bare client is
+    `wrapped`: its keys are in no namespace.
+    """
+
+    def __init__(
+        self,
+        binder: Binder,
+        max_timeout: int | None,
+        on_invalidated: OnInvalidated,
+    ) -> None:
+        vars(self).update(
+            _binder=binder, _max_timeout=max_timeout, _on_invalidated=on_invalidated
+        )
+
+    # The namespace.
+
+    @property
+    def wrapped(self) -> Any:
+        """The bare client, outside any namespace. No round trip."""
+        return self._binder.client()
+
+    @property
+    def counter(self) -> Counter:
+        """The counter of the namespace. No round trip."""
+        counter: Counter = self._binder.counter()
+        return counter
+
+    def current_generation(self) -> int:
+        """Return the generation on the server: one round trip.
+
+        Raises NamespaceUnavailable if there is none to be had.
+        """
+        generation: int = self._binder.binding().ask_counter(Counter.current)
+        return generation
+
+    def pinned_generation(self) -> PinnedGeneration:
+        """Make a block in which this context keeps to one generation."""
+        return PinnedGeneration(self._pin)
+
+    def _pin(self) -> Pin:
+        return Pin(self.counter, self.current_generation())
+
+    def invalidate(self) -> int:
+        """Start a new generation and return it: one round trip.
+
+        Raises NamespaceUnavailable unless a server acknowledged it.
+        """
+        generation: int = self._binder.binding().ask_counter(Counter.invalidate)
+        namespace = self.counter.namespace
+        events.note("invalidated", "Namespace %r: now %d", namespace, generation)
+        self._on_invalidated(self, namespace, generation)
+        return generation
+
+    def flush_all(self) -> bool:
+        """Invalidate this namespace and nothing else. Return True, as clients do.
+
+        It takes no delay: an invalidation cannot be put off.
+        """
+        self.invalidate()
+        return True
+
+    # The commands, one method for each shape.
+
+    def _get(self, command: Command, key: Key, default: Any = None) -> Any:
+        return self._run(Get(command, key, default))
+
+    def _one_key(self, command: Command, key: Key, *args: Any, **kwargs: Any) -> Any:
+        if self._max_timeout is not None:
+            args = capped_arguments(command, args, kwargs, self._max_timeout)
+        kind = Gets if command.name == "gets" else OneKey
+        return self._run(kind(command, key, args, kwargs))
+
+    def _many_keys(self, command: Command, *args: Any, **kwargs: Any) -> Any:
+        arguments = Arguments(command, args, kwargs)
+        if command.effect is Effect.READS:
+            return self._get_many(command, arguments)
+        rest = arguments.args
+        if self._max_timeout is not None:
+            rest = capped_arguments(command, rest, arguments.kwargs, self._max_timeout)
+        if not arguments.callers_keys:
+            method = getattr(self.wrapped, command.name)
+            return method(arguments.with_keys([]), *rest, **arguments.kwargs)
+        return self._run(ManyKeys(command, arguments, rest))
+
+    def _get_many(self, command: Command, arguments: Arguments) -> Any:
+        if arguments.args or arguments.kwargs:
+            raise TypeError(
+                f"{command.name}() got more than keys: {arguments.args} "
+                f"{arguments.kwargs}"
+            )
+        if not arguments.callers_keys:
+            return {}
+        if arguments.gets:
+            command = adapter_of(self.wrapped).commands["gets_many"]
+        return self._run(GetMany(command, arguments))
+
+    def _clone(self, _: Command) -> NamespacedClient:
+        """Return a clone of the real client in the same namespace (pylibmc)."""
+        return NamespacedClient(
+            CloneBinder(self._binder), self._max_timeout, self._on_invalidated
+        )
+
+    def _disconnect(self, command: Command) -> Any:
+        """Close the connection to the counter server as well."""
+        binding = self._binder.binding()
+        if binding.counter_client is not binding.client:
+            getattr(binding.counter_client, command.name)()
+        return getattr(binding.client, command.name)()
+
+    def _run(self, operation: Operation) -> Any:
+        return operation.run(self._binder.binding())
+
+    # Item access.
+
+    def __getitem__(self, key: Key) -> Any:
+        return self._item(operator.getitem, key)
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        if self._max_timeout is not None:
+            self.set(key, value)  # which can say when the item expires
+        else:
+            self._item(operator.setitem, key, value)
+
+    def __delitem__(self, key: Key) -> None:
+        self._item(operator.delitem, key)
+
+    def __contains__(self, key: Key) -> bool:
+        return bool(self._item(operator.contains, key))
+
+    def _item(self, access: Callable[..., Any], key: Key, *values: Any) -> Any:
+        try:
+            return self._run(Item(access, key, *values))
+        except KeyError:
+            raise KeyError(key) from None
+
+    # Attributes: the real client has them, or has not.
+
+    def __getattr__(self, name: str) -> Any:
+        binder = vars(self).get("_binder")
+        if binder is None:  # asked by copy or pickle before there is an instance
+            raise AttributeError(name)
+        client = binder.client()
+        adapter = adapter_of(client)  # refuses a client of another library
+        real = getattr(client, name)
+        command = adapter.commands.get(name)
+        if command is None:
+            if _is_data(real):
+                return real
+            raise _refused(
+                client, name, "this package does not know where it takes its keys"
+            )
+        if command.shape is Shape.NO_KEY:
+            return real
+        if command.shape is Shape.REFUSED:
+            raise _refused(client, name, command.reason)
+        method = self._get if name == "get" else getattr(self, _METHODS[command.shape])
+        namespaced = partial(method, command)
+        vars(self)[name] = namespaced  # so that it is not looked up again
+        return namespaced
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self) or not _is_data(getattr(self.wrapped, name, None)):
+            vars(self)[name] = value
+        else:
+            setattr(self.wrapped, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in vars(self):
+            del vars(self)[name]
+        else:
+            delattr(self.wrapped, name)
+
+    def __dir__(self) -> Iterable[str]:
+        return {*super().__dir__(), *dir(self.wrapped)}
+
+    def __repr__(self) -> str:
+        return f"<NamespacedClient {self.counter.namespace} of {self.wrapped!r}>"
+
+
+_METHODS: Mapping[Shape, str] = {
+    Shape.ONE_KEY: "_one_key",
+    Shape.MANY_KEYS: "_many_keys",
+    Shape.MAPPING: "_many_keys",
+    Shape.CLONE: "_clone",
+    Shape.DISCONNECT: "_disconnect",
+}
+
+
+def _is_data(attribute: object) -> bool:
+    """Tell whether a client's attribute cannot take a key.
+
+    Functions, partials and other objects that can be called may take one; classes,
+    such as pymemcache's `client_class`, do not.
+    """
+    return not callable(attribute) or isinstance(attribute, type)
+
+
+def _refused(client: object, name: str, reason: str) -> CommandRefusedError:
+    return CommandRefusedError(
+        f"{type(client).__name__}.{name}() cannot be namespaced: {reason}. The bare "
+        f"client, outside any namespace, is `cache._cache.wrapped`."
+    )

@@ -1,0 +1,321 @@
+"""Operations: one command, carried out in one generation and validated.
+
+An operation uses the latest generation that this process has seen, and reads the
+counter: while the command is carried out where that is possible, else after it. If the
+counter has moved, the operation is repeated. What it did is invisible, because it
+happened in a dead generation. If the generation is pinned, or may be trusted for some
+seconds, the counter is not read.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from namespaced_cache.adapters.arguments import Arguments
+from namespaced_cache.adapters.commands import (
+    CALLERS_KEYS,
+    Command,
+)
+from namespaced_cache.adapters.counter_read import ABSENT, CounterRead
+from namespaced_cache.core.binding import Binding
+from namespaced_cache.keys import GenerationKeys, Key
+
+#: How often an operation is repeated before it fails. Each time means that another
+#: process invalidated the namespace within the few microseconds between.
+MAX_ATTEMPTS = 100
+
+#: After so many attempts, it waits a moment before each, up to so many seconds.
+_ATTEMPTS_AT_ONCE = 10
+_MAX_PAUSE = 0.002
+
+_REPEAT = object()
+
+#: Stands for "the client's answer", for operations whose answer a missing counter does
+#: not decide.
+_CLIENTS = object()
+
+
+class Operation:
+    """One command, carried out in one generation and validated."""
+
+    __slots__ = ("command",)
+
+    #: What `is_outage` is told of; item access has no command.
+    command: Command | None
+
+    def carry_out(
+        self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
+    ) -> Any:
+        """Carry out the command with wire keys, and return the caller's answer.
+
+        `read` is the counter read of this attempt; None where the generation is
+        trusted. A command that fetches the counter itself sets its value.
+        """
+        raise NotImplementedError
+
+    def outage_default(self) -> Any:
+        """Return the answer while the client hides that a server is down."""
+        raise NotImplementedError
+
+    def missing(self) -> Any:
+        """Return the answer where there is no counter, and so nothing to find."""
+        return _CLIENTS
+
+    def run(self, binding: Binding) -> Any:
+        """Carry the command out until the counter has not moved meanwhile.
+
+        One round trip if the counter is read while the command is carried out, or not
+        at all; else two. As many again for each repetition. Raises
+        NamespaceUnavailable after MAX_ATTEMPTS.
+        """
+        counter = binding.counter
+        try:
+            for attempt in range(MAX_ATTEMPTS):
+                if attempt >= _ATTEMPTS_AT_ONCE:
+                    time.sleep(random.uniform(0, _MAX_PAUSE))  # noqa: S311  # no secret
+                generation = counter.trusted(binding.max_staleness)
+                if generation is None:
+                    answer = self._validated(binding)
+                else:
+                    answer = self._trusting(binding, generation)
+                if answer is not _REPEAT:
+                    return answer
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, a test's time limit
+            binding.abandon()
+            raise
+        raise counter.unavailable(
+            f"invalidated {MAX_ATTEMPTS} times within one operation"
+        )
+
+    def _trusting(self, binding: Binding, generation: int) -> Any:
+        """Carry out in a generation that needs no validation while it is trusted."""
+        counter, max_staleness = binding.counter, binding.max_staleness
+        try:
+            answer = self.carry_out(binding, binding.keys(generation), None)
+        except Exception:
+            if counter.is_trusted(generation, max_staleness):
+                raise
+            return _REPEAT
+        return answer if counter.is_trusted(generation, max_staleness) else _REPEAT
+
+    def _validated(self, binding: Binding) -> Any:
+        """Carry out in the latest generation, and repeat if the counter has moved."""
+        counter = binding.counter
+        read = counter.begin_read() if counter.latest else None
+        generation = read.floor if read else counter.read(binding.counter_client)
+        if generation is None:
+            return self.outage_default()
+        answer, error = None, None
+        try:
+            answer = self._carry_out_reading(binding, generation, read)
+        except Exception as raised:
+            if binding.adapter.is_outage(raised, self.command):
+                raise
+            # It may come from a dead generation, or from the counter itself.
+            error = raised
+        if read and read.value is ABSENT:
+            missing = self.missing()
+            if missing is not _CLIENTS:
+                return missing  # the next operation that stores will seed the counter
+        # Another thread may have started a newer generation since.
+        if read:
+            latest = counter.latest_after(binding.counter_client, read)
+        else:
+            latest = counter.latest
+        if latest not in (generation, None):
+            return _REPEAT
+        if error is not None:
+            raise error
+        return self.outage_default() if latest is None else answer
+
+    def _carry_out_reading(
+        self, binding: Binding, generation: int, read: CounterRead | None
+    ) -> Any:
+        """Carry out, and read the counter meanwhile where that is possible."""
+        keys = binding.keys(generation)
+        reader = binding.counter_reader
+        if reader is None or read is None:
+            return self.carry_out(binding, keys, read)
+        reader.begin(read)
+        try:
+            return self.carry_out(binding, keys, read)
+        finally:
+            reader.end()
+
+
+class Get(Operation):
+    """`get`, which can fetch the counter as one more key."""
+
+    __slots__ = ("default", "key")
+
+    def __init__(self, command: Command, key: Key, default: Any) -> None:
+        self.command: Command = command
+        self.key = key
+        self.default = default
+
+    def carry_out(
+        self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
+    ) -> Any:
+        """Get the value, or the default."""
+        wire_key = keys.wire_key(self.key)
+        if read is None or not binding.fetches_counter:
+            return binding.adapter.call(
+                binding.client, self.command, self.default, wire_key, self.default
+            )
+        return _fetch(binding, [wire_key], read).get(wire_key, self.default)
+
+    def outage_default(self) -> Any:
+        """Return the caller's default."""
+        return self.default
+
+    missing = outage_default
+
+
+class OneKey(Operation):
+    """Any other command for one key."""
+
+    __slots__ = ("args", "key", "kwargs")
+
+    def __init__(
+        self, command: Command, key: Key, args: Any, kwargs: dict[str, Any]
+    ) -> None:
+        self.command: Command = command
+        self.key = key
+        self.args = args
+        self.kwargs = kwargs
+
+    def carry_out(
+        self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
+    ) -> Any:
+        """Call the command with the wire key."""
+        command = self.command
+        return binding.adapter.call(
+            binding.client,
+            command,
+            command.outage_default,
+            keys.wire_key(self.key),
+            *self.args,
+            **self.kwargs,
+        )
+
+    def outage_default(self) -> Any:
+        """Return what the command's line in the table says."""
+        return self.command.outage_default
+
+
+class Gets(OneKey):
+    """pymemcache's `gets`, whose defaults are the caller's."""
+
+    __slots__ = ()
+
+    def missing(self) -> Any:
+        """Return what the client answers if there is no such key."""
+        return _gets_defaults(*self.args, **self.kwargs)
+
+
+class GetMany(Operation):
+    """A command that reads many keys, and can fetch the counter as one more."""
+
+    __slots__ = ("arguments",)
+
+    def __init__(self, command: Command, arguments: Arguments) -> None:
+        self.command: Command = command
+        self.arguments = arguments
+
+    def carry_out(
+        self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
+    ) -> Any:
+        """Get what there is, under the keys as the caller spelled them."""
+        callers_keys = self.arguments.callers_keys
+        wire_keys = keys.wire_keys(self.arguments.keys)
+        # Only get_many returns plain values, as the counter is read.
+        is_plain = not self.command.name.startswith("gets_")
+        if is_plain and read is not None and binding.fetches_counter:
+            found = _fetch(binding, wire_keys, read)
+        else:
+            found = binding.adapter.call(binding.client, self.command, {}, wire_keys)
+        spelled = dict(zip(wire_keys, callers_keys, strict=True))
+        return {spelled[wire_key]: value for wire_key, value in found.items()}
+
+    def outage_default(self) -> Any:
+        """Return nothing found."""
+        return {}
+
+    missing = outage_default
+
+
+class ManyKeys(Operation):
+    """A command that stores, changes or deletes many keys."""
+
+    __slots__ = ("arguments", "rest")
+
+    def __init__(self, command: Command, arguments: Arguments, rest: Any) -> None:
+        self.command: Command = command
+        self.arguments = arguments
+        self.rest = rest
+
+    def carry_out(
+        self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
+    ) -> Any:
+        """Call the command; keys that it returns are the caller's again."""
+        arguments = self.arguments
+        wire_keys = keys.wire_keys(arguments.keys)
+        answer = binding.adapter.call(
+            binding.client,
+            self.command,
+            self._outage_default(wire_keys),
+            arguments.with_keys(wire_keys),
+            *self.rest,
+            **arguments.kwargs,
+        )
+        if not answer or answer is True:
+            return answer
+        spelled = dict(zip(wire_keys, arguments.callers_keys, strict=True))
+        return [spelled[failed] for failed in answer]
+
+    def outage_default(self) -> Any:
+        """Return all keys, as failed, or what the command's line in the table says."""
+        return self._outage_default(self.arguments.callers_keys)
+
+    def _outage_default(self, keys: list[Key]) -> Any:
+        default = self.command.outage_default
+        return keys if default is CALLERS_KEYS else default
+
+
+class Item(Operation):
+    """Item access, such as `client[key]` (pylibmc)."""
+
+    __slots__ = ("access", "key", "values")
+
+    def __init__(self, access: Callable[..., Any], key: Key, *values: Any) -> None:
+        self.command = None
+        self.access = access
+        self.key = key
+        self.values = values
+
+    def carry_out(
+        self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
+    ) -> Any:
+        """Access the item under the wire key."""
+        return self.access(binding.client, keys.wire_key(self.key), *self.values)
+
+    def outage_default(self) -> Any:
+        """Return nothing."""
+        return None
+
+
+def _fetch(binding: Binding, wire_keys: list[Key], read: CounterRead) -> dict[Key, Any]:
+    """Fetch items and the counter together, and give the read its value."""
+    counter_key: Key = binding.counter.key
+    found: dict[Key, Any] = binding.client.get_multi([counter_key, *wire_keys])
+    read.value = found.pop(counter_key, ABSENT)
+    return found
+
+
+def _gets_defaults(default: Any = None, cas_default: Any = None) -> tuple[Any, Any]:
+    return default, cas_default

@@ -1,0 +1,56 @@
+"""Isolation for test classes that neither our runner nor the pytest plugin runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from namespaced_cache.test import isolation
+from namespaced_cache.test.isolation import Isolation, begin_test
+from namespaced_cache.test.scopes import scope_of
+
+_REMEDY = (
+    "Add to the settings: "
+    'TEST_RUNNER = "namespaced_cache.test.NamespacedDiscoverRunner"'
+)
+
+
+class NamespacedCacheMixin:
+    """Gives each test of a class, or the class as a whole, an empty cache.
+
+    It is a base before the test case's class. The class's `cache_isolation` says when
+    the namespaces are invalidated. "function", the default: before each test. "class":
+    before the class is set up, so that what `setUpClass()` and `setUpTestData()` cache
+    stays for its tests. "off": never. One round trip for each namespace. The settings
+    must namespace the aliases.
+
+    If our runner or the pytest plugin runs the tests, it isolates these classes too,
+    by the same attribute.
+    """
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Invalidate the namespaces before the class is set up."""
+        isolated = _isolation_of_mixins()
+        if isolated and scope_of(cls) != "off":
+            isolated.invalidate()
+        super().setUpClass()  # type: ignore[misc]  # the test case's
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Invalidate the namespaces before the test."""
+        # Not in setUp(): Django loads fixtures before that.
+        isolated = _isolation_of_mixins()
+        if isolated and scope_of(type(self)) == "function":
+            begin_test(self, isolated)
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]  # as above
+
+
+_shared: Isolation | None = None
+
+
+def _isolation_of_mixins() -> Isolation | None:
+    """Return the isolation that mixins share; None if a runner or plugin isolates."""
+    global _shared
+    if isolation.current() is None:
+        _shared = Isolation(wrap=False, remedy=_REMEDY)
+        _shared.start()
+    return _shared if isolation.current() is _shared else None

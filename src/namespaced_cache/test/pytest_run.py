@@ -1,0 +1,137 @@
+"""The isolation of a pytest run: when the hooks of the plugin invalidate.
+
+Imports nothing from Django before settings are configured, unless the ini option
+`cache_namespace_wrap` is on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter as Tally
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from namespaced_cache.test import scopes
+
+if TYPE_CHECKING:
+    from namespaced_cache.test.isolation import Isolation
+
+_REMEDY = "Add to pytest's ini options: cache_namespace_wrap = true"
+
+
+class Run:
+    """The isolation of one pytest run in this process.
+
+    `invalidations` counts as Isolation's does.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.invalidations: Tally[str] = Tally()
+        self._wrap: bool = config.getini("cache_namespace_wrap")
+        self._scope = _checked(
+            config.getini("cache_isolation"), "The ini option cache_isolation"
+        )
+        self._isolation: Isolation | None = None
+        #: The current class, and the classes that it is defined in.
+        self._classes: list[Any] = []
+        #: Whether the current test has not set up a fixture of its own yet.
+        self._is_in_wider_set_up = False
+        #: Whether a fixture of a wider scope was set up since the test began.
+        self._is_wider_set_up = False
+        if self._wrap:
+            self._start()
+
+    def begin_test(self, item: pytest.Item) -> None:
+        """Invalidate, before anything is set up for this test."""
+        scope, node = self._scope_of(item)
+        is_first = node not in self._classes
+        self._classes = [n for n in item.listchain() if isinstance(n, pytest.Class)]
+        self._is_wider_set_up = False
+        self._is_in_wider_set_up = scope == "function"
+        if scope == "function" or (scope == "class" and is_first):
+            self._invalidate()
+        elif scope == "off" and self._isolation is not None:
+            self._isolation.suspend()
+
+    def begin_fixture(self, scope: str) -> None:
+        """Note that a fixture of this scope is about to be set up."""
+        # In a test without a class, fixtures of the class's scope are the test's own.
+        if scope == "function" or (scope == "class" and not self._classes):
+            self.begin_own_set_up()
+        else:
+            self._is_wider_set_up = True
+
+    def begin_own_set_up(self) -> None:
+        """Invalidate after fixtures of a wider scope, before the test's own.
+
+        So that the first test of a class finds what the others find.
+        """
+        if self._is_in_wider_set_up and self._is_wider_set_up:
+            self._invalidate()
+        # A fixture of a wider scope that is set up later is requested by the test.
+        self._is_in_wider_set_up = False
+
+    def end(self) -> None:
+        """Stop the isolation."""
+        if self._isolation is not None:
+            self._isolation.stop()
+            self._isolation = None
+
+    def _scope_of(self, item: pytest.Item) -> tuple[str, Any]:
+        """Return a test's scope, and the class that "class" means.
+
+        The scope that is set closest to the test counts; the ini option comes last. If
+        it is set on a class, "class" means that one, else the outermost. A function
+        outside of a class counts as a class of its own.
+        """
+        scope = self._scope
+        chain = item.listchain()
+        test_class = next((n for n in chain if isinstance(n, pytest.Class)), None)
+        for node in reversed(chain):
+            own_scope = _scope_set_on(node)
+            if own_scope is not None:
+                scope = own_scope
+                test_class = node if isinstance(node, pytest.Class) else test_class
+                break
+        if scope == "class" and test_class is None:
+            scope = "function"
+        return scope, test_class
+
+    def _start(self) -> Isolation:
+        if self._isolation is None:
+            # Not at the top: it imports Django, which a project may not have.
+            from namespaced_cache.test.isolation import Isolation  # noqa: PLC0415
+
+            self._isolation = Isolation(wrap=self._wrap, remedy=_REMEDY)
+            self._isolation.invalidations = self.invalidations
+            self._isolation.start()
+        return self._isolation
+
+    def _invalidate(self) -> None:
+        django_conf = sys.modules.get("django.conf")
+        if django_conf is not None and django_conf.settings.configured:
+            self._start().invalidate()
+
+
+def _scope_set_on(node: Any) -> str | None:
+    """Return the scope that is set on this module, class or test, or None."""
+    for marker in node.own_markers:
+        if marker.name == "cache_isolation":
+            given = (*marker.args, *marker.kwargs.values())
+            return _checked(
+                given[0] if len(given) == 1 else given,
+                f"The marker cache_isolation of {node.nodeid}",
+            )
+    if isinstance(node, pytest.Class):
+        scope = getattr(node.obj, "cache_isolation", None)
+        if scope is not None:
+            return _checked(scope, f"{node.nodeid}.cache_isolation")
+    return None
+
+
+def _checked(scope: object, source: str) -> str:
+    try:
+        return scopes.checked(scope, source)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None

@@ -1,0 +1,128 @@
+"""Isolation for Django's test runner: it isolates every test, of any class."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+from unittest import util
+
+from django.core.exceptions import ImproperlyConfigured
+from django.test import runner
+
+from namespaced_cache.test import isolation
+from namespaced_cache.test.isolation import Isolation, begin_test
+from namespaced_cache.test.scopes import scope_of
+
+
+class NamespacedTestSuite(unittest.TestSuite):
+    """A suite that isolates its tests, each by the scope of its class.
+
+    Unless the scope is "off", the namespaces are also invalidated before a class, or
+    the module that it is the first of, is set up.
+    """
+
+    # Before each test unittest calls these two in this order. They are private, and as
+    # old as its class fixtures; no public hook runs between those and the test.
+
+    def _handleModuleFixture(self, test: Any, result: Any) -> None:  # noqa: N802
+        test_class = type(test)
+        self._new_class = (
+            test_class if result._previousTestClass is not test_class else None
+        )
+        self._error: Exception | None = None
+        if self._get_previous_module(result) in (None, test_class.__module__):  # type: ignore[attr-defined]
+            self._begin_class()
+        super()._handleModuleFixture(test, result)  # type: ignore[misc]
+
+    def _handleModuleTearDown(self, result: Any) -> None:  # noqa: N802
+        # unittest calls it from the method above as well, before it sets up a module.
+        super()._handleModuleTearDown(result)  # type: ignore[misc]
+        self._begin_class()
+
+    def _begin_class(self) -> None:
+        """Invalidate the namespaces if a class is about to begin."""
+        test_class, self._new_class = self._new_class, None
+        if test_class is None:
+            return
+        try:
+            if scope_of(test_class) == "off":
+                _active().suspend()
+            else:
+                _active().invalidate()
+        except Exception as error:  # noqa: BLE001  # reported as the class's
+            self._error = error
+
+    def _handleClassSetUp(self, test: Any, result: Any) -> None:  # noqa: N802
+        if self._error is not None:
+            self._fail_class(type(test), result, self._error)
+            return
+        super()._handleClassSetUp(test, result)  # type: ignore[misc]
+        if scope_of(type(test)) == "function":
+            begin_test(test, _active())
+
+    def _fail_class(self, test_class: Any, result: Any, error: Exception) -> None:
+        """Report it as an error of setUpClass(), and run no test of the class."""
+        test_class._classSetupFailed = True
+        try:
+            raise error  # unittest formats the exception that is being handled
+        except type(error):
+            self._createClassOrModuleLevelException(  # type: ignore[attr-defined]
+                result, error, "setUpClass", util.strclass(test_class)
+            )
+
+
+def _active() -> Isolation:
+    isolated = isolation.current()
+    if isolated is None:
+        raise RuntimeError("A NamespacedTestSuite is run by a NamespacedRunnerMixin.")
+    return isolated
+
+
+def _begin_process(*_: Any) -> None:
+    """Isolate a worker that was not forked, before Django is set up in it."""
+    Isolation(wrap=True).start()
+
+
+class NamespacedParallelTestSuite(runner.ParallelTestSuite):
+    """A suite whose workers have a namespace each."""
+
+    process_setup = _begin_process
+
+
+class NamespacedRunnerMixin:
+    """Isolates every test that a runner runs. It is a base before the runner's class.
+
+    Every memcached alias is wrapped for the run, as `namespaced_cache.namespaced()`
+    wraps it; `settings.CACHES` stays as it is. The namespaces are invalidated before
+    each class and each test, or by the class's `cache_isolation` ("function", "class",
+    "off"). A runner that has suites of its own derives them from NamespacedTestSuite
+    and NamespacedParallelTestSuite; any other suite raises ImproperlyConfigured.
+    """
+
+    test_suite = NamespacedTestSuite
+    parallel_test_suite = NamespacedParallelTestSuite
+
+    def setup_test_environment(self, **kwargs: Any) -> None:
+        """Start the isolation."""
+        super().setup_test_environment(**kwargs)  # type: ignore[misc]  # the runner's
+        self._isolation = Isolation(wrap=True)
+        self._isolation.start()
+
+    def run_suite(self, suite: Any, **kwargs: Any) -> Any:
+        """Run a suite that isolates its tests, and refuse any other."""
+        if not isinstance(suite, (NamespacedTestSuite, NamespacedParallelTestSuite)):
+            raise ImproperlyConfigured(
+                f"The runner's suite is a {type(suite).__qualname__}: derive it from "
+                f"namespaced_cache.test.NamespacedTestSuite, or the parallel one from "
+                f"NamespacedParallelTestSuite, or its tests are not isolated."
+            )
+        return super().run_suite(suite, **kwargs)  # type: ignore[misc]  # as above
+
+    def teardown_test_environment(self, **kwargs: Any) -> None:
+        """Stop the isolation."""
+        self._isolation.stop()
+        super().teardown_test_environment(**kwargs)  # type: ignore[misc]  # as above
+
+
+class NamespacedDiscoverRunner(NamespacedRunnerMixin, runner.DiscoverRunner):  # type: ignore[misc]
+    """Django's runner with every test isolated: see NamespacedRunnerMixin."""

@@ -1,0 +1,76 @@
+"""Wraps the memcached aliases of a CACHES setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.cache.backends.memcached import BaseMemcachedCache
+from django.core.exceptions import ImproperlyConfigured
+
+from namespaced_cache.backend import NamespacedCache
+from namespaced_cache.core import identity
+from namespaced_cache.core import options as alias_options
+
+#: What BACKEND is set to.
+BACKEND = "namespaced_cache.NamespacedCache"
+
+
+def namespaced(
+    caches_setting: Mapping[str, Mapping[str, Any]], **options: Any
+) -> dict[str, dict[str, Any]]:
+    """Return a copy of CACHES in which every memcached alias is wrapped.
+
+    `options` are added to the OPTIONS of each alias that is wrapped, for example
+    `NAMESPACE="shop-tests"`. Aliases on other backends, and aliases that are namespaced
+    already, are copied unchanged. Call it in a settings module. No round trip.
+
+    Raises InvalidCacheBackendError for a BACKEND that cannot be imported and
+    ImproperlyConfigured for an option that is unknown or has an invalid value.
+    """
+    if options.get("NAMESPACE") is None:
+        identity.run()  # named now, for child processes that are started next
+    return {
+        alias: wrapped_setting(alias, setting, options)
+        for alias, setting in caches_setting.items()
+    }
+
+
+def wrapped_setting(
+    alias: str, setting: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a copy of one alias's setting, wrapped: see `namespaced()`."""
+    copied: dict[str, Any] = _copied(setting)
+    backend = backend_class(alias, copied)
+    if issubclass(backend, BaseMemcachedCache) and not issubclass(
+        backend, NamespacedCache
+    ):
+        theirs = copied.get("OPTIONS") or {}
+        ours = {"WRAPPED_BACKEND": copied["BACKEND"], **options}
+        copied |= {"BACKEND": BACKEND, "OPTIONS": {**theirs, **ours}}
+        try:
+            alias_options.read(copied, wrapper=NamespacedCache)
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(f"CACHES[{alias!r}]: {error}") from None
+    return copied
+
+
+def backend_class(alias: str, setting: Mapping[str, Any]) -> type:
+    """Import the class that an alias's BACKEND names.
+
+    Raises InvalidCacheBackendError for one that cannot be imported.
+    """
+    return alias_options.import_backend(
+        f"CACHES[{alias!r}]['BACKEND']",
+        setting.get("BACKEND"),
+        "it takes the dotted path of a backend.",
+    )
+
+
+def _copied(value: Any) -> Any:
+    # Not deepcopy(): a serializer or a socket module must stay the same object.
+    if isinstance(value, Mapping):
+        return {name: _copied(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_copied(member) for member in value]
+    return value
