@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import secrets
 
-import django
 import pytest
-from django.conf import settings
 from django.core.cache.backends.base import BaseCache
-from django.utils.module_loading import import_string
-from round_trips import CountingProxy
-from servers import Memcached, Twemproxy
 
 from namespaced_cache import identity
+from tests.support import django_settings
+from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.round_trips import CountingProxy
+from tests.support.servers import Memcached, Twemproxy
 
-pytest.register_assert_rewrite("side_by_side")
+# Helpers that assert; the tests import them later.
+pytest.register_assert_rewrite("tests.support.side_by_side")
 
 # A project that the tests run, with a pytest of its own; and tests that need tools, for
 # which they are asked by name: `make instrumentation`.
-collect_ignore = ["isolated_project", "instrumentation"]
-
-BACKENDS = {
-    "pymemcache": "django.core.cache.backends.memcached.PyMemcacheCache",
-    "pylibmc": "django.core.cache.backends.memcached.PyLibMCCache",
-}
+collect_ignore = ["integration/isolated_project", "tools"]
 
 
 def pytest_configure() -> None:
-    sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-    settings.configure(USE_TZ=True, DATABASES={"default": sqlite})
-    django.setup()
+    django_settings.configure()
 
 
 @pytest.fixture(autouse=True)
@@ -109,19 +102,6 @@ def client(request) -> str:
 def backend(client) -> str:
     """The dotted path of Django's own backend for `client`."""
     return BACKENDS[client]
-
-
-def bare_cache(backend: str, location, **params) -> BaseCache:
-    """Build Django's own backend."""
-    return import_string(backend)(location, params)
-
-
-def our_cache(backend: str, location, *, OPTIONS=None, **params) -> BaseCache:
-    """Build NamespacedCache around Django's own backend."""
-    from namespaced_cache import NamespacedCache
-
-    ours = {"WRAPPED_BACKEND": backend, **(OPTIONS or {})}
-    return NamespacedCache(location, {**params, "OPTIONS": ours})
 
 
 @pytest.fixture
