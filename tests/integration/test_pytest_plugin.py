@@ -543,7 +543,7 @@ def test_a_server_that_is_reached_at_last_is_isolated(project, start):
         f"""
         import pytest, time
         from django.core.cache import cache
-        from servers import Memcached
+        from tests.support.servers import Memcached
 
         @pytest.fixture(scope="module")
         def server():
