@@ -7,22 +7,27 @@ milliseconds, and not a start of Django for each.
 from __future__ import annotations
 
 import ast
+import asyncio  # noqa: F401  # for the code that they are told
 import contextlib
-import importlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor  # noqa: F401  # the same
 
 from django.core.cache import cache as default_cache
 from django.core.cache import caches
-from django.test import override_settings
+from django.test import override_settings, runner  # noqa: F401  # the same
 
 from tests.support import django_settings
+from tests.support.uses import outcome  # noqa: F401  # the same
 
 #: Seconds after which what hangs is a failure.
 LIMIT = 20
+
+#: What a process is told to do first after something has happened to the counter.
+FIRST_ACTS = ["cache.get('k')", "cache.invalidate_namespace()", "cache.set('l', 1)"]
 
 
 class Process:
@@ -55,12 +60,12 @@ class Process:
 
 
 @contextlib.contextmanager
-def begun(module: str):
-    """Give the door through which processes come that know a module's names."""
+def begun():
+    """Give the door through which processes come that know this module's names."""
     ours, theirs = socket.socketpair()
     with theirs:
         parent = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno()), module],
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
@@ -96,7 +101,7 @@ def obey(connection: socket.socket, names: dict) -> None:
             print(repr(answer), file=lines, flush=True)
 
 
-# What they may be told besides what their module has.
+# What they may be told besides what this module imports.
 
 
 def use(backend, location, options) -> None:
@@ -138,6 +143,5 @@ def namespaced_alias(backend, location, options) -> dict:
 
 if __name__ == "__main__":
     django_settings.configure()
-    told = vars(importlib.import_module(sys.argv[2]))
     with socket.socket(fileno=int(sys.argv[1])) as way_in:
-        serve(way_in, {**globals(), **told, "cache": default_cache})
+        serve(way_in, {**globals(), "cache": default_cache})

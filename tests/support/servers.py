@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,11 +14,27 @@ from pathlib import Path
 
 START_SECONDS = 10
 
+#: No server takes as long to answer.
+ANSWER_SECONDS = 20
+
 
 def _listens(path: Path) -> bool:
     """Tell whether somebody takes connections at a socket; it is there before."""
     with socket.socket(socket.AF_UNIX) as connection:
         return connection.connect_ex(str(path)) == 0
+
+
+def ask(server: Memcached, request: bytes) -> bytes:
+    """Return what a memcached answers to a request in its text protocol."""
+    address = ("127.0.0.1", server.port)
+    with socket.create_connection(address, ANSWER_SECONDS) as connection:
+        connection.sendall(request + b"\r\n")
+        return connection.recv(65536)
+
+
+def stat(server: Memcached, name: str) -> int:
+    """Return one of the numbers that a memcached counts."""
+    return int(re.search(f"STAT {name} ([0-9]+)".encode(), ask(server, b"stats"))[1])
 
 
 class Memcached:

@@ -10,6 +10,7 @@ from operator import methodcaller
 import pytest
 
 from namespaced_cache.generation import Counter
+from namespaced_cache.keys import GenerationKeys
 from namespaced_cache.route import Route
 
 #: Ways in which a cache forgets its namespace.
@@ -44,6 +45,27 @@ EACH_WAY_TO_FORGET = pytest.mark.parametrize(
 )
 EACH_WRITE = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 EACH_READ = pytest.mark.parametrize("read", READS.values(), ids=READS)
+
+#: Keys that three servers share among them.
+MANY = [f"k{number}" for number in range(50)]
+
+
+def item(namespace: str, generation: int, key: str = "k") -> str:
+    """Return what a server knows a key of Django's by."""
+    return GenerationKeys(namespace, generation).name(f":1:{key}")
+
+
+def outcome(act):
+    """Return what `act()` answers, or say what it raises."""
+    try:
+        return act()
+    except Exception as error:  # noqa: BLE001  # it is compared
+        return f"raises {type(error).__name__}"
+
+
+def is_nothing(found) -> bool:
+    """Tell whether an outcome is an error, or a value that means a miss."""
+    return not found or str(found).startswith("raises ")
 
 
 class Clock:
