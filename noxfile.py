@@ -1,7 +1,7 @@
 """The tests on all that is supported, and on what is published: see CONTRIBUTING.md.
 
 `nox` alone, which is `make test-all`, runs every supported pair of Django and Python.
-What follows `--` goes to pytest: `nox -s wheel -- tests/test_backend.py`.
+What follows `--` goes to pytest: `nox -s wheel -- tests/unit/test_backend.py`.
 """
 
 import json
@@ -57,7 +57,7 @@ def instrumentation(session: nox.Session) -> None:
         ".[pymemcache,pylibmc]", "django~=5.2.0", "--group", "instrumentation"
     )
     # ddtrace's own plugin is for who wants his tests watched.
-    session.run("pytest", "-p", "no:ddtrace", "tests/instrumentation", *session.posargs)
+    session.run("pytest", "-p", "no:ddtrace", "tests/tools", *session.posargs)
 
 
 @nox.session(python="3.11")
@@ -86,7 +86,7 @@ def pyright(session: nox.Session) -> None:
     session.install(".", "--group", "lint", "pyright")
     # Away from `src`, where types are inferred that an installed package has to state.
     with TemporaryDirectory() as folder:
-        shutil.copy(ROOT / "tests" / "typed_use.py", folder)
+        shutil.copy(ROOT / "tests" / "unit" / "typed_use.py", folder)
         settings = {
             "typeCheckingMode": "strict",
             "enableTypeIgnoreComments": False,  # those are mypy's

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 # Behind the benchmarks' own folder, whose modules come first.
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(1, str(Path(__file__).parents[1]))
 
-from projects import RUNNER, Project
-from round_trips import CountingProxy
-from servers import Memcached
+from tests.support.projects import RUNNER, Project
+from tests.support.round_trips import CountingProxy
+from tests.support.servers import Memcached
 
 __all__ = ["RUNNER", "CountingProxy", "Memcached", "Project"]

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 
-import django
 import pytest
-from django.conf import settings
 from django.core.cache.backends.base import BaseCache
-from django.utils.module_loading import import_string
-from round_trips import CountingProxy
-from servers import Memcached, Twemproxy
 
 from namespaced_cache import identity
+from tests.support import django_settings
+from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.other_processes import LIMIT, Process, begun
+from tests.support.round_trips import CountingProxy
+from tests.support.servers import Memcached, Twemproxy
+from tests.support.uses import outcome
+from tests.support.wires import Wire
 
-pytest.register_assert_rewrite("side_by_side")
+# Helpers that assert; the tests import them later.
+pytest.register_assert_rewrite("tests.support.side_by_side")
 
 # A project that the tests run, with a pytest of its own; and tests that need tools, for
 # which they are asked by name: `make instrumentation`.
-collect_ignore = ["isolated_project", "instrumentation"]
-
-BACKENDS = {
-    "pymemcache": "django.core.cache.backends.memcached.PyMemcacheCache",
-    "pylibmc": "django.core.cache.backends.memcached.PyLibMCCache",
-}
+collect_ignore = ["integration/isolated_project", "tools"]
 
 
 def pytest_configure() -> None:
-    sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-    settings.configure(USE_TZ=True, DATABASES={"default": sqlite})
-    django.setup()
+    django_settings.configure()
 
 
 @pytest.fixture(autouse=True)
@@ -111,19 +108,6 @@ def backend(client) -> str:
     return BACKENDS[client]
 
 
-def bare_cache(backend: str, location, **params) -> BaseCache:
-    """Build Django's own backend."""
-    return import_string(backend)(location, params)
-
-
-def our_cache(backend: str, location, *, OPTIONS=None, **params) -> BaseCache:
-    """Build NamespacedCache around Django's own backend."""
-    from namespaced_cache import NamespacedCache
-
-    ours = {"WRAPPED_BACKEND": backend, **(OPTIONS or {})}
-    return NamespacedCache(location, {**params, "OPTIONS": ours})
-
-
 @pytest.fixture
 def build(backend, server):
     """Build NamespacedCache for `client`, on `server` unless told otherwise."""
@@ -151,3 +135,84 @@ def bare(backend, server):
     neighbour = bare_cache(backend, server.location)
     yield neighbour
     neighbour.close()
+
+
+@pytest.fixture(scope="module")
+def door():
+    """Where other processes come from."""
+    with begun() as door:
+        yield door
+
+
+@pytest.fixture
+def another(door, backend, server):
+    """Begin another process of this run: another(location, worker="", **OPTIONS)."""
+    processes: list[Process] = []
+
+    def begin_one(location=None, worker="", **options) -> Process:
+        process = Process(door)
+        processes.append(process)
+        run = os.environ["NAMESPACED_CACHE_RUN"]
+        env = {"NAMESPACED_CACHE_RUN": run, "PYTEST_XDIST_WORKER": worker}
+        process(f"os.environ.update({env!r})")
+        process(f"use({backend!r}, {location or server.location!r}, {options!r})")
+        return process
+
+    yield begin_one
+    for process in processes:
+        process.close()
+
+
+@pytest.fixture
+def wires():
+    """Put wires before servers, in the order of the wires' names.
+
+    So the first is before the home of a counter that is looked for over all of them.
+    """
+    strung: list[Wire] = []
+
+    def string(*servers) -> list[Wire]:
+        new = [Wire(server) for server in servers]
+        strung.extend(new)
+        return sorted(new, key=lambda wire: wire.location)
+
+    yield string
+    for wire in strung:
+        outcome(wire.cut)
+
+
+@pytest.fixture
+def wire(wires, server):
+    return wires(server)[0]
+
+
+@pytest.fixture
+def strung(start, wires):
+    """Wires before three servers."""
+    return wires(start(), start(), start())
+
+
+@pytest.fixture
+def patient(build, client):
+    """Build a cache that waits for what is held up.
+
+    libmemcached gives up after five seconds, and finds a part of what it asked for.
+    """
+    waits = {"behaviors": {"_poll_timeout": LIMIT * 1000}}
+    options = waits if client == "pylibmc" else {}
+    return lambda location: build(location, OPTIONS=options)
+
+
+@pytest.fixture
+def strangers(backend, wires):  # noqa: ARG001  # are cut after the last use
+    """Build Django's own backend on a server: a neighbour in no namespace."""
+    built = []
+
+    def build_one(location, **options):
+        built.append(bare_cache(backend, location, OPTIONS=options))
+        return built[-1]
+
+    yield build_one
+    for cache in built:
+        outcome(cache.clear)
+        cache.close()

@@ -1,0 +1,314 @@
+"""The contract under traffic: histories of many processes, and the rules themselves."""
+
+from __future__ import annotations
+
+import pytest
+from pymemcache.client.base import Client
+
+from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
+from tests.support.caches import bare_cache
+from tests.support.history import KILL, SPAN, Call, History, Part
+from tests.support.recorder import KEYS, RAW, Hand
+from tests.support.traffic import Plan, record, record_restarts
+
+# The rules, on histories made by hand. A call is written as
+#
+#     BEGIN-END VERB WHAT... [knew=NUMBER] [since=MOMENT] [by=WHO]
+#
+# with "?" after the verb if it failed and may have happened or not, "!" if it was
+# answered that it did not. What it put or found is "a" of the key k, or "l:a" of
+# another; "-" is nothing; "2+5" is what steps that make 5 have left of the number 2.
+
+
+def value(text):
+    if text == "-":
+        return False
+    number, plus, steps = text.partition("+")
+    return int(number) * SPAN + SPAN // 2 + int(steps) if plus else text
+
+
+def call(text):
+    span, verb, *words = text.split()
+    more = dict(word.split("=") for word in words if "=" in word)
+    words = [word for word in words if "=" not in word]
+    keys = [word.rpartition(":")[0] or "k" for word in words]
+    values = [word.rpartition(":")[2] for word in words]
+    sure = {"?": None, "!": False}.get(verb[-1], True)
+    verb = verb.rstrip("?!")
+    parts, number = [], None
+    match verb, *values:
+        case "put", new:
+            parts = [Part(*keys, did="put", value=value(new), sure=sure)]
+        case "add", new:
+            parts = [Part("k", not sure, "put", new, sure)]
+        case "append", new:
+            parts = [Part("k", sure, "affix", new, sure)]
+        case "cas", old, new:
+            parts = [Part("k", old, "put", new, sure)]
+        case "incr", by, *found:
+            seen = value(*found) if found else sure  # False: there was no number
+            parts = [Part("k", seen, "step", int(by), sure)]
+        case ("drop",):
+            parts = [Part("k", did="drop", sure=sure)]
+        case "get", *found:
+            parts = [Part(*pair) for pair in zip(keys, map(value, found), strict=True)]
+        case (("wipe" | "look"), *numbers):
+            number = int(numbers[0]) if numbers else None
+    begin, end = map(int, span.split("-"))
+    return Call(
+        begin,
+        end,
+        more.get("by", text),
+        verb,
+        tuple(parts),
+        number,
+        wipes=verb in ("wipe", KILL),
+        knew=int(more.get("knew", 0)),
+        since=int(more["since"]) if "since" in more else None,
+        error="away" if sure is None else "",
+    )
+
+
+def history(text):
+    return History(call(words) for words in text.split(", "))
+
+
+POSSIBLE = """
+a write and a read: 1-2 put a, 3-4 get a
+a read while the write runs: 1-4 put a, 2-3 get a
+a read while the namespace is invalidated: 1-2 put a, 3-6 wipe, 4-7 get a
+a write while the namespace is invalidated: 1-4 put a, 3-5 wipe, 6-7 get a
+an invalidation as a write ends: 1-2 put a, 2-3 wipe, 4-5 get a
+a write that is seen, and done again: 1-6 put a, 2-3 get a, 4-5 wipe, 7-8 get a
+an invalidation that failed: 1-2 put a, 3-4 wipe?, 5-6 get a
+a write that failed: 1-2 put? a, 3-4 get a
+a write that failed is lost: 1-2 put? a, 3-4 get -
+a second write that failed: 1-2 put a, 3-4 put? b, 5-6 get a
+two writes at once: 1-4 put a, 2-3 put b, 5-6 get a
+an old value under a new one: 0-1 put b, 2-4 put a, 3-5 get b, 6-7 get a
+a deletion while it is read: 1-2 put a, 3-6 drop, 4-5 get -, 5-7 get a
+a deletion that failed: 1-2 put a, 3-4 drop?, 5-6 get -
+a miss as a deletion ends: 1-3 drop, 3-4 put a, 5-6 get -
+a miss while one of two deletions runs: 1-10 drop, 2-3 drop, 4-5 put a, 6-7 get -
+a restart: 1-2 put a, 3-4 kill, 5-6 get -
+cut off by a restart: 0-1 get - by=b, 1-2 kill, 3-4 put a, 5-6 get - by=b, 7-8 get a
+a long restart: 1-9 kill, 2-3 get? by=b, 3-4 put a, 5-6 get - by=b, 7-8 get a
+additions across an invalidation: 1-2 add a, 3-4 wipe, 5-6 add b
+an addition refused when it was done again: 3-8 add! a, 4-5 get a, 6-7 wipe
+a late adder: 1-9 get a, 2-3 wipe 11, 4-8 add! a
+pieces of one value: 1-2 put a, 3-4 append b, 5-6 get a|b
+one generation: 0-1 wipe 11, 1-2 put a, 3-4 put l:b knew=11, 5-6 get a l:b
+a late writer: 1-2 put a, 3-9 get a l:b, 4-5 wipe 11, 6-8 put l:b knew=10
+steps: 1-2 put 0+0, 3-4 incr 5 0+0, 5-8 incr -2 0+5, 6-7 get 0+5, 6-7 get 0+3
+a step that failed: 1-2 put 0+0, 3-4 incr? 5, 5-6 get 0+0, 5-6 get 0+5
+a step that was done again: 1-2 put 0+0, 4-5 get 0+7, 6-7 wipe, 3-8 incr! 7
+a step while the number is put: 1-5 incr 5 0+0, 2-4 put 0+0, 6-7 get 0+5
+a step while the number is read: 1-2 put 0+0, 3-6 get 0+5, 4-5 incr 5 0+0
+a number without its steps: 1-10 put 0+0, 2-3 incr 5 0+0, 4-5 wipe, 6-7 get 0+0
+a token that is good: 1-2 put a, 3-4 get a, 5-6 cas a b since=4, 7-8 get b
+a token of a former life: 1-2 put a, 5-6 kill, 7-8 put b, 9-10 cas a c since=4
+numbers: 1-3 wipe 11, 2-4 wipe 12, 5-6 look 12, 5-7 wipe 13
+"""
+IMPOSSIBLE = """
+dead: 1-2 put a, 3-4 wipe, 5-6 get a
+dead: 1-2 put a, 3-4 append b, 5-6 wipe, 7-8 get b
+dead: 1-2 put a, 3-4 kill, 5-6 get a
+dead: 1-2 put? a, 3-4 wipe, 5-6 get a
+old: 1-2 put a, 3-4 put b, 5-6 get a
+old: 1-9 put a, 2-3 get a, 4-5 put b, 6-7 get a
+old: 1-2 put a, 3-4 drop, 5-6 get a
+gone: 1-2 put a, 1-5 drop, 3-4 get -, 6-7 get a
+lost: 1-2 put a, 3-4 get -
+lost: 1-9 put a, 2-3 get a, 4-5 get -
+lost: 0-1 get - by=b, 1-2 kill, 3-4 get - by=b, 5-6 put a, 7-8 get - by=b
+lost: 1-2 add a, 3-4 add b
+mixed: 1-2 put a, 3-9 get a l:b, 4-5 wipe 11, 6-8 put l:b knew=11
+mixed: 1-2 put a, 3-9 get a|b, 4-5 wipe 11, 6-8 append b knew=11
+foreign: 1-2 get a
+foreign: 1-2 put l:a, 3-4 get a
+foreign: 1-2 get a, 3-4 put a
+foreign: 1-2 put a, 3-4 append b, 5-6 get a|b|b
+refused: 1-2 add! a, 3-4 get a
+refused: 1-2 wipe, 3-4 add! a, 5-6 get a
+refused: 1-2 add! a, 4-5 wipe, 3-6 get a
+counted: 1-2 put 0+0, 3-4 incr 5 0+0, 5-6 get 0+0
+counted: 1-2 put 0+0, 3-4 incr 5 0+0, 5-6 get 0+10
+counted: 1-2 put 0+0, 3-4 incr 5 0+0, 5-6 incr 5 0+0
+counted: 1-2 put 0+0, 3-4 incr 5 0+0, 5-6 incr -5 0+0
+counted: 1-2 put 0+0, 1-3 incr! 5, 4-5 get 0+5
+counted: 7-12 incr? 5, 1-2 incr? 5, 3-4 put 0+0, 5-6 get 0+5
+counted: 1-2 put 0+0, 3-6 put 1+0, 4-5 incr 7 0+0, 7-8 get 1+7
+stale token: 1-8 put a, 5-6 wipe, 7-9 cas a b since=4
+stale token: 1-8 put a, 5-6 put b, 7-9 cas a c since=4
+numbered: 1-4 wipe 11, 2-3 wipe 11
+numbered: 1-2 wipe 12, 3-4 wipe 11
+numbered: 1-2 look 11, 3-4 wipe 11
+numbered: 1-2 wipe 12, 3-4 look 11
+numbered: 1-3 wipe 12, 2-4 wipe 11, 5-6 look 11
+"""
+
+
+def each(histories):
+    lines = [line.split(": ") for line in histories.strip().splitlines()]
+    ids = [f"{name} {calls}" for name, calls in lines]
+    return pytest.mark.parametrize(("name", "calls"), lines, ids=ids)
+
+
+@each(POSSIBLE)
+def test_what_can_have_been_is_no_violation(name, calls):
+    assert not history(calls).violations(), name
+
+
+@each(IMPOSSIBLE)
+def test_what_cannot_have_been_breaks_its_rule_alone(name, calls):
+    violations = history(calls).violations()
+    assert {violation.rule for violation in violations} == {name}
+    last = str(call(calls.rpartition(", ")[2]))
+    assert last in "".join(map(str, violations))
+
+
+# The traffic.
+
+OPTIONS = {
+    "pymemcache": {},
+    "pylibmc": {"behaviors": {"cas": True}},
+}
+#: To ask a server at once that was away, again and again. What would be quiet answers
+#: or errors meanwhile is the client's own doing, and tested elsewhere.
+UNDAUNTED = {
+    "pymemcache": {"retry_timeout": -1, "retry_attempts": 10**9},
+    "pylibmc": {"behaviors": {"cas": True, "retry_timeout": -1}},
+}
+#: What a client may raise while its server is away.
+AWAY = {
+    "pymemcache": {
+        "BrokenPipeError",
+        "ConnectionRefusedError",
+        "ConnectionResetError",
+        "MemcacheUnexpectedCloseError",
+        "NamespaceUnavailable",
+    },
+    "pylibmc": {
+        "ConnectionError",
+        "Error",
+        "NamespaceUnavailable",
+        "ServerDown",
+        "UnknownReadFailure",
+        "WriteError",
+    },
+}
+#: Of a thousand operations, how many are so at least, or the history proves little.
+SHARES = {
+    "invalidations": 10,
+    "writes": 50,
+    "hits": 50,
+    "misses": 50,
+    "hits that had to be": 20,
+    "answers with several values": 10,
+    "counters read": 10,
+    "tokens taken": 0.3,
+    "writes across an invalidation": 3,
+    "reads under an old number": 1,
+    "writes under an old number": 0.3,
+}
+
+
+def stress(amount):
+    return pytest.param(amount, marks=pytest.mark.stress)
+
+
+@pytest.fixture
+def plan(client, backend, tmp_path):
+    """Make a plan: what the processes of a history work with."""
+
+    def make(server, options=OPTIONS, blind=""):
+        return Plan(backend, server.location, tmp_path, options[client], blind)
+
+    return make
+
+
+def assert_possible(history):
+    violations = history.violations()
+    print(f"{len(violations)} violations in {dict(history.tally)}")
+    shown = "\n".join(map(str, violations[:10]))
+    assert not violations, f"{len(violations)} violations, of which the first:\n{shown}"
+
+
+def names_of(hand):
+    return {name for verbs in hand.verbs.values() for name in verbs}
+
+
+def test_the_traffic_is_of_all_verbs(client, build):
+    """All those of the client, that is; Django's are few."""
+    cache = build(OPTIONS=OPTIONS[client])
+    names = names_of(Hand(cache, "invalidator", "one", 0))
+    real = cache._cache.wrapped
+    verbs = {verb for verb in ONE_KEY | MANY_KEYS if hasattr(real, verb)}
+    assert {RAW + verb for verb in verbs} <= names
+
+
+@pytest.fixture
+def strangers(backend, build):
+    """Put what others keep on a server, to be asked for afterwards."""
+    theirs = dict.fromkeys(KEYS, "a stranger's")
+
+    def put(location):
+        neighbour = build(location, OPTIONS={"NAMESPACE": "neighbour"})
+        bare.append(bare_cache(backend, location))
+        for cache in (*bare, neighbour):
+            cache.set_many(theirs, timeout=None)
+        return lambda: all(
+            cache.get_many(KEYS) == theirs for cache in (*bare, neighbour)
+        )
+
+    bare = []
+    yield put
+    for cache in bare:
+        cache.close()
+
+
+@pytest.mark.parametrize("operations", [3_000, stress(200_000)])
+def test_many_processes_break_no_rule(build, start, plan, strangers, operations):
+    server = start("-m", "512")
+    all_are_there = strangers(server.location)
+
+    calls = record(plan(server), operations)
+    history = History(calls)
+    assert_possible(history)
+    assert all_are_there()
+
+    # It was not idle, and nothing was evicted, or it would prove nothing.
+    tally = history.tally
+    assert tally["calls"] >= operations
+    assert tally["errors"] == 0
+    few = {what for what in SHARES if tally[what] * 1000 < operations * SHARES[what]}
+    assert not few
+    assert tally["calls of newcomers"] > 0
+    names = names_of(Hand(build(server.location), "invalidator", "one", 0))
+    assert names <= {call.verb for call in calls}
+    observer = Client(server.location)
+    assert observer.stats()[b"evictions"] == 0
+    observer.close()
+
+
+@pytest.mark.parametrize(("blind", "rule"), [("reads", "dead"), ("writes", "lost")])
+def test_without_the_look_at_the_counter_they_do(start, plan, blind, rule):
+    """So the histories can tell: the same traffic, but the known number is trusted."""
+    history = History(record(plan(start("-m", "512"), blind=blind), 2_000))
+    assert rule in {violation.rule for violation in history.violations()}
+
+
+@pytest.mark.parametrize("restarts", [10, stress(1_000)])
+def test_restarts_break_no_rule(client, start, plan, restarts):
+    """Killed at any moment, and back empty; each time all threads get to work again."""
+    server = start()
+    calls = record_restarts(plan(server, UNDAUNTED), server, restarts)
+    history = History(calls)
+    assert_possible(history)
+
+    errors = {call.error.partition(":")[0] for call in calls if call.error}
+    assert errors
+    assert errors <= AWAY[client]
+    assert [call.verb for call in calls].count(KILL) == restarts
+    for what in ("invalidations", "hits", "hits that had to be", "counters read"):
+        assert history.tally[what] > restarts, what

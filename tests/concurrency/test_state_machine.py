@@ -1,0 +1,609 @@
+"""Whatever is done in whatever order, each namespace answers as a dictionary does.
+
+Two namespaces, each used by two processes, and a bare neighbour share one server: any
+of them does anything, counters are lost and go back, strangers flush, the server
+restarts. What each has to answer, Django's own backend says, whose client is here a
+dictionary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from unittest import mock
+
+import pylibmc
+import pymemcache
+import pytest
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from namespaced_cache import generation
+from namespaced_cache.keys import counter_key
+from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.servers import Memcached
+from tests.support.uses import WAYS_TO_FORGET
+
+OPTIONS = {
+    # A server that restarted is asked again at once.
+    "pymemcache": {"no_delay": True, "retry_timeout": 0},
+    "pylibmc": {"behaviors": {"cas": True, "tcp_nodelay": True}},
+}
+
+#: What a client raises whose connection broke.
+AWAY = (OSError, pymemcache.MemcacheServerError, pylibmc.Error)
+
+#: What a client raises of a text that is to be incremented.
+NO_NUMBER = {
+    "pymemcache": pymemcache.MemcacheClientError,
+    "pylibmc": pylibmc.ClientError,
+}
+
+TEXTS, NUMBERS = ("a", "b"), ("n",)
+KEYS = TEXTS + NUMBERS
+
+
+class Dictionary:
+    """A client's verbs on a dictionary: what they do and what they answer.
+
+    Nothing times out within a test, except at once.
+    """
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.items: dict[str, object] = {}
+        self._tokens: dict[str, int] = {}
+        self._writes = 0
+
+    def get(self, key, default=None):
+        return self.items.get(_text(key), default)
+
+    def gets(self, key):
+        return self.get(key), self._tokens.get(_text(key))
+
+    def set(self, key, value, time=0):
+        self._writes += 1
+        self.items[_text(key)] = value
+        self._tokens[_text(key)] = self._writes
+        if time < 0:
+            self.delete(key)
+        return True
+
+    def add(self, key, value, time=0):
+        return _text(key) not in self.items and self.set(key, value, time)
+
+    def replace(self, key, value):
+        return _text(key) in self.items and self.set(key, value)
+
+    def append(self, key, value):
+        return self.replace(key, self.get(key, b"") + value)
+
+    def prepend(self, key, value):
+        return self.replace(key, value + self.get(key, b""))
+
+    def cas(self, key, value, token):
+        if _text(key) not in self.items:
+            return self._missing()
+        return self.gets(key)[1] == token and self.set(key, value)
+
+    def delete(self, key):
+        self._tokens.pop(_text(key), None)
+        return self.items.pop(_text(key), None) is not None
+
+    def touch(self, key, time=0):
+        return self.delete(key) if time < 0 else _text(key) in self.items
+
+    def incr(self, key, delta):
+        if _text(key) not in self.items:
+            return self._missing()
+        if not isinstance(self.get(key), int):
+            raise NO_NUMBER[self.client]
+        self.set(key, max(0, self.get(key) + delta))
+        return self.get(key)
+
+    def decr(self, key, delta):
+        return self.incr(key, -delta)
+
+    def get_multi(self, keys):
+        return {key: self.get(key) for key in keys if _text(key) in self.items}
+
+    def set_multi(self, values, time=0):
+        for key, value in values.items():
+            self.set(key, value, time)
+        return []
+
+    def add_multi(self, values):
+        return [key for key, value in values.items() if not self.add(key, value)]
+
+    def delete_multi(self, keys):
+        deleted = [self.delete(key) for key in keys]
+        return self.client == "pymemcache" or all(deleted)
+
+    def incr_multi(self, keys, _, delta):
+        for key in keys:
+            self.incr(key, delta)
+
+    get_many, set_many, delete_many = get_multi, set_multi, delete_multi
+
+    def __contains__(self, key):
+        return _text(key) in self.items
+
+    def __getitem__(self, key):
+        return self.items[_text(key)]
+
+    def __setitem__(self, key, value):
+        self.set(key, value)
+
+    def __delitem__(self, key):
+        if not self.delete(key):
+            raise KeyError(key)
+
+    def _missing(self):
+        if self.client == "pylibmc":
+            raise pylibmc.NotFound
+
+
+def _text(key: str | bytes) -> str:
+    return key.decode() if isinstance(key, bytes) else key
+
+
+class Space:
+    """What belongs to one namespace, or to the neighbour who has none.
+
+    `number` is the generation that stands on the server, None where the counter is
+    lost. Values tell whose they are: texts by their letter, numbers by their size.
+    """
+
+    def __init__(self, client: str, name: str, letter: bytes, base: int) -> None:
+        self.name, self.letter, self.base = name, letter, base
+        self.counter = counter_key(name)
+        self.number: int | None = None
+        self.used: set[int] = set()
+        self.items = Dictionary(client)
+        self.expected = bare_cache(BACKENDS[client], "")
+        self.expected._cache = self.items
+
+    def value(self, key: str, size: int):
+        return self.base + size if key in NUMBERS else self.letter * (size % 4)
+
+    def is_own(self, value) -> bool:
+        if isinstance(value, int):
+            return self.base // 2 <= value < self.base * 2  # counted up and down
+        return set(value) <= set(self.letter)
+
+
+class Process:
+    """One who uses a space, and `known`, the newest generation that it has seen."""
+
+    def __init__(self, cache, space: Space) -> None:
+        self.cache, self.space, self.known = cache, space, 0
+
+
+def asynchronous(cache, verb):
+    """Return a verb's asynchronous twin, to be called as the verb itself."""
+    return lambda *args, **how: asyncio.run(getattr(cache, f"a{verb}")(*args, **how))
+
+
+def outcome(call, *args) -> tuple[str, object]:
+    try:
+        return "answers", call(*args)
+    except Exception as error:  # noqa: BLE001
+        return "raises", type(error)
+
+
+processes = st.integers(0, 3)
+anyone = st.integers(0, 4)  # the last one is the neighbour
+keys = st.sampled_from(KEYS)
+sizes = st.integers(0, 30)
+versions = st.sampled_from([None, 2])
+timeouts = st.sampled_from([DEFAULT_TIMEOUT, None, DEFAULT_TIMEOUT, None, 0])
+ways = st.sampled_from([getattr, getattr, getattr, asynchronous])
+arguments = st.fixed_dictionaries(
+    {"timeout": timeouts, "version": versions, "way": ways}
+)
+raw_keys = keys | keys.map(str.encode)
+
+
+#: What verbs are given that have nothing to do then, and no look to take.
+NO_KEYS = ([],), ({},)
+
+
+class Neighbours(RuleBasedStateMachine):
+    """The rules; `client` and `server` are set in a subclass for each run."""
+
+    client: str
+    server: Memcached
+    tokens = Bundle("tokens")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.restarts = self.calm = 0
+        path, options = BACKENDS[self.client], OPTIONS[self.client]
+        neighbour = Space(self.client, "", b"x", 10**10)
+        self.bare = bare_cache(path, self.server.location, OPTIONS=options)
+        self.bare._cache.flush_all()
+        self.spaces = [
+            Space(self.client, "shop", b"s", 10**6),
+            Space(self.client, "blog", b"b", 10**8),
+        ]
+        self.people = [self.start(space) for space in self.spaces * 2]
+        self.people.append(Process(self.bare, neighbour))
+        for who in range(5):
+            self.fill(who, who)
+
+    def start(self, space: Space) -> Process:
+        """Make what a process is that knows nothing yet."""
+        cache = our_cache(
+            BACKENDS[self.client],
+            self.server.location,
+            OPTIONS={"NAMESPACE": space.name, **OPTIONS[self.client]},
+        )
+        with mock.patch.object(generation, "_counters", {}):  # nobody else's
+            assert cache._cache.counter.known == 0
+        return Process(cache, space)
+
+    def teardown(self) -> None:
+        # Not close(), which leaves pylibmc's connections be.
+        for person in self.people:
+            person.cache._cache.disconnect_all()
+
+    # How answers are checked.
+
+    def standing(self, space: Space) -> int | None:
+        return self.bare._cache.get(space.counter)
+
+    def check(self, person: Process, call, *, looks: bool = True) -> None:
+        """Let somebody do something, and compare it with the dictionary's answer."""
+        got = outcome(call, person.cache)
+        assert got == outcome(call, person.space.expected)
+        if looks:
+            self.settle(person)
+        self.calm += 1
+
+    def settle(self, person: Process) -> None:
+        """Assert that the counter stands where it stood, or was seeded anew."""
+        space = person.space
+        if not space.name:
+            return
+        standing = self.standing(space)
+        if space.number is not None:
+            assert standing == space.number
+        elif standing is None:  # a read may leave it so, where nothing is stored
+            assert not space.items.items
+            return
+        else:
+            assert standing not in space.used
+            assert standing > person.known
+        space.used.add(standing)
+        space.number = person.known = standing
+
+    def forget(self, space: Space) -> None:
+        for key in list(space.items.items):
+            space.items.delete(key)
+
+    @invariant()
+    def counters_stand_where_they_stood(self) -> None:
+        for space in self.spaces:
+            assert self.standing(space) == space.number
+
+    @rule(who=anyone)
+    def look_around(self, who):
+        for version in (1, 2):
+            self.do(who, "get_many", KEYS, version=version)
+        self.do_raw(who, "get_multi", KEYS)
+
+    @rule(who=anyone, size=sizes)
+    def fill(self, who, size):
+        values = {key: self.people[who].space.value(key, size) for key in KEYS}
+        for version in (1, 2):
+            self.do(who, "set_many", values, version=version)
+        self.do_raw(who, "set_multi", values)
+
+    # Django's verbs.
+
+    def do(self, who, verb, *args, way=getattr, **kwargs):
+        self.check(
+            self.people[who],
+            lambda cache: way(cache, verb)(*args, **kwargs),
+            looks=args[:1] not in NO_KEYS,
+        )
+
+    @rule(
+        who=anyone,
+        verb=st.sampled_from(["set", "add", "get_or_set"]),
+        key=keys,
+        size=sizes,
+        how=arguments,
+    )
+    def store(self, who, verb, key, size, how):
+        self.do(who, verb, key, self.people[who].space.value(key, size), **how)
+
+    @rule(
+        who=anyone,
+        verb=st.sampled_from(["get", "has_key", "delete", "incr", "decr"]),
+        key=keys,
+        version=versions,
+        way=ways,
+    )
+    def use(self, who, verb, key, version, way):
+        self.do(who, verb, key, version=version, way=way)
+
+    @rule(who=anyone, key=keys, timeout=timeouts, version=versions, way=ways)
+    def touch(self, who, key, timeout, version, way):
+        self.do(who, "touch", key, timeout=timeout, version=version, way=way)
+
+    @rule(
+        who=anyone,
+        verb=st.sampled_from(["get_many", "delete_many"]),
+        those=st.lists(keys, min_size=1),
+        version=versions,
+        way=ways,
+    )
+    def use_many(self, who, verb, those, version, way):
+        self.do(who, verb, those, version=version, way=way)
+
+    @rule(
+        who=anyone,
+        those=st.dictionaries(keys, sizes, min_size=1),
+        how=arguments,
+    )
+    def set_many(self, who, those, how):
+        value = self.people[who].space.value
+        values = {key: value(key, size) for key, size in those.items()}
+        self.do(who, "set_many", values, **how)
+
+    @rule(who=anyone, key=keys, delta=st.sampled_from([-1, 1]), way=ways)
+    def move_to_another_version(self, who, key, delta, way):
+        version = 1 if delta == 1 else 2
+        self.do(who, "incr_version", key, delta, version=version, way=way)
+
+    # The client's own verbs.
+
+    def do_raw(self, who, verb, *args):
+        if hasattr(self.bare._cache, verb):
+            self.check(
+                self.people[who],
+                lambda cache: getattr(cache._cache, verb)(*args),
+                looks=args[:1] not in NO_KEYS,
+            )
+
+    @rule(
+        who=anyone,
+        verb=st.sampled_from(["set", "add", "replace", "__setitem__"]),
+        key=raw_keys,
+        size=sizes,
+    )
+    def store_raw(self, who, verb, key, size):
+        self.do_raw(who, verb, key, self.people[who].space.value(_text(key), size))
+
+    @rule(who=anyone, verb=st.sampled_from(["append", "prepend"]), size=sizes)
+    def lengthen(self, who, verb, size):
+        self.do_raw(who, verb, "a", self.people[who].space.value("a", size))
+
+    @rule(
+        who=anyone,
+        verb=st.sampled_from(
+            ["get", "delete", "__getitem__", "__delitem__", "__contains__"]
+        ),
+        key=raw_keys,
+    )
+    def use_raw(self, who, verb, key):
+        self.do_raw(who, verb, key)
+
+    @rule(
+        who=anyone,
+        verb=st.sampled_from(["incr", "decr"]),
+        key=raw_keys,
+        delta=st.integers(0, 20),
+    )
+    def count_raw(self, who, verb, key, delta):
+        self.do_raw(who, verb, key, delta)
+
+    @rule(who=anyone, key=st.sampled_from(NUMBERS), delta=st.integers(0, 20))
+    def count_many_raw(self, who, key, delta):
+        self.do_raw(who, "incr_multi", [key], b"", delta)
+
+    @rule(who=anyone, key=raw_keys)
+    def touch_raw(self, who, key):
+        self.do_raw(who, "touch", key, 1000)
+
+    @rule(
+        who=anyone,
+        verb=st.sampled_from(["get_multi", "get_many", "delete_multi", "delete_many"]),
+        those=st.lists(raw_keys, unique_by=_text),
+    )
+    def use_many_raw(self, who, verb, those):
+        self.do_raw(who, verb, those)
+
+    @rule(
+        who=anyone,
+        verb=st.sampled_from(["set_multi", "set_many", "add_multi"]),
+        those=st.lists(
+            st.tuples(raw_keys, sizes), unique_by=lambda item: _text(item[0])
+        ),
+    )
+    def set_many_raw(self, who, verb, those):
+        value = self.people[who].space.value
+        values = {key: value(_text(key), size) for key, size in those}
+        self.do_raw(who, verb, values)
+
+    @rule(target=tokens, who=anyone, key=keys)
+    def take_a_token(self, who, key):
+        person = self.people[who]
+        value, token = person.cache._cache.gets(key)
+        expected, known_as = person.space.items.gets(key)
+        assert value == expected
+        self.settle(person)
+        if known_as is None:
+            assert token is None
+            return multiple()
+        return person.space, self.restarts, key, token, known_as
+
+    @rule(token=consumes(tokens), first=st.booleans(), size=sizes)
+    def swap(self, token, first, size):
+        """By anyone in the same space."""
+        space, restarts, key, token, known_as = token
+        if restarts != self.restarts:
+            return  # a server that restarted gives the same tokens again
+        users = [person for person in self.people if person.space is space]
+        person = users[0 if first else -1]
+        value = space.value(key, size)
+        got = outcome(person.cache._cache.cas, key, value, token)
+        assert got == outcome(space.items.cas, key, value, known_as)
+        self.settle(person)
+
+    # The namespace.
+
+    @rule(who=processes, how=st.sampled_from(list(WAYS_TO_FORGET)))
+    def invalidate(self, who, how):
+        self.invalidated(self.people[who], how)
+
+    def invalidated(self, person: Process, how: str) -> None:
+        space, number = person.space, person.space.number
+        answer = WAYS_TO_FORGET[how](person.cache)
+        assert answer == {
+            "flush_all": True,
+            "clear": None,
+            "aclear": None,
+        }.get(how, self.standing(space))
+        if number is not None:
+            assert self.standing(space) == number + 1
+            space.number = number + 1
+        self.forget(space)
+        self.settle(person)
+
+    @rule(who=processes)
+    def ask_for_the_generation(self, who):
+        person = self.people[who]
+        assert person.cache.generation == self.standing(person.space)
+        self.settle(person)
+
+    @rule(
+        who=processes, key=keys, size=sizes, how=st.sampled_from(list(WAYS_TO_FORGET))
+    )
+    def keep_to_one_generation(self, who, key, size, how):
+        """Which another process ends meanwhile: what is written then is written off."""
+        person, other = self.people[who], self.people[(who + 2) % 4]
+        value = person.space.value(key, size)
+        with person.cache.pinned_generation() as number:
+            self.settle(person)
+            assert number == person.space.number
+            self.do(who, "set", key, value)
+            self.invalidated(other, how)
+            assert person.cache.get(key) == value
+            assert person.cache.set_many(dict.fromkeys(TEXTS, value)) == []
+            assert self.standing(person.space) == number + 1
+        self.look_around(who)
+
+    @rule(who=processes)
+    def another_process_takes_its_place(self, who):
+        self.people[who].cache._cache.disconnect_all()
+        self.people[who] = self.start(self.people[who].space)
+
+    # What may go wrong, now and then.
+
+    def _is_calm(self):
+        return self.calm > 5
+
+    @precondition(_is_calm)
+    @rule(which=st.integers(0, 1))
+    def a_counter_is_lost(self, which):
+        self.calm = 0
+        space = self.spaces[which]
+        self.bare._cache.delete(space.counter)
+        space.number = None
+        self.forget(space)
+
+    def _roll_backs(self):
+        """Return each process with the old numbers that it knows to be too low."""
+        return [
+            (person, number)
+            for person in self.people[:4]
+            for number in sorted(person.space.used)
+            if person.space.number is not None and number < person.known and self.calm
+        ]
+
+    @precondition(_roll_backs)
+    @rule(data=st.data(), key=keys, size=sizes, peek=st.booleans())
+    def a_counter_goes_back(self, data, key, size, peek):
+        """As a server's that was away and returns with all that it held then.
+
+        Who knows better raises it. Who does not may read what is old until then, but
+        nothing that is not its own namespace's.
+        """
+        person, number = data.draw(st.sampled_from(self._roll_backs()))
+        self.calm = 0
+        space = person.space
+        self.bare._cache.set(space.counter, number)
+        for other in self.people[:4]:
+            if peek and other.space is space and other.known <= number:
+                found = other.cache.get_many(KEYS) | other.cache._cache.get_multi(KEYS)
+                assert all(space.is_own(value) for value in found.values())
+                other.known = number
+        space.number = None
+        self.forget(space)
+        value = space.value(key, size)
+        calls = [
+            lambda cache: cache.get(key),
+            lambda cache: cache.get_many(KEYS),
+            lambda cache: cache.add(key, value),
+            lambda cache: cache._cache.set(key, value),
+            lambda cache: cache.delete(key),
+        ]
+        self.check(person, data.draw(st.sampled_from(calls)))
+
+    @precondition(_is_calm)
+    @rule()
+    def a_stranger_flushes_the_server(self):
+        self.calm = 0
+        self.bare.clear()
+        for space in {person.space for person in self.people}:
+            space.number = None
+            self.forget(space)
+
+    @precondition(lambda self: self._is_calm() and self.restarts < 2)  # they take time
+    @rule()
+    def the_server_restarts(self):
+        """A connection that breaks may fail one operation of each process."""
+        self.restarts, self.calm = self.restarts + 1, 0
+        self.server.restart()
+        for person in self.people:
+            person.space.number = None
+            self.forget(person.space)
+        for person in self.people:
+            with suppress(*AWAY):
+                person.cache.get("a")
+            # libmemcached gives a server up for two seconds.
+            person.cache._cache.disconnect_all()
+        for space in self.spaces:
+            space.number = self.standing(space)  # seeded, if one of those succeeded
+            assert space.number not in space.used
+
+
+@pytest.mark.parametrize(
+    ("times", "steps"), [(60, 50), pytest.param(1000, 100, marks=pytest.mark.stress)]
+)
+def test_whatever_is_done_in_whatever_order(client, start, times, steps):
+    machine = type("Machine", (Neighbours,), {"client": client, "server": start()})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=times,
+            stateful_step_count=steps,
+            deadline=None,
+            print_blob=True,
+            report_multiple_bugs=False,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

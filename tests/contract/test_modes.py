@@ -1,0 +1,455 @@
+"""MAX_STALENESS: for how long nobody looks at the counter, and who sees what then."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import subprocess
+import sys
+import time
+from operator import methodcaller
+
+import pytest
+
+from namespaced_cache import NamespaceUnavailable, generation
+from namespaced_cache.generation import Counter
+from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.uses import (
+    EACH_READ,
+    EACH_WAY_TO_FORGET,
+    EACH_WRITE,
+    READS,
+    WRITES,
+    Clock,
+    as_another_process,
+    in_a_thread,
+    overtake,
+)
+
+#: Seconds that a bounded alias of these tests trusts what it knows.
+WINDOW = 60
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(generation, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def bounded(build, clock):  # noqa: ARG001  # its time stands
+    """An alias of this test's namespace with a MAX_STALENESS."""
+    return build(OPTIONS={"MAX_STALENESS": WINDOW})
+
+
+@pytest.fixture
+def other(build):
+    """A strict alias of the test's namespace, as another process has it."""
+    return as_another_process(build())
+
+
+def run_script(code, *arguments):
+    """Run code in a process of its own and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_within_the_window_nothing_looks_at_the_counter(bounded, clock):
+    """Who looked would find it gone, and seed it."""
+    bounded.set_many({"k": "v", "n": 1})
+    real, key = bounded._cache.wrapped, bounded._cache.counter.key
+    real.delete(key)
+    clock.now += WINDOW - 0.001
+    assert [read(bounded) for read in READS.values()] == ["v"] * len(READS)
+    for write in WRITES.values():
+        write(bounded)
+    assert bounded.incr("n") == 2
+    assert bounded.touch("n") is True
+    assert bounded.delete("n") is True
+    assert bounded.get("n") is None
+    assert real.get(key) is None
+    clock.now += 0.001
+    assert bounded.get("k") is None
+    bounded.set("k", "v")
+    assert real.get(key) == bounded._cache.counter.known
+
+
+@EACH_READ
+def test_another_process_invalidation_is_read_when_the_window_ends(
+    bounded, other, clock, read
+):
+    bounded.set("k", "old")
+    other.invalidate_namespace()
+    other.set("k", "new")
+    clock.now += WINDOW - 0.001
+    assert read(bounded) == "old"
+    clock.now += 0.001
+    assert read(bounded) == "new"
+
+
+@EACH_WRITE
+def test_another_process_invalidation_is_written_after_when_the_window_ends(
+    bounded, other, clock, write
+):
+    assert bounded.get("k") is None
+    other.invalidate_namespace()
+    clock.now += WINDOW - 0.001
+    write(bounded)
+    assert other.get("w") is None
+    clock.now += 0.001
+    write(bounded)
+    assert other.get("w") == "written"
+
+
+def after_a_loss(ask):
+    """Make the counter be lost before it is asked for."""
+
+    def lose_and_ask(cache):
+        cache._cache.wrapped.delete(cache._cache.counter.key)
+        ask(cache)
+
+    return lose_and_ask
+
+
+ASKING = {
+    "generation": lambda cache: cache.generation,
+    "get": methodcaller("get", "k"),
+    "set": methodcaller("set", "k", "v"),
+    "invalidate_namespace": methodcaller("invalidate_namespace"),
+    "pinned_generation": lambda cache: cache.pinned_generation().__enter__(),
+}
+ASKING |= {
+    f"{name}, lost": after_a_loss(ask)
+    for name, ask in ASKING.items()
+    if name != "get"  # which finds nothing then, and may ask no more
+}
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+def test_the_window_begins_when_the_question_was_asked(  # noqa: PLR0913, PLR0917
+    client, bounded, other, clock, monkeypatch, ask
+):
+    """The answer may be as old as that; here each takes 50 seconds to come."""
+    assert bounded.generation
+    clock.now += WINDOW
+    real = bounded._cache.wrapped
+    asked = []
+
+    def slow(verb):
+        def asking(*args):
+            asked.append(clock.now)
+            answer = verb(*args)
+            clock.now += 50
+            return answer
+
+        return asking
+
+    with monkeypatch.context() as patch:
+        verbs = {"get", "get_many", "get_multi", "incr"} & set(dir(real))
+        if client == "pymemcache" and ask is ASKING["set"]:
+            verbs.add("set")  # with which the look travels
+        for name in verbs:
+            patch.setattr(real, name, slow(getattr(real, name)))
+        contextvars.copy_context().run(ask, bounded)
+    assert clock.now == asked[-1] + 50
+    other.invalidate_namespace()
+    other.set("k", "new")
+    clock.now = asked[-1] + WINDOW - 0.001
+    assert bounded.get("k") != "new"
+    clock.now = asked[-1] + WINDOW
+    assert bounded.get("k") == "new"
+
+
+@pytest.mark.parametrize("how", ["get", "set"])
+def test_one_look_when_the_window_ends_begins_the_next(
+    client, build, proxy, clock, how
+):
+    looking = {"pymemcache": 1, "pylibmc": 2}[client]  # it travels with the one's
+    cache = build(proxy.location, OPTIONS={"MAX_STALENESS": WINDOW})
+    cache.set("k", "v")
+
+    def trips():
+        """What each of three writes takes."""
+        return [proxy.during(lambda: cache.set("k", "v")) for _ in range(3)]
+
+    assert trips() == [1, 1, 1]
+    clock.now += WINDOW
+    if how == "get":
+        assert proxy.during(lambda: cache.get("k")) == 1
+        assert trips() == [1, 1, 1]
+    else:
+        assert trips() == [looking, 1, 1]
+    clock.now += WINDOW - 0.001
+    assert trips() == [1, 1, 1]
+    clock.now += 0.001
+    assert trips() == [looking, 1, 1]
+
+
+@EACH_WAY_TO_FORGET
+@EACH_READ
+def test_this_process_invalidation_is_read_at_once_everywhere(
+    build, server, clock, forget, read
+):
+    """By each alias on the counter, of either client, and in each thread."""
+    options = {"MAX_STALENESS": WINDOW}
+    aliases = [
+        our_cache(path, server.location, OPTIONS=options) for path in BACKENDS.values()
+    ]
+    for cache in aliases:
+        cache.set("k", b"old")
+        assert read(cache) == b"old"
+        forget(build(OPTIONS=options))
+        for alias in aliases:
+            assert read(alias) is None
+            assert in_a_thread(lambda alias=alias: read(alias)) is None
+    assert clock.now == Clock.now
+    for cache in aliases:
+        cache.close()
+
+
+@pytest.fixture(params=[{}, {"MAX_STALENESS": WINDOW}], ids=["strict", "bounded"])
+def forgetter(build, request):
+    """An alias on the counter that another thread has."""
+    return build(OPTIONS=request.param)
+
+
+@EACH_WRITE
+def test_a_write_that_this_process_invalidation_overtakes_is_not_lost(
+    bounded, forgetter, other, monkeypatch, write
+):
+    """Another thread's invalidation returned before the write did."""
+    bounded.get("warm")
+    forgotten = overtake(
+        monkeypatch,
+        bounded._cache.wrapped,
+        ["set", "add", "set_multi"],
+        lambda: in_a_thread(forgetter.invalidate_namespace),
+    )
+    write(bounded)
+    assert forgotten
+    assert bounded.get("w") == "written"
+    assert other.get("w") == "written"
+
+
+def test_an_error_that_this_process_invalidation_overtakes_is_not_the_callers(
+    bounded, forgetter, monkeypatch
+):
+    """`incr` found nothing in a generation that was dead when it returned."""
+
+    def renew():
+        forgetter.invalidate_namespace()
+        forgetter.set("n", 5)
+
+    bounded.get("warm")
+    overtake(monkeypatch, bounded._cache.wrapped, ["incr"], lambda: in_a_thread(renew))
+    assert bounded.incr("n") == 6
+
+
+def test_a_strict_alias_beside_a_bounded_one_stays_strict(bounded, cache, other):
+    """And what it sees, the bounded one knows."""
+    bounded.set("k", "old")
+    for number in range(3):
+        other.invalidate_namespace()
+        other.set("k", number)
+        assert bounded.get("k") != number
+        assert cache.get("k") == number
+        cache.set("w", number)
+        assert other.get("w") == number
+        assert bounded.get("k") == number
+
+
+@pytest.mark.parametrize("nothing", [0, 0.0])
+def test_a_staleness_of_nothing_is_strict(build, other, clock, nothing):
+    cache = build(OPTIONS={"MAX_STALENESS": nothing})
+    cache.set("k", "old")
+    other.invalidate_namespace()
+    assert cache.get("k") is None
+    other.invalidate_namespace()
+    cache.set("w", "written")
+    assert other.get("w") == "written"
+    assert clock.now == Clock.now
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_a_clone_trusts_for_as_long(bounded, other, clock):
+    clone = bounded._cache.clone()
+    clone.set("raw", "old")
+    other.invalidate_namespace()
+    assert clone.get("raw") == "old"
+    clock.now += WINDOW
+    assert clone.get("raw") is None
+
+
+def test_an_outage_within_the_window_is_the_clients_affair(build, client, start, clock):
+    """Reads and writes do what they do on the bare backend, and the window ends."""
+    server = start()
+    options = {"MAX_STALENESS": WINDOW}
+    cache = build(server.location, OPTIONS=options)
+    bare = bare_cache(BACKENDS[client], server.location)
+    for each in (cache, bare):
+        each.set("k", "old")
+    number = cache.generation
+    server.kill()
+    clock.now += WINDOW - 2
+
+    def outcomes(cache):
+        """Twice, because first a connection breaks, then none is to be had."""
+        for act in (lambda: cache.set("k", 1), lambda: cache.get("k", "miss")) * 2:
+            try:
+                yield act()
+            except Exception as error:  # noqa: BLE001  # whichever it is
+                yield type(error)
+
+    assert list(outcomes(cache)) == list(outcomes(bare))
+    for act in (cache.invalidate_namespace, lambda: cache.generation):
+        with pytest.raises(NamespaceUnavailable):
+            act()
+    server.start()
+    # Another thread's client, which knows of no outage; the counter is the process's.
+    again = build(server.location, OPTIONS=options)
+    clock.now += 1
+    assert again.get("k") is None
+    again.set("k", "new")
+    assert again.get("k") == "new"
+    clock.now += 1
+    assert again.get("k") is None
+    assert again.generation > number
+    bare.close()
+
+
+def test_a_counter_that_another_process_seeds_within_the_window(bounded, other, clock):
+    """Nothing comes back, and both end in one generation."""
+    bounded.set("k", "old")
+    bounded._cache.wrapped.delete(bounded._cache.counter.key)
+    other.set("k", "new")
+    assert bounded.get("k") == "old"
+    clock.now += WINDOW
+    assert bounded.get("k") == "new"
+    assert bounded.generation == other.generation
+
+
+BUMPING = """
+import sys
+from django.conf import settings
+settings.configure()
+from namespaced_cache import NamespacedCache
+
+cache = NamespacedCache(sys.argv[2], {"OPTIONS": {"WRAPPED_BACKEND": sys.argv[1]}})
+print(cache.invalidate_namespace())
+"""
+
+
+def test_a_real_process_invalidation_is_seen_by_the_real_clock(build, backend, server):
+    cache = build(OPTIONS={"MAX_STALENESS": 0.2})
+    cache.set("k", "old")
+    number = int(run_script(BUMPING, backend, server.location))
+    time.sleep(0.2)
+    assert cache.get("k") is None
+    assert cache.generation == number
+
+
+FORKING = """
+import os, sys
+from django.conf import settings
+settings.configure()
+from namespaced_cache import NamespacedCache, generation
+
+class time(generation.time.__class__):
+    now = 1000
+    monotonic = staticmethod(lambda: time.now)
+    time_ns = staticmethod(generation.time.time_ns)
+
+generation.time = time
+options = {"WRAPPED_BACKEND": sys.argv[1], "MAX_STALENESS": 60}
+cache = NamespacedCache(sys.argv[2], {"OPTIONS": options})
+
+def forked(act):
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        os.close(writer)
+        os.read(reader, 1)
+        act()
+        os._exit(0)
+    os.close(reader)
+    return child, writer
+
+def ends(child, writer):
+    os.close(writer)
+    assert os.waitpid(child, 0)[1] == 0
+
+def sees_it_a_window_later():
+    assert cache.get("k") == "old"
+    time.now += 60
+    assert cache.get("k") is None
+
+cache.set("k", "old")
+child = forked(sees_it_a_window_later)
+cache.invalidate_namespace()
+assert cache.get("k") is None
+ends(*child)
+cache.set("k", "old")
+ends(*forked(cache.invalidate_namespace))
+sees_it_a_window_later()
+print("ok")
+"""
+
+
+def test_a_fork_within_the_window_makes_two_that_see_each_other_when_it_ends(
+    backend, server
+):
+    assert run_script(FORKING, backend, server.location) == "ok\n"
+
+
+# What another thread learns while this one asks whether it may trust.
+
+
+def test_a_number_is_never_younger_than_its_confirmation(clock):
+    """`trusted` takes no lock, so whatever it sees between two steps must be right."""
+    seen = []
+
+    class Watched(Counter):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if vars(self).keys() >= {"known", "_asked"}:
+                seen.append(self.trusted(WINDOW))
+
+    counter = Watched("shop", "127.0.0.1:1")
+    counter._learn(101, clock.now)
+    clock.now += WINDOW
+    seen.clear()
+    counter._learn(102, clock.now)
+    assert 101 not in seen
+    assert seen[-1] == 102
+
+
+def test_a_number_that_is_overtaken_while_its_age_is_read_is_not_trusted(clock):
+    class Overtaken(Counter):
+        todo = True
+
+        @property
+        def known(self):
+            number = vars(self)["known"]
+            if clock.now == later and self.todo:
+                self.todo = False
+                self._learn(102, later)
+            return number
+
+        @known.setter
+        def known(self, number):
+            vars(self)["known"] = number
+
+    later = clock.now + WINDOW
+    counter = Overtaken("shop", "127.0.0.1:1")
+    counter._learn(101, clock.now)
+    assert counter.trusted(WINDOW) == 101
+    clock.now = later
+    assert counter.trusted(WINDOW) is None

@@ -1,0 +1,578 @@
+"""Nobody gets in: no key and no value becomes a command, a second key or another's.
+
+Each case runs on NamespacedCache, whose server is watched over a plain socket, and,
+where that is safe, on the bare backend, whose server is its own. Ours has to answer and
+to refuse as the bare one does, and to leave nothing but items of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import operator
+from collections.abc import Callable
+from contextlib import closing
+from functools import lru_cache, partial
+
+import pylibmc
+import pymemcache
+import pytest
+from django.core.cache.backends.base import BaseCache, InvalidCacheKey
+from django.core.exceptions import ImproperlyConfigured
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from namespaced_cache import NamespaceError, NamespaceUnavailable, identity
+from namespaced_cache.backend import HELPERS
+from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
+from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.side_by_side import (
+    COUNTER,
+    KEY_ENDS,
+    Place,
+    as_bytes,
+    assert_alike,
+    outcome,
+)
+
+#: Ways to set up a client that treat keys differently: the library and its options.
+SETUPS = {
+    "pymemcache": ("pymemcache", {}),
+    "single": ("pymemcache", {}),  # pymemcache.Client, which has item access
+    "pooled": ("pymemcache", {"use_pooling": True}),
+    "ascii": ("pymemcache", {"allow_unicode_keys": False}),
+    "prefix": ("pymemcache", {"key_prefix": b"site-"}),
+    "pylibmc": ("pylibmc", {"behaviors": {"cas": True, "tcp_nodelay": True}}),
+    "binary": ("pylibmc", {"binary": True, "behaviors": {"tcp_nodelay": True}}),
+}
+
+
+@pytest.fixture
+def place(request, servers):
+    library, options = SETUPS[request.param]
+    place = Place(library, options, *servers, single=request.param == "single")
+    place.setup = request.param
+    yield place
+    place.close()
+
+
+EVERY_SETUP = pytest.mark.parametrize("place", SETUPS, indirect=True)
+BOTH_CLIENTS = pytest.mark.parametrize("place", BACKENDS, indirect=True)
+
+#: How many examples Hypothesis tries.
+TIMES = pytest.mark.parametrize(
+    "times", [60, pytest.param(3000, marks=pytest.mark.stress)]
+)
+
+# Verbs, each called with a client or a backend, and with a key.
+
+STORED = b"5"
+ONE = {
+    **dict.fromkeys(("get", "gets", "delete"), ()),
+    **dict.fromkeys(("set", "add", "replace", "append", "prepend"), (b"7",)),
+    **dict.fromkeys(("incr", "decr"), (1,)),
+    "touch": (100,),
+    "cas": (b"7", 1),
+}
+READ_MANY = ["get_many", "get_multi", "gets_many", "gets_multi"]
+DELETE_MANY = ["delete_many", "delete_multi", "incr_multi"]
+STORE_MANY = ["set_many", "set_multi", "add_multi"]
+
+
+@lru_cache
+def raw_verbs(setup: str) -> dict[str, Callable]:
+    """Return all that the set-up's client does with keys, one and many."""
+
+    def one(verb, rest, raw, key):
+        return getattr(raw, verb)(key, *rest)
+
+    def many(verb, raw, key, **prefix):
+        return getattr(raw, verb)(["other", key], **prefix)
+
+    def store_many(verb, raw, key, **prefix):
+        return getattr(raw, verb)({"other": b"8", key: b"9"}, **prefix)
+
+    verbs = {
+        **{verb: partial(one, verb, rest) for verb, rest in ONE.items()},
+        **{verb: partial(many, verb) for verb in READ_MANY + DELETE_MANY},
+        **{verb: partial(store_many, verb) for verb in STORE_MANY},
+    }
+    if SETUPS[setup][0] == "pylibmc":
+        for verb in ("get_multi", "delete_multi", "incr_multi", *STORE_MANY[1:]):
+            for kind, prefix in (("str", "pre-"), ("bytes", b"pre-")):
+                verbs[f"{verb} with {kind} key_prefix"] = partial(
+                    verbs[verb], key_prefix=prefix
+                )
+        verbs["get_multi by key_prefix"] = lambda raw, key: raw.get_multi(
+            ["x", b"y"], key_prefix=key
+        )
+        verbs["set_multi by key_prefix"] = lambda raw, key: raw.set_multi(
+            {"x": b"1", b"y": b"2"}, key_prefix=key
+        )
+        verbs["in"] = lambda raw, key: key in raw
+    if setup in ("pylibmc", "binary", "single"):
+        verbs["[]"] = operator.getitem
+        verbs["[]="] = lambda raw, key: operator.setitem(raw, key, b"7")
+        verbs["del []"] = operator.delitem
+    client = pylibmc.Client if SETUPS[setup][0] == "pylibmc" else pymemcache.HashClient
+    return {
+        name: verb
+        for name, verb in verbs.items()
+        if (word := name.split()[0]) not in ONE_KEY | MANY_KEYS or hasattr(client, word)
+    }
+
+
+DJANGO = {
+    **{
+        verb: lambda cache, key, verb=verb: getattr(cache, verb)(key)
+        for verb in ("get", "delete", "touch", "incr", "decr", "has_key")
+    },
+    **{
+        verb: lambda cache, key, verb=verb: getattr(cache, verb)(key, 7)
+        for verb in ("set", "add", "get_or_set")
+    },
+    **{
+        verb: lambda cache, key, verb=verb: getattr(cache, verb)(["other", key])
+        for verb in ("get_many", "delete_many")
+    },
+    "set_many": lambda cache, key: cache.set_many({"other": 8, key: 9}),
+    "incr_version": lambda cache, key: cache.incr_version(key),
+    "decr_version": lambda cache, key: cache.decr_version(key, version=2),
+    "__contains__": lambda cache, key: key in cache,
+    "set in a version": lambda cache, key: cache.set("k", 7, version=key),
+    "get in a version": lambda cache, key: cache.get("k", version=key),
+}
+ASYNC = {
+    f"a{verb}": partial(
+        lambda verb, cache, key: asyncio.run(DJANGO[verb](Async(cache), key)), verb
+    )
+    for verb in DJANGO
+    if verb[0] != "_" and " " not in verb
+}
+
+
+class Async:
+    """A cache whose verbs are the asynchronous ones."""
+
+    def __init__(self, cache) -> None:
+        self._cache = cache
+
+    def __getattr__(self, verb):
+        return getattr(self._cache, f"a{verb}")
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_every_verb_is_tried(setup):
+    library = pylibmc.Client if SETUPS[setup][0] == "pylibmc" else pymemcache.HashClient
+    has = {verb for verb in ONE_KEY | MANY_KEYS if hasattr(library, verb)}
+    assert raw_verbs(setup).keys() >= has
+    public = {
+        name
+        for name, member in vars(BaseCache).items()
+        if inspect.isfunction(member) and (name[0] != "_" or name == "__contains__")
+    }
+    of_no_key = {"clear", "aclear", "close", "aclose"}
+    assert DJANGO.keys() | ASYNC.keys() >= public - HELPERS - of_no_key
+
+
+# What a call has to come to.
+
+
+def refusal(place: Place, key: object) -> tuple[type, str] | None:
+    """Return how a raw key is refused that must not be shown to the bare client."""
+    raw = as_bytes(key)
+    if isinstance(key, bytearray | memoryview):
+        return TypeError, ""
+    if raw is not None and place.text and KEY_ENDS.search(raw):
+        return ValueError, "ends a key early in memcached's text protocol"
+    if raw is not None and place.library == "pymemcache" and not raw.strip():
+        return pymemcache.MemcacheIllegalInputError, "Key contains whitespace: "
+    return None
+
+
+def attempt(place: Place, name: str, key: object) -> None:
+    """Call a verb where the key is not, store the key, and call the verb again."""
+    raw_verb = raw_verbs(place.setup).get(name)
+    if raw_verb is not None:
+        verb, ours, bare = raw_verb, place.cache._cache, place.bare._cache
+        raw = as_bytes(key) or b""
+        allowed = [key, "other", b"pre-" + raw, "pre-other", raw + b"x", raw + b"y"]
+        refused = refusal(place, key)
+    else:
+        verb, ours, bare = {**DJANGO, **ASYNC}[name], place.cache, place.bare
+        refused = None
+        make_key = place.cache.make_key
+        allowed = [make_key(of, version) for of in (key, "other") for version in "012"]
+        allowed.append(make_key("k", key))
+    # Bare pylibmc cuts the key off at a NUL, where it puts a key_prefix before it.
+    comparable = not ("key_prefix" in name and b"\x00" in (as_bytes(key) or b""))
+    steps = [verb, lambda cache, key: cache.set(key, STORED), verb]
+    if place.setup == "binary" and "touch" in name:
+        del steps[1:]  # libmemcached waits 5 seconds for more of the answer
+
+    place.begin(key)
+    with place.untouched(*allowed, "step"):
+        for step in steps:
+            came_to = outcome(step, ours, key)
+            if refused is not None:
+                assert came_to[0] is refused[0], key
+                assert refused[1] in came_to[1], key
+            elif comparable:
+                assert_alike(key, came_to, outcome(step, bare, key))
+        place.assert_in_step()
+
+
+# Keys.
+
+COMMANDS = [
+    "k\r\nflush_all",
+    "k\r\nset evil 0 0 1\r\nx",
+    "k 0 0 1\r\nx\r\nset evil 0 0 1\r\nx",
+    "\r\nflush_all\r\n",
+    "k\nflush_all\n",
+]
+ENDS = ["k b", " k", "k ", "k\tb", "k\vb", "k\x00b", "\x00", " ", "\r\n"]
+CONTROLS = ["\x01", "k\x1bb", "k\x7f"]
+NAMES = ["nsc:other", "nsc:other:7:k", "nsc:mine", ":7:k", f"~k~{'0' * 40}"]
+LETTERS = ["é", "日本", "😀", "k\u2028b", "k\x85", "\xa0", "e\u0301"]
+#: A digest stands for the end of these, which it must not hide from the client.
+LONG = ["k" * 235 + end for end in ("", " ", "\r\nflush_all", "\x00", "é", "\x01")]
+NO_UTF_8 = [b"\xff\xfe", b"k" * 235 + b"\xff"]
+SURROGATES = ["\ud800", "k\udc80b"]
+WRONG = [5, None, True, 1.5, ("k",), ["k"], object]
+BUFFERS = [bytearray(b"k"), memoryview(b"k")]
+
+TEXTS = COMMANDS + ENDS + CONTROLS + NAMES + LETTERS + LONG
+KEYS = TEXTS + [text.encode() for text in TEXTS] + NO_UTF_8
+NO_KEYS = SURROGATES + WRONG + BUFFERS
+
+#: One of each kind.
+TELLING = [
+    *(COMMANDS[1], COMMANDS[2].encode(), "k b", b"k\x00b", " ", "k\x7f", b"\x01"),
+    *("nsc:other:7:k", b"nsc:mine", "é", b"\xff\xfe", LONG[0], LONG[4]),
+    *(LONG[1].encode(), LONG[2], LONG[3], "\ud800", None, 5, ["k"], bytearray(b"k")),
+]
+
+
+def with_verbs(**verbs):
+    """Pair set-ups with verbs of theirs."""
+    return pytest.mark.parametrize(
+        ("place", "verb"),
+        [(setup, verb) for setup, those in verbs.items() for verb in those],
+        indirect=["place"],
+    )
+
+
+@with_verbs(
+    **{setup: raw_verbs(setup) for setup in ("pymemcache", "pylibmc", "binary")},
+    single=[verb for verb in raw_verbs("single") if "[]" in verb],
+)
+def test_no_key_gets_in_by_a_raw_verb(place, verb):
+    for key in TELLING:
+        attempt(place, verb, key)
+
+
+@EVERY_SETUP
+def test_no_key_gets_in_whatever_the_set_up(place):
+    for key in [*KEYS, *NO_KEYS]:
+        attempt(place, "get_multi", key)
+
+
+@with_verbs(**dict.fromkeys(("pymemcache", "pylibmc"), DJANGO))
+def test_no_key_gets_in_by_a_verb_of_djangos(place, verb):
+    for key in TELLING:
+        attempt(place, verb, key)
+
+
+@with_verbs(**dict.fromkeys(("pymemcache", "pylibmc"), ASYNC))
+def test_no_key_gets_in_by_an_asynchronous_verb(place, verb):
+    for key in (COMMANDS[1], "k b", "é", "\udc80", LONG[0], None):
+        attempt(place, verb, key)
+
+
+#: Up to memcached's limit and above it, and around what fits without a digest, with a
+#: generation of twelve digits, without and with the client's own key_prefix.
+SIZES = [1, 187, 222, 223, 224, 227, 228, 229, 249, 250, 251, 252, 1000, 1 << 16]
+MEGABYTE = 1 << 20
+
+
+@EVERY_SETUP
+def test_no_key_gets_in_by_its_size(place):
+    for size in SIZES:
+        for key in (
+            "k" * size,
+            b"k" * size,
+            "é" * (size // 2) or "é",
+            "k" * size + "😀",
+        ):
+            attempt(place, "set_multi", key)
+    attempt(place, "set_multi", "k" * MEGABYTE)
+
+
+pieces = st.sampled_from([*COMMANDS, *ENDS, *CONTROLS, *NAMES, *LETTERS, "k", "~", ":"])
+texts = st.builds(
+    lambda start, filling, size, end: start + filling * (size // len(filling)) + end,
+    st.text(max_size=3) | pieces,
+    st.sampled_from(["k", "é", "😀", "~", "k:"]),
+    st.integers(0, 8) | st.integers(180, 256),
+    st.text(max_size=3) | pieces | st.text("\ud800\udfff k", max_size=3),
+).filter(bool)
+some_bytes = st.binary(min_size=1, max_size=256) | texts.map(as_bytes).filter(bool)
+no_keys = (
+    st.none()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.tuples(st.text())
+    | st.booleans()
+)
+
+
+@EVERY_SETUP
+@TIMES
+def test_no_key_gets_in_by_any_verb(place, times):
+    verbs = sorted(raw_verbs(place.setup).keys() | DJANGO.keys())
+
+    @settings(max_examples=times, deadline=None)
+    @given(st.sampled_from(verbs), texts | some_bytes | texts | some_bytes | no_keys)
+    def try_a_verb(verb, key):
+        attempt(place, verb, key)
+
+    try_a_verb()
+
+
+@EVERY_SETUP
+def test_the_empty_key_is_a_key_of_its_own(place):
+    """As it is on no bare client, so it is compared with another key there."""
+    for key, other in (("", "k"), (b"", b"k")):
+        for name, verb in raw_verbs(place.setup).items():
+            place.begin()
+            with place.untouched("", "other", "pre-", "pre-other", "x", "y", "step"):
+                for step in (verb, lambda raw, key: raw.set(key, STORED), verb):
+                    ours = outcome(step, place.cache._cache, key)
+                    theirs = outcome(step, place.bare._cache, other)
+                    assert ours[0] == theirs[0], name
+                    if theirs[0] == "answers" and "by key_prefix" not in name:
+                        assert ours[1] == renamed(theirs[1], other, key), name
+                    if place.setup == "binary" and name == "touch":
+                        break  # as above
+                place.assert_in_step()
+
+
+def renamed(answer, key, new):
+    if isinstance(answer, dict):
+        return {new if name == key else name: value for name, value in answer.items()}
+    if isinstance(answer, list):
+        return [new if name == key else name for name in answer]
+    return answer
+
+
+@EVERY_SETUP
+def test_each_key_has_a_value_of_its_own(place, servers):
+    """And no other namespace sees it, nor does a neighbour without one."""
+    place.watched.flush()
+    library, options = SETUPS[place.setup]
+    bare = bare_cache(BACKENDS[library], servers[0].location, OPTIONS=options)
+    ours = {"NAMESPACE": "others", **options}
+    other = our_cache(BACKENDS[library], servers[0].location, OPTIONS=ours)
+    sized = [letter * size for size in SIZES for letter in ("k", b"k", "é")]
+    values, raw = {}, place.cache._cache
+    for number, key in enumerate([*KEYS, *sized, *SURROGATES, "", b"k" * 249 + b"l"]):
+        answer = outcome(raw.set, key, b"%d" % number)
+        if answer == ("answers", True):
+            values[as_bytes(key)] = b"%d" % number
+        else:
+            assert answer == ("answers", False) or answer[0] != "answers", key
+    assert len(values) > 20
+    for key, value in values.items():
+        assert raw.get(key) == value
+        assert raw.get_multi([key, b"none"]) == {key: value}
+    assert raw.get_multi(list(values)) == values
+    assert other._cache.get_multi(list(values)) == {}
+    safe = {key for key in values if key and not KEY_ENDS.search(key)} - {COUNTER}
+    assert bare._cache.get_multi(safe) == {}
+    for cache in (bare, other):
+        cache.close()
+
+
+# Values.
+
+VALUES = [
+    *COMMANDS,
+    *(b"\r\nflush_all\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n", b"END\r\n", b"STORED\r\n"),
+    *("", b"", " ", "\x00", "é", b"\xff", "\ud800", "41 ", b"41 "),
+    *(0, -5, 2**70, True, None, 1.5, (1,), ["k"], {"k": b"v"}, range(3)),
+    *(memoryview(b"no pickle"), lambda: "no pickle either"),
+]
+
+#: Below memcached's limit by more than our keys are longer, and above it.
+LARGE = [b"v" * (MEGABYTE - 2000), b"v" * MEGABYTE, "é" * (MEGABYTE // 2 + 1)]
+
+
+def stores(setup: str) -> dict[str, Callable]:
+    """Return all that stores a value under "k"."""
+
+    def by(verb, target, value):
+        return getattr(target, verb)("k", value)
+
+    def by_many(verb, target, value):
+        return getattr(target, verb)({"other": b"1", "k": value, "x": value})
+
+    def swap(raw, value):
+        return raw.cas("k", value, raw.gets("k")[1] or 1)
+
+    raw_stores = ["set", "add", "replace", "append", "prepend"]
+    if SETUPS[setup][0] == "pymemcache":
+        more = {
+            "set_many": partial(by_many, "set_many"),
+            "set without a reply": lambda raw, value: raw.set("k", value, noreply=True),
+        }
+    else:
+        more = {
+            "add_multi": partial(by_many, "add_multi"),
+            "[]=": lambda raw, value: operator.setitem(raw, "k", value),
+        }
+    djangos = ["set", "add", "get_or_set"]
+    return {
+        **{verb: partial(by, verb) for verb in raw_stores},
+        "set_multi": partial(by_many, "set_multi"),
+        "cas": swap,
+        **more,
+        **{f"Django's {verb}": partial(by, verb) for verb in djangos},
+        "Django's set_many": partial(by_many, "set_many"),
+    }
+
+
+def attempt_value(place: Place, name: str, value: object) -> None:
+    """Store a value where there is none, and where there is one."""
+    store, names = stores(place.setup)[name], ["k", "other", "x"]
+
+    def read_raw(raw, _):
+        return raw.get("k", "none"), raw.get_multi(["other", "x"])
+
+    def read_cache(cache, _):
+        return cache.get("k", "none"), cache.get_many(["other", "x"])
+
+    if "Django" in name:
+        ours, bare, read = place.cache, place.bare, read_cache
+        names = [place.cache.make_key(key) for key in names]
+    else:
+        ours, bare, read = place.cache._cache, place.bare._cache, read_raw
+    place.begin()
+    with place.untouched(*names, "step"):
+        for step in (store, read, lambda cache, _: cache.set("k", STORED), store, read):
+            theirs = outcome(step, bare, value)
+            assert_alike(value, outcome(step, ours, value), theirs)
+        place.assert_in_step()
+
+
+@with_verbs(**{setup: stores(setup) for setup in ("pymemcache", "pylibmc", "binary")})
+def test_no_value_gets_in(place, verb):
+    for value in VALUES:
+        attempt_value(place, verb, value)
+
+
+@with_verbs(
+    **dict.fromkeys(
+        ("pymemcache", "pylibmc", "binary"),
+        ("set", "set_multi", "append", "cas", "Django's set", "Django's set_many"),
+    )
+)
+def test_no_value_gets_in_by_its_size(place, verb):
+    """One that is too large takes along what was there, as in production."""
+    for value in LARGE:
+        attempt_value(place, verb, value)
+
+
+@BOTH_CLIENTS
+@TIMES
+def test_no_value_gets_in_by_any_verb(place, times):
+    @settings(max_examples=times, deadline=None)
+    @given(st.sampled_from(sorted(stores(place.setup))), texts | some_bytes | no_keys)
+    def try_a_verb(verb, value):
+        attempt_value(place, verb, value)
+
+    try_a_verb()
+
+
+# Names.
+
+BAD_NAMES = [
+    "~",
+    *COMMANDS,
+    "a\rb",
+    "a\tb",
+    "\x7f",
+    "a\u2028b",
+    "\udc80",
+    "٣",
+    "x" * 999,
+]
+
+
+def refused_name(call, *args, **kwargs) -> str:
+    with pytest.raises(ImproperlyConfigured, match="it takes 1 to 32") as caught:
+        call(*args, **kwargs)
+    _, _, got = str(caught.value).partition(" is ")
+    return ast.literal_eval(got.partition(": it takes")[0])
+
+
+@BOTH_CLIENTS
+@pytest.mark.parametrize("variable", ["NAMESPACED_CACHE_RUN", "PYTEST_XDIST_WORKER"])
+def test_no_name_gets_in_from_the_environment(place, variable, servers, monkeypatch):
+    ours = our_cache(BACKENDS[place.library], servers[0].location)
+    place.begin()
+    with place.untouched():
+        for name in BAD_NAMES:
+            monkeypatch.setenv(variable, name)
+            identity.begin_epoch()
+            for verb in DJANGO.values():
+                assert refused_name(verb, ours, "k") == name
+            for verb in raw_verbs(place.setup).values():
+                assert refused_name(verb, ours._cache, "k") == name
+            for verb in (ours.clear, ours.invalidate_namespace, ours._cache.flush_all):
+                assert refused_name(verb) == name
+    monkeypatch.undo()
+    identity.begin_epoch()
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, "a\x00b", "\x00"])
+def test_no_name_gets_in_from_the_settings(name):
+    options = {"NAMESPACE": name}
+    assert refused_name(our_cache, BACKENDS["pymemcache"], "", OPTIONS=options) == name
+
+
+@BOTH_CLIENTS
+@pytest.mark.parametrize("setting", ["KEY_PREFIX", "VERSION"])
+def test_no_part_of_a_key_gets_in_from_the_settings(place, setting, servers):
+    path = BACKENDS[place.library]
+    server, bare_server = (server.location for server in servers)
+    place.begin()
+    with place.untouched("step"):
+        for part in [*COMMANDS, *ENDS, *CONTROLS, *SURROGATES]:
+            ours = our_cache(
+                path, server, OPTIONS={"NAMESPACE": "mine"}, **{setting: part}
+            )
+            bare = bare_cache(path, bare_server, **{setting: part})
+            with closing(ours), closing(bare):
+                for name, verb in DJANGO.items():
+                    if "version" not in name:
+                        theirs = outcome(verb, bare, "k")
+                        assert theirs[0] in (InvalidCacheKey, UnicodeEncodeError), name
+                        assert_alike(part, outcome(verb, ours, "k"), theirs)
+        place.assert_in_step()
+
+
+@pytest.mark.parametrize("place", ["pymemcache"], indirect=True)
+@pytest.mark.parametrize("prefix", [b"a b", b"x\r\nflush_all\r\n", b"\0", b"k" * 251])
+def test_no_key_prefix_of_the_clients_gets_in(place, prefix, servers):
+    """It refuses all keys then, and with them the counter's."""
+    options = {"NAMESPACE": "mine", "key_prefix": prefix}
+    ours = our_cache(BACKENDS["pymemcache"], servers[0].location, OPTIONS=options)
+    refusals = (pymemcache.MemcacheIllegalInputError, NamespaceError)
+    place.begin()
+    with place.untouched():
+        for name, verb in raw_verbs(place.setup).items():
+            assert outcome(verb, ours._cache, "k")[0] in refusals, name
+        for verb in (ours.clear, ours.invalidate_namespace):
+            assert outcome(verb)[0] is NamespaceUnavailable

@@ -1,0 +1,476 @@
+"""What each operation costs, counted before a real memcached, is what pages say."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import re
+import secrets
+from functools import partial
+from operator import attrgetter, methodcaller
+
+import django
+import pytest
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from django.test import override_settings
+
+from namespaced_cache import (
+    generation,
+    get_namespaced,
+    invalidate_namespaces,
+    namespaced,
+)
+from namespaced_cache.backend import HELPERS
+from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
+from tests.support import ROOT
+from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.round_trips import CountingProxy
+from tests.support.servers import Memcached
+from tests.support.uses import Clock, as_another_process
+
+#: The page that says it of all verbs.
+COSTS = (ROOT / "docs" / "costs.md").read_text()
+
+README = (ROOT / "README.md").read_text()
+
+MODES = ("bare", "strict", "bounded", "pinned")
+
+#: How many keys a verb that takes many is given: from two numbers follows the rule.
+FEW, MORE = 3, 7
+
+#: pylibmc has `gets` and `cas` where it is told so.
+THEIRS = {"pymemcache": {}, "pylibmc": {"behaviors": {"cas": True}}}
+
+
+def items(keys):
+    return dict.fromkeys(keys, 1)
+
+
+#: Django's verbs, by the page's names for them, on a cache that holds numbers under
+#: `keys` and nothing under "new".
+VERBS = {
+    "`get`": lambda cache, keys: cache.get(keys[0]),
+    "`get_many`": lambda cache, keys: cache.get_many(keys),
+    "`has_key`": lambda cache, keys: cache.has_key(keys[0]),
+    "`in`": lambda cache, keys: keys[0] in cache,
+    "`get_or_set` (a hit)": lambda cache, keys: cache.get_or_set(keys[0], 1),
+    "`clear`": lambda cache, _: cache.clear(),
+    "`set`": lambda cache, keys: cache.set(keys[0], 1),
+    "`add`": lambda cache, _: cache.add("new", 1),
+    "`touch`": lambda cache, keys: cache.touch(keys[0]),
+    "`delete`": lambda cache, keys: cache.delete(keys[0]),
+    "`incr`": lambda cache, keys: cache.incr(keys[0]),
+    "`decr`": lambda cache, keys: cache.decr(keys[0]),
+    "`set_many`": lambda cache, keys: cache.set_many(items(keys)),
+    "`delete_many`": lambda cache, keys: cache.delete_many(keys),
+    "`get_or_set` (a miss)": lambda cache, _: cache.get_or_set("new", 1),
+    "`incr_version`": lambda cache, keys: cache.incr_version(keys[0]),
+    "`decr_version`": lambda cache, keys: cache.decr_version(keys[0]),
+}
+
+ASYNC_VERBS = {
+    "`aget`": lambda cache, keys: cache.aget(keys[0]),
+    "`aget_many`": lambda cache, keys: cache.aget_many(keys),
+    "`ahas_key`": lambda cache, keys: cache.ahas_key(keys[0]),
+    "`aget_or_set` (a hit)": lambda cache, keys: cache.aget_or_set(keys[0], 1),
+    "`aclear`": lambda cache, _: cache.aclear(),
+    "`aset`": lambda cache, keys: cache.aset(keys[0], 1),
+    "`aadd`": lambda cache, _: cache.aadd("new", 1),
+    "`atouch`": lambda cache, keys: cache.atouch(keys[0]),
+    "`adelete`": lambda cache, keys: cache.adelete(keys[0]),
+    "`aincr`": lambda cache, keys: cache.aincr(keys[0]),
+    "`adecr`": lambda cache, keys: cache.adecr(keys[0]),
+    "`aset_many`": lambda cache, keys: cache.aset_many(items(keys)),
+    "`adelete_many`": lambda cache, keys: cache.adelete_many(keys),
+    "`aget_or_set` (a miss)": lambda cache, _: cache.aget_or_set("new", 1),
+    "`aincr_version`": lambda cache, keys: cache.aincr_version(keys[0]),
+    "`adecr_version`": lambda cache, keys: cache.adecr_version(keys[0]),
+}
+
+#: The client's, where it has them. A token that is wrong costs what a right one does.
+RAW_VERBS = {
+    "`_cache.get`": lambda raw, keys: raw.get(keys[0]),
+    "`_cache.gets`": lambda raw, keys: raw.gets(keys[0]),
+    "`_cache.get_many`": lambda raw, keys: raw.get_many(keys),
+    "`_cache.get_multi`": lambda raw, keys: raw.get_multi(keys),
+    "`_cache.gets_many`": lambda raw, keys: raw.gets_many(keys),
+    "`_cache.gets_multi`": lambda raw, keys: raw.gets_multi(keys),
+    "`_cache.flush_all`": lambda raw, _: raw.flush_all(),
+    "`_cache.set`": lambda raw, keys: raw.set(keys[0], 1),
+    "`_cache.add`": lambda raw, _: raw.add("new", 1),
+    "`_cache.replace`": lambda raw, keys: raw.replace(keys[0], 1),
+    "`_cache.append`": lambda raw, keys: raw.append(keys[0], b"1"),
+    "`_cache.prepend`": lambda raw, keys: raw.prepend(keys[0], b"1"),
+    "`_cache.cas`": lambda raw, keys: raw.cas(keys[0], 1, 1),
+    "`_cache.touch`": lambda raw, keys: raw.touch(keys[0], 9),
+    "`_cache.delete`": lambda raw, keys: raw.delete(keys[0]),
+    "`_cache.incr`": lambda raw, keys: raw.incr(keys[0], 1),
+    "`_cache.decr`": lambda raw, keys: raw.decr(keys[0], 1),
+    "`_cache[key]`": lambda raw, keys: raw[keys[0]],
+    "`_cache[key] = …`": lambda raw, keys: operator.setitem(raw, keys[0], 1),
+    "`del _cache[key]`": lambda raw, keys: operator.delitem(raw, keys[0]),
+    "`key in _cache`": lambda raw, keys: keys[0] in raw,
+    "`_cache.set_many`": lambda raw, keys: raw.set_many(items(keys)),
+    "`_cache.set_multi`": lambda raw, keys: raw.set_multi(items(keys)),
+    "`_cache.add_multi`": lambda raw, keys: raw.add_multi(items(keys)),
+    "`_cache.delete_many`": lambda raw, keys: raw.delete_many(keys),
+    "`_cache.delete_multi`": lambda raw, keys: raw.delete_multi(keys),
+    "`_cache.incr_multi`": lambda raw, keys: raw.incr_multi(keys),
+}
+
+
+def verb_in(name: str) -> str:
+    """Return the verb alone, without what the page puts around it."""
+    return re.sub(r"`|_cache\.| \(.*", "", name)
+
+
+def twin(name: str) -> str:
+    """Return the name of the verb of Django's that does the same, if there is one."""
+    if name in ASYNC_VERBS:
+        return "`" + name.removeprefix("`a")
+    verb = verb_in(name).replace("_multi", "_many").replace("flush_all", "clear")
+    return f"`{verb}`" if f"`{verb}`" in VERBS else name
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def tables(text: str) -> list[str]:
+    return re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+
+
+def table(*rows) -> str:
+    rows = (rows[0], ["---"] * len(rows[0]), *rows[1:])
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
+
+
+# Each verb, while the process knows the counter.
+
+
+def call(name: str, cache, keys) -> None:
+    if name in VERBS:
+        VERBS[name](cache, keys)
+    elif name in ASYNC_VERBS:
+        asyncio.run(ASYNC_VERBS[name](cache, keys))
+    else:
+        RAW_VERBS[name](cache._cache, [cache.make_key(key) for key in keys])
+
+
+def rule(proxy, cache, name: str) -> str:
+    """Return what a verb costs with n keys, as the page writes it."""
+    counts = []
+    for number in (FEW, MORE):
+        keys = [f"k{index}" for index in range(number)]
+        cache.set_many(items(keys))
+        cache.delete("new")
+        counts.append(proxy.during(partial(call, name, cache, keys)))
+    each, remainder = divmod(counts[1] - counts[0], MORE - FEW)
+    assert remainder == 0
+    rest = counts[0] - each * FEW
+    keys = {0: "", 1: "n"}.get(each, f"{each}n")
+    return f"{keys} + {rest}" if keys and rest else keys or str(rest)
+
+
+def counted(proxy):
+    """Count each verb: by its name, then by the client, what it costs in MODES.
+
+    All caches live until the end: a client that is freed may say `quit` meanwhile.
+    """
+    costs: dict[str, dict[str, tuple[str, ...]]] = {}
+    alive = []
+    for client, path in BACKENDS.items():
+        theirs = THEIRS[client]
+        ours = {**theirs, "NAMESPACE": client}
+        bare = bare_cache(path, proxy.location, OPTIONS=theirs)
+        strict = our_cache(path, proxy.location, OPTIONS=ours)
+        bounded = our_cache(
+            path, proxy.location, OPTIONS={**ours, "MAX_STALENESS": 3600}
+        )
+        alive += [bare, strict, bounded]
+        for name in (*VERBS, *ASYNC_VERBS, *RAW_VERBS):
+            attribute = "__getitem__" if "key" in name else verb_in(name)
+            if name in RAW_VERBS and not hasattr(bare._cache, attribute):
+                continue
+            looking = [rule(proxy, cache, name) for cache in (bare, strict, bounded)]
+            with strict.pinned_generation():
+                pinned = rule(proxy, strict, name)
+            costs.setdefault(name, {})[client] = (*looking, pinned)
+    for cache in alive:
+        cache.close()
+    return costs
+
+
+@pytest.fixture(scope="module")
+def costs():
+    server = Memcached()  # of its own, for the bare `clear` empties it
+    proxy = CountingProxy(server.port)
+    yield counted(proxy)
+    proxy.close()
+    server.close()
+
+
+#: The bare HashClient takes a round trip a key.
+BATCHED = {"`delete_many`", "`_cache.delete_many`", "`_cache.delete_multi`"}
+if django.VERSION >= (6, 1):  # before, it is made of `adelete`
+    BATCHED |= {"`adelete_many`"}
+
+
+@pytest.mark.parametrize("name", [*VERBS, *ASYNC_VERBS, *RAW_VERBS])
+def test_a_verb_that_does_not_look_at_the_counter_costs_what_it_costs_bare(costs, name):
+    for client, (bare, _, bounded, pinned) in costs[name].items():
+        if client == "pymemcache" and name in BATCHED:
+            assert (bare, bounded, pinned) == ("n", "1", "1")
+        else:
+            assert bare == bounded == pinned
+
+
+def table_of(costs, names, client) -> str:
+    """Write the page's table: verbs of equal costs share a row, twins need no entry."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        cost = costs[name].get(client)
+        if cost and (twin(name) == name or costs[twin(name)].get(client) != cost):
+            bare, strict, _, pinned = cost
+            rows.setdefault((bare, strict, pinned), []).append(name)
+    head = ("verb", "bare", "strict", "bounded or pinned")
+    return table(head, *((", ".join(verbs), *row) for row, verbs in rows.items()))
+
+
+@pytest.mark.parametrize(("place", "client"), [*enumerate(BACKENDS)])
+def test_the_page_says_what_each_verb_costs(costs, place, client):
+    names = [name for name in costs if name not in ASYNC_VERBS]
+    right = table_of(costs, names, client)
+    assert tables(COSTS)[place : place + 1] == [right], f"The right table:\n{right}"
+
+
+@pytest.mark.parametrize(("place", "client"), [*enumerate(BACKENDS, start=2)])
+def test_the_page_says_what_async_verbs_cost(costs, place, client):
+    """As their twins; but before Django 6.1 some are made of others, key by key."""
+    right = table_of(costs, ASYNC_VERBS, client)
+    if django.VERSION < (6, 1):
+        assert tables(COSTS)[place : place + 1] == [right], f"The right table:\n{right}"
+    else:
+        assert right == table_of(costs, [], client)
+
+
+def test_every_verb_of_djangos_is_counted():
+    verbs = {name for name, member in vars(BaseCache).items() if callable(member)}
+    verbs = {name for name in verbs if not name.startswith("_")} - HELPERS
+    assert {verb_in(name) for name in (*VERBS, *ASYNC_VERBS)} == (
+        verbs - {"close", "aclose"} | {"in"}
+    )
+
+
+@pytest.mark.parametrize("client", BACKENDS)
+def test_every_verb_of_the_client_is_counted(costs, bare, client):
+    verbs = (ONE_KEY | MANY_KEYS | {"flush_all"}) & set(dir(bare._cache))
+    if hasattr(bare._cache, "__getitem__"):
+        verbs |= {"_cache[key]", "_cache[key] = …", "del _cache[key]", "key in _cache"}
+    names = {name for name in RAW_VERBS if client in costs.get(name, {})}
+    assert {verb_in(name) for name in names} == verbs
+
+
+# What is beside the rule.
+
+
+def warm(cache, _):
+    cache.set("k", 1)
+
+
+def first_of_a_process(cache, clock):
+    warm(cache, clock)
+    as_another_process(cache)
+
+
+def lost(cache, clock):
+    warm(cache, clock)
+    cache._cache.wrapped.delete(cache._cache.counter.key)
+
+
+def first_of_all(cache, clock):
+    lost(cache, clock)
+    as_another_process(cache)
+
+
+def invalidated(cache, clock):
+    """By another process, of which this one has heard nothing."""
+    warm(cache, clock)
+    cache._cache.wrapped.incr(cache._cache.counter.key, 1)
+
+
+def late(cache, clock):
+    warm(cache, clock)
+    clock.now += WINDOW
+
+
+def invalidated_and_late(cache, clock):
+    invalidated(cache, clock)
+    clock.now += WINDOW
+
+
+#: Seconds that a bounded alias of these tests trusts what it knows.
+WINDOW = 60
+STRICT: dict = {}
+BOUNDED = {"MAX_STALENESS": WINDOW}
+
+#: By the page's words: what leads there, in which mode, and on how many servers.
+OCCASIONS = {
+    "strict": (warm, STRICT, 1),
+    "strict, first in a process": (first_of_a_process, STRICT, 1),
+    "strict, first in the namespace, whose counter it seeds": (first_of_all, STRICT, 1),
+    "strict, after the counter was lost": (lost, STRICT, 1),
+    "strict, after another process's invalidation": (invalidated, STRICT, 1),
+    "strict, on several servers": (warm, STRICT, 3),
+    "bounded": (warm, BOUNDED, 1),
+    "bounded, when `MAX_STALENESS` is over": (late, BOUNDED, 1),
+    "bounded, when it is over, after another process's invalidation": (
+        invalidated_and_late,
+        BOUNDED,
+        1,
+    ),
+    "bounded, on several servers": (warm, BOUNDED, 3),
+}
+
+
+@pytest.fixture
+def proxies(start):
+    """Three proxies, each before a memcached of its own."""
+    counting = [CountingProxy(start().port) for _ in range(3)]
+    yield counting
+    for proxy in counting:
+        proxy.close()
+
+
+def test_the_page_says_what_else_an_operation_may_cost(proxies, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(generation, "time", clock)
+
+    alive = []  # a client that is freed may say `quit` meanwhile
+
+    def trips(client, how, act):
+        """What it takes at the most, for on several servers keys differ."""
+        prepare, options, servers = how
+        cache = our_cache(
+            BACKENDS[client],
+            [proxy.location for proxy in proxies[:servers]],
+            OPTIONS={"NAMESPACE": secrets.token_hex(8), **options},
+        )
+        keys, counts = ["k"], []
+        if servers > 1:
+            keys = [f"k{number}" for number in range(20)]
+            cache.get_many(keys)  # opens a connection to each
+        for key in keys:
+            prepare(cache, clock)
+            before = sum(proxy.count for proxy in proxies)
+            act(cache, key)
+            counts.append(sum(proxy.count for proxy in proxies) - before)
+        alive.append(cache)
+        return max(counts)
+
+    acts = {
+        "get": lambda cache, key: cache.get(key),
+        "set": lambda cache, key: cache.set(key, 1),
+    }
+    columns = [(client, verb) for client in BACKENDS for verb in acts]
+    rows = [
+        (words, *(trips(client, how, acts[verb]) for client, verb in columns))
+        for words, how in OCCASIONS.items()
+    ]
+    head = ("an operation", *(f"`{verb}`, {client}" for client, verb in columns))
+    right = table(head, *rows)
+    for cache in alive:
+        cache.close()
+    assert tables(COSTS)[4:] == [right], f"The right table:\n{right}"
+
+
+@pytest.fixture
+def several(build, proxies):
+    """Build a cache on three servers and say how many round trips it takes to act."""
+    cache = build([proxy.location for proxy in proxies])
+
+    def trips(act) -> int:
+        before = sum(proxy.count for proxy in proxies)
+        act(cache)
+        return sum(proxy.count for proxy in proxies) - before
+
+    return trips
+
+
+def test_many_keys_on_several_servers_take_one_round_trip_for_each_server(
+    client, several
+):
+    """And one for the counter, where the look cannot travel."""
+    keys = [str(number) for number in range(50)]
+    several(lambda cache: cache.set_many(items(keys)))
+    looks = {"pymemcache": 0, "pylibmc": 1}[client]
+    assert several(lambda cache: cache.get_many(keys)) == 3 + looks
+
+
+def in_a_block(cache):
+    with cache.pinned_generation():
+        pass
+
+
+#: The README's names of what we add, and how they are used.
+OURS = {
+    "cache.invalidate_namespace()": methodcaller("invalidate_namespace"),
+    "await cache.ainvalidate_namespace()": (
+        lambda cache: asyncio.run(cache.ainvalidate_namespace())
+    ),
+    "cache.namespace": attrgetter("namespace"),
+    "cache.generation": attrgetter("generation"),
+    "cache.pinned_generation()": in_a_block,
+    "cache.wrapped": attrgetter("wrapped"),
+    "cache._cache.wrapped": attrgetter("_cache.wrapped"),
+    "namespaced(CACHES, **options)": lambda _: namespaced(
+        caches.settings, NAMESPACE="a"
+    ),
+    'get_namespaced(alias="default")': lambda _: get_namespaced(),
+    "invalidate_namespaces(using=None)": lambda _: invalidate_namespaces(),
+}
+
+
+def test_the_readme_says_what_our_own_names_cost(backend, proxy):
+    """Of two aliases that share a namespace, and a third that has its own."""
+    rows = re.findall(
+        r"^\| `(.*?)` \|.*\| (\d)(?: for each namespace)? \|$",
+        tables(section("What you can do with it"))[0],
+        re.MULTILINE,
+    )
+    assert [name for name, _ in rows] == list(OURS)
+
+    def alias(**options):
+        options["WRAPPED_BACKEND"] = backend
+        return {
+            "BACKEND": "namespaced_cache.NamespacedCache",
+            "LOCATION": proxy.location,
+            "OPTIONS": options,
+        }
+
+    setting = {"default": alias(), "same": alias(), "own": alias(NAMESPACE="own")}
+    with override_settings(CACHES=setting):
+        invalidate_namespaces()
+        for name, trips in rows:
+            namespaces = 2 if name.startswith("invalidate_namespaces") else 1
+            act = partial(OURS[name], caches["default"])
+            assert proxy.during(act) == int(trips) * namespaces, name
+        caches.close_all()
+
+
+@pytest.mark.parametrize("mode", [{}, {"MAX_STALENESS": 60}])
+@pytest.mark.parametrize(
+    "act",
+    [
+        methodcaller("make_key", "k"),
+        methodcaller("close"),
+        repr,
+        methodcaller("__dir__"),
+    ],
+    ids=["make_key", "close", "repr", "dir"],
+)
+def test_what_needs_no_server_asks_none(build, proxy, mode, act):
+    cache = build(proxy.location, OPTIONS=mode)
+    cache.set("k", 1)
+    assert proxy.during(lambda: act(cache)) == 0

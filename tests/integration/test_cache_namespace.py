@@ -1,0 +1,569 @@
+"""`manage.py cache_namespace` on real servers: what it tells, frees, and leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+
+import pylibmc
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+
+from namespaced_cache import identity, inventory
+from namespaced_cache.inventory import Inventory
+from namespaced_cache.keys import GenerationKeys
+from namespaced_cache.management.commands import cache_namespace
+from namespaced_cache.server import Server
+from tests.support.caches import BACKENDS, our_cache
+from tests.support.side_by_side import Watched
+from tests.support.uses import as_another_process
+from tests.support.wires import answering
+
+HEAD = ["namespace", "generation", "unused", "for", "live", "dead", "unclaimed"]
+NEWEST = 1_790_000_000_000_000_000
+
+
+def setting(client, location, **options):
+    """The setting of a bare alias, as a site has it whose tests are namespaced."""
+    return {"BACKEND": BACKENDS[client], "LOCATION": location, "OPTIONS": options}
+
+
+def run(caches, *arguments, out=None, err=None):
+    """Run the command on these CACHES; return what it printed, and on stderr."""
+    out = io.StringIO() if out is None else out
+    err = io.StringIO() if err is None else err
+    with override_settings(CACHES=caches):
+        call_command(cache_namespace.Command(), *arguments, stdout=out, stderr=err)
+    return out.getvalue(), err.getvalue()
+
+
+def listed(caches, *arguments):
+    """What `list` tells, by namespace."""
+    out, _ = run(caches, "list", "--json", *arguments)
+    return {each["name"]: each for each in json.loads(out)}
+
+
+def amounts(namespace):
+    """How many items are live, dead and unclaimed."""
+    return [namespace[state]["items"] for state in ("live", "dead", "unclaimed")]
+
+
+class Wire(Watched):
+    """A plain connection to a server."""
+
+    def fill(self, items) -> None:
+        """Store pairs of key and value, many at once."""
+        commands = [b"ms %b %d q\r\n%b\r\n" % (k, len(v), v) for k, v in items]
+        assert self.ask(b"".join(commands) + b"mn\r\n", b"MN\r\n") == b"MN\r\n"
+
+    def everything(self):
+        """All that is stored, with its values."""
+        with Server(self._socket.getpeername()) as server:
+            keys = [item.key for item in server.items(b"")]
+        found = {}
+        for start in range(0, len(keys), 1000):
+            some = keys[start : start + 1000]
+            asked = b"".join(b"mg %b v k q\r\n" % key for key in some) + b"mn\r\n"
+            lines = self.ask(asked, b"MN\r\n").split(b"\r\n")[:-2]
+            for head, value in zip(lines[::2], lines[1::2], strict=True):
+                found[head.split(b" k", 1)[1]] = value
+        assert len(found) == len(keys)
+        return found
+
+
+@pytest.fixture
+def wire(server):
+    with closing(Wire(server)) as wire:
+        yield wire
+
+
+@pytest.fixture
+def site(server, client):
+    """A site's own CACHES."""
+    return {"default": setting(client, server.location)}
+
+
+@pytest.fixture
+def named(build):
+    """Build a cache in a namespace of this name, which no other test has told of it."""
+    return lambda name: as_another_process(build(OPTIONS={"NAMESPACE": name}))
+
+
+def fill(cache, generations, items=3):
+    """Leave so many items in each of so many generations."""
+    for number in range(generations):
+        if number:
+            cache.invalidate_namespace()
+        cache.set_many({f"k{n}": "v" * 100 for n in range(items)})
+
+
+def test_it_lists_what_is_live_and_what_is_dead(site, named, bare):
+    fill(named("shop"), 3)
+    fill(named("api"), 1)
+    bare.set("k", "of the site")
+    found = listed(site)
+    assert list(found) == ["api", "shop"]
+    assert amounts(found["api"]) == [3, 0, 0]
+    assert amounts(found["shop"]) == [3, 6, 0]
+    assert found["shop"]["generation"] == named("shop").generation
+    assert found["shop"]["idle"] <= 2
+    assert found["shop"]["dead"]["bytes"] == 2 * found["shop"]["live"]["bytes"]
+    assert 300 < found["shop"]["live"]["bytes"] < 900
+
+
+def test_it_lists_a_table_for_people(site, named):
+    fill(named("shop"), 2)
+    out, _ = run(site, "list")
+    head, line = out.splitlines()
+    assert head.split() == HEAD
+    name, generation, *_ = line.split()
+    assert (name, int(generation)) == ("shop", named("shop").generation)
+    assert re.findall(r"(\d+) \([\d,]+ B\)", line) == ["3", "3", "0"]
+
+
+def test_what_has_no_counter_here_is_unclaimed_and_stays(site, named, wire):
+    cache = named("shop")
+    fill(cache, 2)
+    delete_the_counter(wire)
+    (found,) = listed(site).values()
+    assert amounts(found) == [0, 0, 6]
+    assert (found["generation"], found["idle"]) == (None, None)
+    before = wire.everything()
+    run(site, "purge")
+    assert wire.everything() == before
+
+
+def test_what_is_above_the_counter_is_unclaimed_and_stays(site, wire):
+    keys = GenerationKeys("shop", NEWEST + 1)
+    above = {keys.name(key).encode(): b"v" for key in "ab"}
+    wire.fill([(b"nsc:shop", b"%d" % NEWEST), *above.items()])
+    assert amounts(listed(site)["shop"]) == [0, 0, 2]
+    run(site, "purge")
+    assert above.items() <= wire.everything().items()
+
+
+def test_a_counter_that_is_rubbish_makes_nothing_dead(site, wire):
+    key = GenerationKeys("shop", NEWEST).name("k").encode()
+    wire.fill([(b"nsc:shop", b"rubbish"), (key, b"v")])
+    assert amounts(listed(site)["shop"]) == [0, 0, 1]
+    before = wire.everything()
+    run(site, "purge")
+    assert wire.everything() == before
+
+
+def strangers(namespaces):
+    """Keys that look like a namespace's, and are nobody's of ours."""
+    yield from (b"plain", b":1:k", b"nsc", b"nsc:", b"nsc::1:k", b"nscx:a:1:k")
+    for name in namespaces:
+        # In capitals no generation is written.
+        yield from (name + b":1:k", b"x" + b"nsc:" + name, b"nsc:" + name + b":A:k")
+
+
+@pytest.mark.parametrize(
+    "total", [20_000, pytest.param(1_000_000, marks=pytest.mark.stress)]
+)
+def test_a_purge_frees_what_is_dead_and_leaves_the_rest_to_the_byte(start, total):
+    """And within bounded memory, showing its progress."""
+    server = start("-m", "1024")
+    names = [f"name{number}" for number in range(20)]
+    generations = {
+        (name, back): GenerationKeys(name, NEWEST - back)
+        for name in names
+        for back in range(3)
+    }
+    dead = 0
+    stay = dict.fromkeys(strangers(map(str.encode, names)), b"stranger")
+    stay |= {b"nsc:" + name.encode(): b"%d" % NEWEST for name in names}
+    with closing(Wire(server)) as wire:
+        wire.fill(stay.items())
+        batch = []
+        for number in range(total - len(stay)):
+            name, back = names[number % 20], number // 20 % 3
+            key = generations[name, back].name(f":1:key:{number}").encode()
+            batch.append((key, b"%020d" % number))
+            if back:
+                dead += 1
+            elif total < 100_000 or number % 100 < 20:
+                stay[key] = batch[-1][1]
+            if len(batch) == 2000:
+                wire.fill(batch)
+                batch.clear()
+        wire.fill(batch)
+        project = [
+            "from django.conf import settings",
+            f"caches = {{'default': {setting('pymemcache', server.location)!r}}}",
+            "settings.configure(CACHES=caches, INSTALLED_APPS=['namespaced_cache'])",
+            "import django, resource, sys; django.setup()",
+            "from django.core.management import call_command",
+            "call_command('cache_namespace', 'purge')",
+            "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss",
+            "print('peak', peak // 1024)",
+        ]
+        # By a small process, for the system counts what a parent had as its child's.
+        call = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+        done = subprocess.run(
+            [sys.executable, "-c", call, sys.executable, "-c", "\n".join(project)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        *_, summary, peak = done.stdout.splitlines()
+        assert summary.startswith(f"{dead:,} (")
+        assert summary.endswith(" of 20 namespaces deleted")
+        assert int(peak.split()[1]) < 200
+        percents = [line.split(" %")[0].strip() for line in done.stderr.splitlines()]
+        assert percents == [str(percent) for percent in range(10, 101, 10)]
+        with Server(server.location) as asked:
+            assert asked.count() == total - dead
+        left = wire.everything()
+        assert len(left) == total - dead
+        assert stay.items() <= left.items()
+
+
+def test_a_server_that_is_busy_is_waited_for(client, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    answers = [
+        b"STAT curr_items 1\r\nEND\r\n",
+        b"STAT time 100\r\nEND\r\n",
+        *[b"BUSY currently processing crawler request\r\n"] * 3,
+        b"key=nsc%3Ashop exp=-1 la=90 cas=1 fetch=no cls=1 size=85\nEND\r\n",
+        b"ME nsc:shop exp=-1 la=10 cas=1 fetch=no cls=1 size=85\r\n",
+        b"VA 19\r\n%d\r\n" % NEWEST,
+    ]
+    with answering(*answers) as (host, port):
+        out, err = run({"default": setting(client, f"{host}:{port}")}, "list")
+    assert len(pauses) == 3
+    said = f"{host}:{port} is busy with another walk: waiting.\n"
+    assert err.count(said) == 3
+    assert f"shop  {NEWEST}" in re.sub(" +", "  ", out)
+
+
+def test_a_walk_that_somebody_else_has_begun_is_no_harm(start, client):
+    """Memcached says that it is busy; or it waits, until all of that is read."""
+    server = start()
+    with closing(Wire(server)) as filling, closing(Wire(server)) as other:
+        # Too much for the buffers on its way, in fewer items than make a table grow.
+        filling.fill((b"nsc:shop:1:%0200d" % number, b"") for number in range(60_000))
+        filling.fill([(b"nsc:shop", b"%d" % NEWEST)])
+        other.ask(b"lru_crawler metadump all\r\n", b"")  # and nothing is read
+        reading = threading.Timer(1, other.ask, [b"", b"END\r\n"])
+        reading.start()
+        out, _ = run({"default": setting(client, server.location)}, "purge")
+        reading.join()
+    assert out.startswith("shop: 60,000 (")
+
+
+def test_a_purge_that_is_broken_off_can_be_run_again(site, named, monkeypatch):
+    cache = named("shop")
+    fill(cache, 4, items=1000)
+    delete, batches = Server.delete, []
+
+    def interrupted(server, keys):
+        if batches:
+            raise KeyboardInterrupt
+        batches.append(len(keys))
+        delete(server, keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Server, "delete", interrupted)
+        out = io.StringIO()
+        with pytest.raises(CommandError, match="another purge goes on") as broken_off:
+            run(site, "purge", out=out)
+    assert broken_off.value.returncode == 130
+    assert out.getvalue().startswith("shop: 1,000 (")
+    assert amounts(listed(site)["shop"]) == [1000, 2000, 0]
+    run(site, "purge")
+    assert amounts(listed(site)["shop"]) == [1000, 0, 0]
+    assert len(cache.get_many(f"k{n}" for n in range(1000))) == 1000
+
+
+def test_a_dry_run_tells_and_leaves_all(site, named, wire):
+    fill(named("shop"), 2)
+    before = wire.everything()
+    out, _ = run(site, "purge", "--dry-run")
+    assert out.splitlines()[-1].startswith("3 (")
+    assert out.endswith(" of 1 namespace would be deleted\n")
+    assert wire.everything() == before
+
+
+@pytest.fixture
+def runs(server):
+    """A run that has one live and one dead item, and a worker of it that has lost
+    its counter."""
+    name = "run-0123456789abcdef"
+    items = {
+        f"nsc:{name}": b"%d" % NEWEST,
+        GenerationKeys(name, NEWEST).name("k"): b"v",
+        GenerationKeys(name, NEWEST - 1).name("k"): b"v",
+        GenerationKeys(f"{name}.gw0", NEWEST).name("k"): b"v",
+        # Which is called like one, and is not.
+        f"nsc:{name}0": b"%d" % NEWEST,
+        GenerationKeys(f"{name}0", NEWEST).name("k"): b"v",
+    }
+    with closing(Wire(server)) as wire:
+        wire.fill((key.encode(), value) for key, value in items.items())
+    return name
+
+
+def test_a_run_that_goes_on_loses_what_is_dead_alone(site, runs, wire):
+    before = wire.everything()
+    run(site, "purge")
+    gone = before.keys() - wire.everything().keys()
+    assert gone == {GenerationKeys(runs, NEWEST - 1).name("k").encode()}
+
+
+def test_of_a_run_that_is_over_nothing_is_left(site, runs, wire, monkeypatch):
+    monkeypatch.setattr(inventory, "RESTS_AFTER", 1)
+    monkeypatch.setattr(cache_namespace, "RESTS_AFTER", 1)
+    wait_until_idle(wire, runs)
+    found = listed(site)
+    assert found[runs]["generation"] is None
+    assert amounts(found[runs]) == [0, 0, 2]
+    # To have listed it was no use of it.
+    out, _ = run(site, "purge", "--older-than", "2s")
+    assert out.splitlines()[-1].startswith("4 (")
+    assert {each["name"] for each in listed(site).values()} == {f"{runs}0"}
+    assert len(wire.everything()) == 2
+
+
+def wait_until_idle(wire, name):
+    """Wait until a run was not used for two seconds of the server's."""
+    deadline = time.monotonic() + 30
+    idle = b"0"
+    while int(idle) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        told = wire.ask(b"me nsc:%b\r\n" % name.encode(), b"\r\n")
+        (idle,) = re.findall(rb" la=(\d+)", told)
+
+
+def delete_the_counter(wire):
+    wire.ask(b"delete nsc:shop\r\n", b"DELETED\r\n")
+
+
+EACH_WAY_TO_LOSE = pytest.mark.parametrize(
+    "lose",
+    [delete_the_counter, lambda wire: wire.fill([(b"nsc:shop", b"rubbish")])],
+    ids=["gone", "rubbish"],
+)
+
+
+def test_a_generation_that_begins_during_the_walk_is_live(named, server):
+    cache = named("shop")
+    fill(cache, 1)
+    with Server(server.location) as walked:
+        taken = Inventory()
+        taken.keepers.append(walked)
+        states = []
+        for found in taken.walk(walked):
+            states.append(found.state.value)
+            if len(states) == 1:
+                cache.invalidate_namespace()
+                cache.set("k0", "newer")
+        again = [found.state.value for found in taken.walk(walked)]
+    assert sorted(states) == ["counter", "live", "live", "live"]
+    assert again.count("live") >= 1
+    (namespace,) = taken.namespaces.values()
+    assert namespace.generation == cache.generation
+    # Of the second walk the new one alone; of the first, what was alive then.
+    assert (namespace.live.items, namespace.dead.items) == (1, 6)
+
+
+@EACH_WAY_TO_LOSE
+def test_a_counter_that_goes_during_the_walk_makes_nothing_dead(
+    named, server, wire, lose
+):
+    cache = named("shop")
+    fill(cache, 1)
+    above = GenerationKeys("shop", cache.generation + 1).name("k").encode()
+    with Server(server.location) as walked:
+        taken = Inventory()
+        taken.keepers.append(walked)
+        for _ in taken.walk(walked):
+            pass
+        lose(wire)
+        wire.fill([(above, b"v")])
+        states = {found.state.value for found in taken.walk(walked)}
+    assert "unclaimed" in states
+    assert "dead" not in states
+    assert taken.namespaces["shop"].dead.items == 0
+
+
+def test_of_two_counters_the_lower_says_what_is_dead(client, start):
+    """As where two sites have one name for servers that they share in part."""
+    pair = [start(), start()]
+    caches = {"default": setting(client, [server.location for server in pair])}
+    for number, server in enumerate(pair):
+        items = [
+            (GenerationKeys("shop", NEWEST + n).name("k").encode(), b"v")
+            for n in (-1, 0, 1)
+        ]
+        with closing(Wire(server)) as wire:
+            wire.fill([(b"nsc:shop", b"%d" % (NEWEST + number)), *items])
+    run(caches, "purge")
+    (found,) = listed(caches).values()
+    assert found["generation"] == NEWEST
+    assert amounts(found) == [2, 0, 2]
+
+
+def test_a_counter_is_looked_for_on_all_servers(client, server, start):
+    """It is on one, and what it speaks for on both."""
+    pair = [server.location, start().location]
+    caches = {
+        "default": setting(client, pair),
+        "second": setting(client, max(pair)),
+    }
+    cache = as_another_process(
+        our_cache(BACKENDS[client], pair, OPTIONS={"NAMESPACE": "shop"})
+    )
+    with closing(cache):
+        fill(cache, 2, items=100)
+        assert amounts(listed(caches)["shop"]) == [100, 100, 0]
+        found = listed(caches, "--alias", "second")["shop"]
+        assert found["generation"] == cache.generation
+        live, dead, unclaimed = amounts(found)
+        assert 0 < live < 100
+        assert 0 < dead < 100
+        assert unclaimed == 0
+        run(caches, "purge", "--alias", "second")
+        assert amounts(listed(caches)["shop"]) == [100, 100 - dead, 0]
+
+
+def test_what_pymemcache_puts_before_keys_is_known(server):
+    client, options = "pymemcache", {"key_prefix": b"site-"}
+    caches = {"default": setting(client, server.location, **options)}
+    ours = {"NAMESPACE": "shop", **options}
+    cache = as_another_process(
+        our_cache(BACKENDS[client], server.location, OPTIONS=ours)
+    )
+    with closing(cache):
+        fill(cache, 2)
+        assert amounts(listed(caches)["shop"]) == [3, 3, 0]
+        assert listed({"default": setting(client, server.location)}) == {}
+        run(caches, "purge")
+        assert amounts(listed(caches)["shop"]) == [3, 0, 0]
+        assert run(caches, "invalidate", "shop")[0]
+        assert cache.get("k0") is None
+
+
+def test_keys_that_only_the_binary_protocol_can_say_are_purged(server):
+    """But for those that even base64 cannot: they stay until they expire."""
+    caches = {"default": setting("pylibmc", server.location)}
+    client = pylibmc.Client([server.location], binary=True)
+    keys = GenerationKeys("shop", NEWEST - 1)
+    client.set("nsc:shop", str(NEWEST))
+    for length in (1, 100, 200):
+        client.set(keys.name(f"a b\n{'x' * length}"), "v")
+    out, _ = run(caches, "purge")
+    assert out.splitlines()[-1].startswith("2 (")
+    assert amounts(listed(caches)["shop"]) == [0, 1, 0]
+
+
+def test_a_namespace_is_invalidated_by_its_name(site, named, server):
+    cache = named("shop")
+    fill(cache, 1)
+    generation = cache.generation
+    out, _ = run(site, "invalidate", "shop")
+    said = f"127.0.0.1:{server.port}: namespace shop, generation {generation + 1}\n"
+    assert out == said
+    assert cache.get("k0") is None
+    assert cache.generation == generation + 1
+
+
+def test_without_a_name_each_aliass_own_is_invalidated(site, named, client, server):
+    caches = {
+        "bare": site["default"],
+        "one": {
+            "BACKEND": "namespaced_cache.NamespacedCache",
+            "LOCATION": server.location,
+            "OPTIONS": {"WRAPPED_BACKEND": BACKENDS[client], "NAMESPACE": "shop"},
+        },
+        "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    }
+    cache = named("shop")
+    fill(cache, 1)
+    generation = cache.generation
+    said = f"one: namespace shop, generation {generation + 1}\n"
+    assert run(caches, "invalidate")[0] == said
+    assert cache.get("k0") is None
+    assert run(caches, "invalidate", "--alias", "one")[0]
+    assert cache.generation == generation + 2
+
+
+OURS = {"BACKEND": "namespaced_cache.NamespacedCache", "LOCATION": "127.0.0.1:1"}
+LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+
+
+@pytest.mark.parametrize(
+    ("caches", "arguments", "said"),
+    [
+        ({}, ["invalidate", "nobody"], "No server has a namespace 'nobody'."),
+        ({}, ["invalidate", "a b"], "'a b' is no namespace"),
+        ({}, ["invalidate", "a..b"], "'a..b' is no namespace"),
+        ({}, ["invalidate"], "No alias of CACHES has a namespace: name one."),
+        ({}, ["invalidate", "--alias", "default"], "'default' has no namespace"),
+        ({"default": OURS}, ["invalidate"], "has a new namespace for each run"),
+        ({}, ["list", "--alias", "none"], "CACHES['none']['BACKEND'] is None"),
+        ({"default": LOCMEM}, ["list"], "CACHES has no alias on memcached."),
+        (
+            {"default": LOCMEM},
+            ["list", "--alias", "default"],
+            "The cache alias 'default' is not on memcached.",
+        ),
+        ({"default": OURS}, ["list"], "No answer from memcached at 127.0.0.1:1: "),
+        ({}, ["purge", "--older-than", "5m"], "'5m' is no age"),
+        ({}, ["purge", "--older-than", "soon"], "'soon' is no age"),
+        ({}, [], "the following arguments are required: WAY"),
+    ],
+)
+def test_what_cannot_be_done_is_said(site, monkeypatch, caches, arguments, said):
+    monkeypatch.delenv("NAMESPACED_CACHE_RUN")
+    identity.begin_epoch()
+    with pytest.raises(CommandError, match=re.escape(said)):
+        run(caches or site, *arguments)
+
+
+def test_a_counter_that_is_rubbish_is_not_bumped(site, wire):
+    wire.fill([(b"nsc:shop", b"5")])
+    with pytest.raises(CommandError, match=r"the key 'nsc:shop' on .*, holds b'5'"):
+        run(site, "invalidate", "shop")
+    assert wire.everything() == {b"nsc:shop": b"5"}
+
+
+def test_a_server_without_its_crawler_is_named(client, start):
+    server = start("-o", "no_lru_crawler")
+    with pytest.raises(CommandError, match=rf"{server.port} answers .*LRU crawler on"):
+        run({"default": setting(client, server.location)}, "list")
+
+
+def test_a_proxy_is_refused(client, twemproxy):
+    """It would show one server's items at best."""
+    with pytest.raises(CommandError, match=r"No answer from memcached at /.*socket"):
+        run({"default": setting(client, twemproxy.location)}, "list")
+
+
+def test_on_a_terminal_it_shows_a_bar(start):
+    """Which is written over, and ends its line."""
+    server = start()
+    with closing(Wire(server)) as wire:
+        wire.fill((b"nsc:a:1:%06d" % number, b"") for number in range(5000))
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    err = Terminal()
+    run({"default": setting("pymemcache", server.location)}, "list", err=err)
+    *shown, last = err.getvalue().split("\r")
+    assert last == "\n"
+    assert len(shown) == 100
+    assert re.fullmatch(r" 50 % \[#{12}\.{13}\] [\d,]+ of [\d,]+ items", shown[49])

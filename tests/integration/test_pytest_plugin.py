@@ -1,0 +1,647 @@
+"""The pytest plugin, in small projects that are run as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+import pytest
+
+from tests.support.caches import BACKENDS, bare_cache
+from tests.support.projects import Project
+from tests.support.round_trips import CountingProxy
+
+INI = "[pytest]\npythonpath = .\npython_files = test_*.py\n"
+WRAP = "cache_namespace_wrap = true\n"
+
+
+@pytest.fixture
+def project(tmp_path, server):
+    """A project of production settings, whose aliases pytest wraps, and no tests."""
+    made = Project(tmp_path, server.location)
+    made.write("pytest.ini", INI + WRAP)
+    made.write("suite/test_every_kind.py", "")
+    made.write(
+        "bare_settings.py",
+        "from settings import *\nINSTALLED_APPS = []\ndel ROOT_URLCONF",
+    )
+    made.write(
+        "conftest.py",
+        """
+        import pytest
+        from django.core.cache import cache
+
+        def leave(name):
+            '''Tell what is left of others, and leave something.'''
+            left = sorted(cache.get_many(["class", "module", "test"]))
+            cache.set(name, 1)
+            return left
+        """,
+    )
+    return made
+
+
+def all_pass(run, count):
+    assert run.code == 0, run.output
+    assert run.count("passed") == count, run.output
+
+
+FIXTURES = """
+import pytest
+from conftest import leave
+
+@pytest.fixture(scope="module", autouse=True)
+def of_the_module():
+    assert leave("module") == []
+
+@pytest.fixture(scope="class")
+def of_the_class():
+    leave("class")
+
+class TestFilled:
+    def test_first(self, of_the_class):
+        assert leave("test") == []
+
+    def test_second(self, of_the_class):
+        assert leave("test") == []
+
+    @pytest.fixture
+    def of_the_test(self):
+        assert leave("test") == []
+
+    def test_third(self, of_the_class, of_the_test):
+        assert leave("test") == ["test"]
+
+def test_without_a_class():
+    assert leave("test") == []
+
+@pytest.fixture(scope="module")
+def late():
+    leave("module")
+
+@pytest.fixture
+def asks_late(request):
+    leave("test")
+    request.getfixturevalue("late")
+
+def test_that_asks_late(asks_late):
+    assert leave("test") == ["module", "test"]
+"""
+
+
+def test_every_test_starts_alike_the_first_as_well(project):
+    """What fixtures of wider scopes have cached is gone, what its own have is there."""
+    project.write("test_fixtures.py", FIXTURES)
+    all_pass(project.pytest(), 5)
+
+
+def test_nothing_is_written_in_no_namespace_while_django_is_set_up(project, server):
+    project.write(
+        "conftest.py", "from django.core.cache import cache; cache.set('k', 1)"
+    )
+    project.write("test_nothing.py", "def test_nothing(): pass")
+    all_pass(project.pytest(), 1)
+    bare = bare_cache(BACKENDS["pymemcache"], server.location)
+    assert bare.get("k") is None
+    bare.close()
+
+
+SCOPES = """
+import pytest
+from conftest import leave
+
+{module}
+
+@pytest.fixture(scope="class")
+def of_the_class():
+    assert "test" not in leave("class")
+
+{decorator}
+@pytest.mark.usefixtures("of_the_class")
+class TestOne:
+    {attribute}
+
+    def test_first(self):
+        assert leave("test") == ["class"]
+
+    def test_second(self):
+        assert leave("test") == ["class", "test"]
+
+    @pytest.mark.cache_isolation("function")
+    def test_third(self):
+        assert leave("test") == []
+
+class TestTwo(TestOne):
+    pass
+
+def test_without_a_class():
+    assert leave("test") == []
+
+def test_without_a_class_either():
+    assert leave("test") == []
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("ini", "cache_isolation = class"),
+        ("module", 'pytestmark = pytest.mark.cache_isolation("class")'),
+        ("decorator", '@pytest.mark.cache_isolation("class")'),
+        ("attribute", 'cache_isolation = "class"'),
+    ],
+)
+def test_a_class_may_share(project, where, what):
+    places = dict.fromkeys(["module", "decorator", "attribute"], "")
+    project.write("test_scopes.py", SCOPES.format(**{**places, where: what}))
+    if where == "ini":
+        project.write("pytest.ini", INI + WRAP + what)
+    all_pass(project.pytest("-p", "no:randomly"), 8)
+
+
+def test_what_stands_closest_to_a_test_counts(project):
+    """Its own marker, its class's marker or attribute, its module's marker."""
+    project.write(
+        "test_closest.py",
+        """
+        import pytest
+        from conftest import leave
+
+        pytestmark = pytest.mark.cache_isolation("off")
+
+        class TestAttribute:
+            cache_isolation = "function"
+
+            def test_first(self):
+                assert leave("test") == []
+
+            test_second = test_first
+
+        @pytest.mark.cache_isolation("function")
+        class TestMarker:
+            cache_isolation = "off"
+
+            def test_first(self):
+                assert leave("test") == []
+
+            test_second = test_first
+
+        def test_off():
+            assert leave("test") == ["test"]
+
+        @pytest.mark.cache_isolation(scope="function")
+        def test_own():
+            assert leave("test") == []
+        """,
+    )
+    all_pass(project.pytest("-p", "no:randomly"), 6)
+
+
+OF_A_MARKER = "The marker cache_isolation of test_scope.py::TestScope"
+
+
+@pytest.mark.parametrize(
+    ("ini", "marker", "complaint"),
+    [
+        ("'per test'", "", "The ini option cache_isolation is \"'per test'\""),
+        ("", "'per test'", f"{OF_A_MARKER} is 'per test'"),
+        ("", "'class', 'off'", f"{OF_A_MARKER} is ('class', 'off')"),
+        ("", "", f"{OF_A_MARKER} is ()"),
+    ],
+)
+def test_a_scope_that_there_is_not_is_refused(project, ini, marker, complaint):
+    project.write("pytest.ini", INI + WRAP + (ini and f"cache_isolation = {ini}"))
+    project.write(
+        "test_scope.py",
+        f"""
+        import pytest
+        @pytest.mark.cache_isolation({marker})
+        class TestScope:
+            def test(self): pass
+        """,
+    )
+    run = project.pytest()
+    assert run.code != 0
+    assert f"{complaint}: it takes function, class, off." in run.output
+
+
+def test_the_fixture_is_the_default_alias(project):
+    project.write(
+        "test_fixture.py",
+        """
+        import pytest
+        from django.core.cache import cache, caches
+        from django.core.exceptions import ImproperlyConfigured
+        from namespaced_cache import NamespacedCache
+
+        def test_hands_on(namespaced_cache):
+            assert isinstance(namespaced_cache, NamespacedCache)
+            assert namespaced_cache is caches["default"]
+            cache.set("k", 1)
+            namespaced_cache.invalidate_namespace()
+            assert cache.get("k") is None
+        """,
+    )
+    all_pass(project.pytest(), 1)
+    run = project.pytest("-o", "cache_namespace_wrap=false")
+    assert run.count("error") == 1, run.output
+    assert "The cache alias 'default' has no namespace" in run.output
+
+
+def test_the_end_of_a_verbose_run_tells_what_was_done(project):
+    project.write(
+        "test_report.py",
+        """
+        import pytest
+        @pytest.mark.parametrize("number", range(1200))
+        def test_nothing(number): pass
+        """,
+    )
+    # Once more in each process, after a fixture of pytest-django's for the session.
+    said = r"^cache isolation: (\d+) namespaces?, invalidated ([\d,]+) times$"
+    run = project.pytest("-v")
+    assert re.findall(said, run.output, re.MULTILINE) == [("1", "1,201")]
+    run = project.pytest("-v", "-n", "2")
+    assert re.findall(said, run.output, re.MULTILINE) == [("2", "1,202")]
+    assert not re.findall(said, project.pytest().output, re.MULTILINE)
+
+
+def test_a_test_pays_one_round_trip_for_its_isolation(server, project):
+    """And the run four more.
+
+    Two because its first invalidation finds no counter to bump, one because a fixture
+    of pytest-django's is set up for the session, and one for the client's farewell.
+    """
+    project.write(
+        "test_trivial.py",
+        """
+        import pytest
+        @pytest.mark.parametrize("number", range(1000))
+        def test_nothing(number): pass
+        """,
+    )
+    # Without the site's own use of the cache while it is set up.
+    proxy = CountingProxy(server.port)
+    project.environment |= {
+        "DJANGO_SETTINGS_MODULE": "bare_settings",
+        "MEMCACHED_LOCATION": proxy.location,
+    }
+    count = proxy.during(lambda: all_pass(project.pytest(), 1000))
+    proxy.close()
+    assert count == 1000 + 4
+
+
+def test_a_conftest_may_name_the_plugin(project):
+    """As projects do that load no plugins by themselves."""
+    project.write("conftest.py", 'pytest_plugins = ["namespaced_cache.pytest_plugin"]')
+    project.write(
+        "test_named.py",
+        """
+        from django.core.cache import cache
+        def test_first():
+            assert cache.add("k", 1)
+        test_second = test_first
+        """,
+    )
+    all_pass(project.pytest("-p", "no:namespaced_cache"), 2)
+
+
+def test_a_project_without_django_is_left_alone(project):
+    project.write("conftest.py", "")
+    project.write(
+        "test_plain.py",
+        """
+        import sys
+        def test_nothing():
+            assert "namespaced_cache.pytest_plugin" in sys.modules
+            assert "django" not in sys.modules
+        """,
+    )
+    project.write("pytest.ini", INI)
+    all_pass(project.pytest("-p", "no:django", "-v"), 1)
+
+
+def test_a_project_without_memcached_is_left_alone(project):
+    """An alias whose library or class is not there is not opened, either."""
+    project.write(
+        "settings_without.py",
+        """
+        from settings import *
+        INSTALLED_APPS = []
+        broken = {"BACKEND": "no.such.Backend"}
+        CACHES = {"default": CACHES["local"], "1": CACHES["unused"], "2": broken}
+        """,
+    )
+    project.write(
+        "test_local.py",
+        """
+        from django.core.cache import cache
+        def test_first():
+            assert cache.add("k", 1)
+        def test_second():
+            assert not cache.add("k", 1)
+        """,
+    )
+    run = project.pytest(
+        "-p", "no:randomly", "-v", DJANGO_SETTINGS_MODULE="settings_without"
+    )
+    all_pass(run, 2)
+    assert "cache isolation:" not in run.output
+
+
+def test_settings_that_a_test_overrides_lead_to_no_old_data(project, start):
+    """Not on another server either, however it was reached before."""
+    project.write(
+        "test_override.py",
+        f"""
+        import pytest
+        from django.conf import settings
+        from django.core.cache import cache, caches
+        from django.test import override_settings
+
+        there = {{**settings.CACHES["default"], "LOCATION": "{start().location}"}}
+        elsewhere = override_settings(CACHES={{"default": there}})
+
+        def look_elsewhere():
+            with elsewhere:
+                found = cache.get("k")
+                cache.set("k", 1)
+            with elsewhere:
+                assert cache.get("k") == 1
+            return found
+
+        class TestFunctions:
+            def test_first(self):
+                assert look_elsewhere() is None
+                assert look_elsewhere() == 1
+                assert cache.add("k", 1)
+
+            test_second = test_first
+
+        @pytest.mark.cache_isolation("class")
+        class TestClass:
+            def test_first(self):
+                assert look_elsewhere() is None
+                assert cache.add("k", 1)
+
+            def test_second(self):
+                assert look_elsewhere() == 1
+                assert not cache.add("k", 1)
+
+        @elsewhere
+        def test_decorated():
+            assert cache.add("k", 1)
+
+        test_decorated_too = test_decorated
+        """,
+    )
+    all_pass(project.pytest("-p", "no:randomly"), 6)
+
+
+def test_a_run_that_is_broken_off_leaves_nothing_behind(project):
+    """Not even where its name comes again."""
+    project.write(
+        "test_broken_off.py",
+        """
+        import os, signal
+        import pytest
+        from conftest import leave
+
+        @pytest.fixture
+        def crashes():
+            yield
+            leave("test")
+            raise RuntimeError("in the teardown")
+
+        def test_teardown_crashes(crashes):
+            assert leave("test") == []
+
+        def test_after_the_crash():
+            assert leave("test") == []
+
+        def test_broken_off():
+            assert leave("test") == []
+            if "BREAK" in os.environ:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def test_after_all():
+            assert leave("test") == []
+        """,
+    )
+    same = {"NAMESPACED_CACHE_RUN": "named-by-hand"}
+    run = project.pytest("-p", "no:randomly", **same, BREAK="1")
+    assert run.code == pytest.ExitCode.INTERRUPTED
+    assert (run.count("passed"), run.count("error")) == (2, 1), run.output
+    run = project.pytest("-p", "no:randomly", **same)
+    assert (run.count("passed"), run.count("error")) == (4, 1), run.output
+
+
+def test_a_class_within_a_class_shares_with_it(project):
+    """By the ini option, and by what stands on the outer one; its own word counts."""
+    project.write("pytest.ini", INI + WRAP + "cache_isolation = class")
+    project.write(
+        "test_nested.py",
+        """
+        import pytest
+        from conftest import leave
+
+        class TestOuter:
+            def test_1(self):
+                assert leave("test") == []
+
+            class TestInner:
+                def test_2(self):
+                    assert leave("class") == ["test"]
+
+            @pytest.mark.cache_isolation("class")
+            class TestOwn:
+                def test_3(self):
+                    assert leave("test") == []
+
+                def test_4(self):
+                    assert leave("test") == ["test"]
+
+            def test_5(self):
+                assert leave("test") == ["test"]
+
+        class TestNext:
+            def test_6(self):
+                assert leave("test") == []
+
+        @pytest.fixture(scope="module")
+        def filled():
+            leave("class")
+
+        def test_7(filled):
+            assert leave("test") == []
+
+        test_8 = test_7
+        """,
+    )
+    all_pass(project.pytest("-p", "no:randomly"), 8)
+
+
+AWAY = r"NamespaceWarning: Namespace '[\w.-]+' on {}: no answer"
+
+
+def test_a_server_that_is_never_reached_is_warned_of_and_left_alone(project, start):
+    """Tests that do not need it run, skipped ones are skipped, the rest see it away."""
+    server = start()
+    server.kill()
+    project.write(
+        "one_alias.py", 'from bare_settings import *\ndel CACHES["pylibmc"]\n'
+    )
+    project.write(
+        "test_away.py",
+        """
+        import pytest
+        from django.core.cache import caches
+
+        caches["default"]  # is opened, but not used, before the first test
+
+        def test_nothing():
+            pass
+
+        # Skipped on purpose: that such a test is skipped, and not failed for want of a
+        # server, is what the test around this is about.
+        @pytest.mark.skip(reason="to be counted as skipped, with its server away")
+        def test_skipped():
+            pass
+
+        @pytest.mark.parametrize("again", range(2))
+        def test_sees_it(again):
+            with pytest.raises(ConnectionRefusedError):
+                caches["default"].get("k")
+            assert caches["default"].get("k") is None  # in pymemcache's retry window
+        """,
+    )
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "one_alias",
+        "MEMCACHED_LOCATION": server.location,
+    }
+    run = project.pytest("-W", "default", "-p", "no:randomly", **environment)
+    assert run.count("skipped") == 1, run.output
+    assert run.count("passed") == 2, run.output  # the window stays open for the last
+    assert len(re.findall(AWAY.format(server.location), run.output)) == 1, run.output
+
+    run = project.pytest(**environment)
+    assert run.count("error") == 4, run.output  # where warnings are errors
+
+
+def test_a_server_that_is_reached_at_last_is_isolated(project, start):
+    server = start()
+    server.kill()
+    project.environment |= {
+        "MEMCACHED_LOCATION": server.location,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "DJANGO_SETTINGS_MODULE": "bare_settings",
+    }
+    project.write("conftest.py", "")
+    project.write(
+        "test_late.py",
+        f"""
+        import pytest, time
+        from django.core.cache import cache
+        from tests.support.servers import Memcached
+
+        @pytest.fixture(scope="module")
+        def server():
+            server = Memcached("-p", "{server.port}")
+            yield
+            server.close()
+
+        def test_away():
+            pass
+
+        def test_is_there(server):
+            time.sleep(1.1)  # pymemcache's retry window
+            assert cache.add("k", 1)
+
+        def test_is_isolated(server):
+            assert cache.add("k", 1)
+
+        test_is_isolated_again = test_is_isolated
+        """,
+    )
+    run = project.pytest("-W", "default", "-p", "no:randomly")
+    assert (run.code, run.count("passed")) == (0, 4), run.output
+
+
+def test_a_shared_server_without_a_namespace_is_warned_of_once(project):
+    project.write("conftest.py", "")
+    project.write(
+        "test_warned.py",
+        """
+        from django.core.cache import caches
+        def test_opens():
+            caches["default"], caches["pylibmc"]
+        """,
+    )
+    project.write("pytest.ini", INI)
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "bare_settings",
+        "MEMCACHED_LOCATION": "127.0.0.1:1",  # nobody answers, but then nobody is asked
+    }
+    run = project.pytest("-W", "default", **environment)
+    warning = (
+        "test_warned.py:4: NamespaceWarning: The cache alias 'default' reaches "
+        "memcached at 127.0.0.1:1 without a namespace: tests read and overwrite what "
+        "others keep there. Add to pytest's ini options: cache_namespace_wrap = true"
+    )
+    assert run.output.count("NamespaceWarning:") == 1, run.output
+    assert warning in run.output, run.output
+    project.write("test_too.py", "from test_warned import test_opens")
+    fatal = ("-W", "error::namespaced_cache.NamespaceWarning")
+    run = project.pytest(*fatal, **environment)
+    assert run.count("failed") == 2, run.output  # and not the first alone
+
+
+FLUSHES = """
+import pymemcache
+from django.core.cache import cache
+from django.core.cache.backends.memcached import PyMemcacheCache
+from django.conf import settings
+
+def test_namespaced():
+    cache.clear()
+    cache._cache.flush_all()
+
+def test_backend():
+    PyMemcacheCache(settings.CACHES["default"]["LOCATION"], {}).clear()
+
+def test_client():
+    cache._cache.wrapped.flush_all()
+"""
+
+
+def test_flush_all_on_a_bare_backend_is_reported_with_its_place(project, start):
+    project.write("test_flushes.py", FLUSHES)
+    run = project.pytest("-W", "default", MEMCACHED_LOCATION=start().location)
+    all_pass(run, 3)
+    places = re.findall(
+        r"NamespaceWarning: flush_all\(\).* at \S+/(\S+): it", run.output
+    )
+    assert sorted(places) == ["test_flushes.py:12", "test_flushes.py:15"], run.output
+
+
+def test_what_a_run_leaves_goes_away_within_a_day(project):
+    project.write(
+        "test_capped.py",
+        """
+        import pymemcache
+        from django.conf import settings
+        from django.core.cache import cache
+        from namespaced_cache.keys import base36
+
+        def seconds(key):
+            client = pymemcache.Client(settings.CACHES["default"]["LOCATION"])
+            return int(client.raw_command(f"mg {key} t").split(b"t")[1])
+
+        def test_stays():
+            cache.set("k", 1, None)
+            prefix = f"nsc:{cache.namespace}:{base36(cache.generation)}:"
+            assert 86300 < seconds(prefix + cache.make_key("k")) <= 86400
+        """,
+    )
+    all_pass(project.pytest(), 1)

@@ -1,0 +1,121 @@
+"""Whole suites of real projects, run in each of the ways in which people run them.
+
+Their settings are production's. What isolates them is one line of pytest's settings, or
+one of Django's.
+"""
+
+from __future__ import annotations
+
+import django
+import pytest
+
+from tests.support.projects import RUNNER, SHOP, Project, finish
+from tests.support.servers import Memcached
+
+WRAP = "--override-ini=cache_namespace_wrap=true"
+
+#: Django's own test case, which a process pool of Django's cannot take.
+PICKLED = "--exclude-tag=cannot be pickled"
+
+WAYS = {
+    "pytest": lambda project: project.pytest(WRAP),
+    "pytest-xdist": lambda project: project.pytest(WRAP, "--numprocesses=4"),
+    "Django": lambda project: project.manage("test", RUNNER),
+    "Django, fork": lambda project: project.manage_by(
+        "fork", "test", RUNNER, PICKLED, "--parallel=4"
+    ),
+    "Django, spawn": lambda project: project.manage_by(
+        "spawn", "test", RUNNER, PICKLED, "--parallel=4"
+    ),
+    "Django, other order": lambda project: project.manage(
+        "test", RUNNER, "--keepdb", "--shuffle", "--reverse"
+    ),
+}
+if django.VERSION >= (6, 0):  # which has learned it
+    WAYS["Django, forkserver"] = lambda project: project.manage_by(
+        "forkserver", "test", RUNNER, PICKLED, "--parallel=4"
+    )
+
+#: Plays the running site: fills its cache, then says, when asked, what became of it.
+RUNNING_SITE = """
+import sys
+import django
+django.setup()
+from running_site import RunningSite
+site = RunningSite()
+print("open", flush=True)
+for _ in sys.stdin:
+    print(site.damage(), flush=True)
+    site.restore()
+"""
+
+
+class Site:
+    """The running site, beside the tests of the same project on the same memcached."""
+
+    def __init__(self, project):
+        self.process = project.start("-c", RUNNING_SITE)
+        assert self.process.stdout.readline() == "open\n"
+
+    def damage(self):
+        """Ask which of its 500 keys are not as it left them."""
+        self.process.stdin.write("?\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """The example site, its memcached, and the site that runs there."""
+    memcached = Memcached()
+    project = Project(
+        tmp_path_factory.mktemp("shop"),
+        memcached.location,
+        template=SHOP,
+        settings="config.settings",
+        SHOP_DATABASE=":memory:",
+        PYTHONPATH=str(SHOP.parent),
+    )
+    project.site = Site(project)
+    yield project
+    finish(project.site.process)
+    memcached.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_shops_suite_passes_and_leaves_the_running_site_alone(shop, way):
+    run = WAYS[way](shop)
+    assert run.code == 0, run.output
+    assert 23 in (run.ran, run.count("passed")), run.output
+    assert shop.site.damage() == "0 of 500"
+
+
+@pytest.mark.parametrize("way", ["pytest", "Django"])
+def test_on_the_plain_backend_it_fails_and_damages_the_site(shop, way):
+    run = shop.pytest() if way == "pytest" else shop.manage("test")
+    assert run.code != 0
+    assert 23 in (run.ran, run.count("passed") + run.count("failed")), run.output
+    assert shop.site.damage() != "0 of 500"
+
+
+def test_two_runs_at_the_same_time_do_not_meet(shop):
+    runs = [
+        shop.start("-m", "pytest", WRAP, "--numprocesses=2"),
+        shop.start("-m", "django", "test", RUNNER, "--parallel=2"),
+    ]
+    for run in map(finish, runs):
+        assert run.code == 0, run.output
+    assert shop.site.damage() == "0 of 500"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_test_of_every_kind_begins_with_an_empty_cache(tmp_path, server, way):
+    run = WAYS[way](Project(tmp_path, server.location))
+    assert run.code == 0, run.output
+    assert {run.ran, run.count("passed")} & {28, 30}, run.output
+
+
+def test_and_does_not_without(tmp_path, server):
+    run = Project(tmp_path, server.location).manage("test")
+    assert run.code != 0
+    assert run.ran in (28, 30), run.output  # two fail as a class

@@ -1,0 +1,485 @@
+"""Outages: in each, ours does what the bare backend does, and invents nothing.
+
+Both go through the same outage, each verb with a client of its own; the tables say what
+each call answers or raises. Where ours differs, a note says why.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import re
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from _pylibmc import libmemcached_version
+
+from namespaced_cache.keys import parse
+from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.outages import ERRORS, LOUD, VERBS, Cell, all_come_back, read, word
+from tests.support.round_trips import CountingProxy
+from tests.support.servers import Memcached
+
+#: Seconds until a client gives up a server that does not answer.
+PATIENCE = 0.5
+#: None of these clients tries a server again within a test, unless it is told to.
+PYMEMCACHE = {"timeout": PATIENCE, "connect_timeout": PATIENCE, "retry_timeout": 60}
+PYLIBMC = {
+    "_poll_timeout": int(PATIENCE * 1e3),
+    "connect_timeout": int(PATIENCE * 1e3),
+    "receive_timeout": int(PATIENCE * 1e6),
+    "send_timeout": int(PATIENCE * 1e6),
+    "retry_timeout": 60,
+    "tcp_nodelay": True,
+}
+CLIENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pymemcache": ("pymemcache", PYMEMCACHE),
+    "pooled": ("pymemcache", {**PYMEMCACHE, "use_pooling": True}),
+    "retry-at-once": ("pymemcache", {**PYMEMCACHE, "retry_timeout": 0}),
+    "no-retry": ("pymemcache", {**PYMEMCACHE, "retry_attempts": 0}),
+    "never-dead": (
+        "pymemcache",
+        {**PYMEMCACHE, "retry_attempts": 0, "dead_timeout": 0},
+    ),
+    "ignore-exc": ("pymemcache", {**PYMEMCACHE, "ignore_exc": True}),
+    "pylibmc": ("pylibmc", {"behaviors": PYLIBMC}),
+    "remove-failed": (
+        "pylibmc",
+        {"behaviors": {**PYLIBMC, "remove_failed": 1, "dead_timeout": 60}},
+    ),
+}
+
+#: How often each verb is called in an outage.
+CALLS = 3
+
+#: What the first call in an outage does, the second, and so on; the last word goes on.
+#: "any" are the verbs without a line of their own, "ours" is where ours differs from
+#: the bare backend in the line above, for the reason in NOTES.
+#:
+#: killed: connections that clients have break, and new ones are refused. refused: there
+#: never was a server, and clients are new. frozen: a server takes what is sent to it
+#: and answers nothing, until the client gives it up.
+TABLE = """
+                | killed                     | refused              | frozen
+pymemcache pooled
+    any         | closed refused hidden      | refused hidden       | timed-out hidden
+retry-at-once
+    any         | closed refused             | refused              | timed-out
+no-retry
+    any         | closed refused all-down    | refused all-down     | timed-out all-down
+never-dead
+    any         | closed refused             | refused              | timed-out
+ignore-exc
+    any         | hidden                     | hidden               | hidden
+    set_many    | []                         | []                   | []
+      ours: a   | hidden                     | hidden               | hidden
+pylibmc @1.0.16
+    any         | Connection Down            | Connection Down      | Error Down
+    touch       | Connection Write           | Write                | Error Write
+      ours: b   | =                          | Connection Down      | =
+    get has_key | Connection Down            | Connection Down      | Error Down
+      ours: c   | hidden Down                | =                    | hidden Down
+    get_many    | hidden Down                | Down                 | hidden Down
+      ours: b   | =                          | Connection Down      | =
+    get_or_set  | Connection Down            | Connection Down      | Error Down
+      ours: c   | Down                       | =                    | Down
+remove-failed @1.0.16
+    any         | Connection Dead Down       | Connection Dead Down | Error Dead Down
+    touch       | Connection Write           | Write                | Error Write
+      ours: b   | =                          | Connection Dead Down | =
+    get has_key | Connection Dead Down       | Connection Dead Down | Error Dead Down
+      ours: c   | hidden Down                | =                    | hidden Down
+    get_many    | hidden Down                | Dead Down            | hidden Down
+      ours: b   | =                          | Connection Dead Down | =
+    get_or_set  | Connection Dead Down       | Connection Dead Down | Error Dead Down
+      ours: c   | Dead Down                  | =                    | Dead Down
+pylibmc remove-failed @1.1.4
+    any         | Connection Connection Down | Connection Down      | Error
+    touch       | Connection Write           | Write                | Error
+      ours: b   | =                          | Connection Down      | =
+    get has_key | Connection Connection Down | Connection Down      | Error
+      ours: c   | hidden Down                | =                    | hidden
+    get_many    | hidden Down                | Down                 | hidden
+      ours: b   | =                          | Connection Down      | =
+    get_or_set  | Connection Connection Down | Connection Down      | Error
+      ours: c   | Connection Down            | =                    | Error
+"""
+#: And how many more waits for a frozen server it may cost, all calls together.
+NOTES = {
+    # Bare pymemcache says that all was stored, though nobody has done so. Ours looks at
+    # the counter, and learns that there is no answer by waiting for it once.
+    "a": 1,
+    # A process that knows no generation yet looks for one first, with a `get`.
+    "b": 0,
+    # One request asks for the counter and the item: it is a `get_multi`, which hides a
+    # first failure where a `get` does not. `get_or_set` goes on to `add`, and may wait.
+    "c": CALLS,
+}
+
+
+CELLS = read(TABLE)
+OUTAGES = ("killed", "refused", "frozen")
+
+#: pylibmc behaves as the libmemcached does that it was compiled with. What bare does
+#: with a version that nobody has looked at is not asserted; that ours does the same is.
+VERSIONS = sorted({version for _, version, _, _ in CELLS} - {""})
+LOOKED_AT = libmemcached_version in VERSIONS
+NEAREST = max((v for v in VERSIONS if v <= libmemcached_version), default=VERSIONS[0])
+
+
+@contextmanager
+def away(server: Memcached, outage: str):
+    """Let the server be away for the block; a watchdog ends what hangs for ever."""
+    if outage != "frozen":
+        server.kill()
+        yield
+        server.start()
+        return
+    watchdog = threading.Timer(60, server.kill)
+    watchdog.start()
+    server.freeze()
+    yield
+    server.thaw()
+    watchdog.cancel()
+    assert server.process.poll() is None, "somebody waited for ever"
+
+
+def keys_on(server: Memcached) -> list[bytes]:
+    """Return all keys that the server holds."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        reply = b""
+        while not reply.endswith(b"END\r\n"):
+            if reply in (b"", b"BUSY currently processing crawler request\r\n"):
+                connection.sendall(b"lru_crawler metadump all\r\n")
+                reply = b""
+            chunk = connection.recv(65536)
+            assert chunk, "memcached has closed the connection"
+            reply += chunk
+    return [unquote_to_bytes(key) for key in re.findall(rb"key=(\S+)", reply)]
+
+
+def patiently(act: Callable[[], Any]) -> Any:
+    """Do it again if a server that is there was too slow for a client's PATIENCE."""
+    for _ in range(10):
+        with suppress(*ERRORS.values()):
+            return act()
+    return act()
+
+
+class Actor:
+    """A backend that does one verb, with a client and a place for keys of its own."""
+
+    def __init__(
+        self,
+        client: str,
+        side: str,
+        verb: str,
+        server: Memcached,
+        **options: Any,
+    ) -> None:
+        library, defaults = CLIENTS[client]
+        self.verb = verb
+        self.ours = side != "bare"
+        # A name that no other test has: ports are used again, and what was known of a
+        # server that is gone must not be taken for this one's.
+        name = f"{verb}-{secrets.token_hex(4)}"
+        ours: dict[str, Any] = {"NAMESPACE": name} if self.ours else {}
+        if side == "stale":
+            ours["MAX_STALENESS"] = 600
+        self._options = {**defaults, **options, **ours}, ours
+        self._make = partial(
+            our_cache if self.ours else bare_cache,
+            BACKENDS[library],
+            KEY_PREFIX="ours" if self.ours else f"bare-{name}",
+        )
+        self._server = server
+        self.proxy: CountingProxy | None = None
+        self._context = contextvars.copy_context()
+        self._pin = ExitStack()
+
+    def get_ready(self, *, counting: bool = False, warm: bool = True) -> None:
+        """Make the client, and let it use the server before that is away."""
+        if not warm:
+            self.cache = self._make(self._server.location, OPTIONS=self._options[0])
+            return
+        patiently(partial(self._use_the_server, counting))
+
+    def _use_the_server(self, counting: bool) -> None:  # noqa: FBT001
+        # Counted from the start: a proxy may be late to hear of what was given up.
+        self.proxy = CountingProxy(self._server.port) if counting else None
+        location = self.proxy.location if self.proxy else self._server.location
+        self.cache = self._make(location, OPTIONS=self._options[0])
+        self.cache.set_many({"k": 1, "l": 1, "kept": 1})
+        # libmemcached 1.0 fails in another way once it has found something.
+        assert self.cache.get("k") == 1
+
+    def pin(self) -> None:
+        """Begin a block for all that it does."""
+        patiently(
+            lambda: self._context.run(
+                self._pin.enter_context, self.cache.pinned_generation()
+            )
+        )
+
+    def run(self, act: Callable[[Any], Any]) -> Any:
+        """Let its cache do something else, in its block if it has one."""
+        return self._context.run(act, self.cache)
+
+    @property
+    def counter(self) -> Any:
+        return self.cache._cache.counter
+
+    def act(self) -> str:
+        """Call the verb and return the word for what it did."""
+        call, hidden = (VERBS | LOUD)[self.verb]
+        return self.run(lambda cache: word(partial(call, cache), hidden))
+
+    @property
+    def waits(self) -> int:
+        """How often it has sent something and waited for an answer."""
+        return self.proxy.count if self.proxy else 0
+
+    def found_later(self) -> dict[str, Any]:
+        """Return what somebody finds who comes later."""
+        later = self._make(self._server.location, OPTIONS=self._options[1])
+        found = later.get_many(["k", "l", "new"])
+        later.close()
+        return found
+
+    def close(self) -> None:
+        self._context.run(self._pin.close)
+        self.cache.close()
+        if self.proxy:
+            self.proxy.close()
+
+
+# One outage, all verbs and all modes at once.
+
+
+class Played(NamedTuple):
+    """What came of it, by side and verb."""
+
+    words: dict[tuple[str, str], list[str]]
+    waits: dict[tuple[str, str], int]
+    found_later: dict[tuple[str, str], dict[str, Any]]
+    known: dict[str, tuple[int, int]]  # by namespace: before the outage, and after
+    keys: list[bytes]
+
+
+@functools.cache
+def play(client: str, outage: str) -> Played:
+    """Let each verb be called on each side while the server is away."""
+    # One thread does in order what came in while the server was frozen.
+    server = Memcached("-t", "1")
+    actors = {
+        (side, verb): Actor(client, side, verb, server)
+        for side in sides(outage)
+        for verb in (VERBS if side == "bare" else VERBS | LOUD)
+    }
+
+    def get_ready():
+        for (side, _), actor in actors.items():
+            actor.get_ready(counting=outage == "frozen", warm=outage != "refused")
+            if side == "pinned":
+                actor.pin()
+
+    if outage != "refused":
+        get_ready()
+    with away(server, outage), ThreadPoolExecutor(len(actors)) as pool:
+        if outage == "refused":
+            get_ready()
+        ours = [actor for actor in actors.values() if actor.ours]
+        before = {actor.counter.namespace: actor.counter.known for actor in ours}
+        waits = {who: -actor.waits for who, actor in actors.items()}
+        running = {
+            who: pool.submit(lambda actor: [actor.act() for _ in range(CALLS)], actor)
+            for who, actor in actors.items()
+        }
+        words = {who: future.result() for who, future in running.items()}
+    known = {
+        actor.counter.namespace: (before[actor.counter.namespace], actor.counter.known)
+        for actor in ours
+    }
+    keys = keys_on(server)
+    found = {who: actor.found_later() for who, actor in actors.items()}
+    for who, actor in actors.items():
+        waits[who] += actor.waits
+    for actor in actors.values():
+        actor.close()
+    server.close()
+    return Played(words, waits, found, known, keys)
+
+
+def sides(outage: str) -> list[str]:
+    # Without a server no block is begun.
+    return ["bare", "strict", "stale", *(["pinned"] if outage != "refused" else [])]
+
+
+def expected(client: str, outage: str, side: str, verb: str) -> Cell:
+    """Return the table's cell, without its note where the counter is not looked at."""
+    version = "" if CLIENTS[client][0] == "pymemcache" else NEAREST
+    cell = CELLS[client, version, outage, verb]
+    looks = side == "strict" or outage == "refused"
+    return cell if looks else Cell(cell.bare, cell.bare)
+
+
+def at_length(words: list[str]) -> list[str]:
+    return (words + words[-1:] * CALLS)[:CALLS]
+
+
+EVERY_OUTAGE = pytest.mark.parametrize(
+    ("client", "outage"), [(name, outage) for name in CLIENTS for outage in OUTAGES]
+)
+
+
+@EVERY_OUTAGE
+def test_the_bare_backend_does_what_the_table_says(client, outage):
+    played = play(client, outage)
+    for verb in VERBS:
+        words = expected(client, outage, "bare", verb).bare
+        if LOOKED_AT or CLIENTS[client][0] == "pymemcache":
+            assert played.words["bare", verb] == at_length(words), verb
+
+
+@EVERY_OUTAGE
+def test_ours_does_what_the_bare_backend_does(client, outage):
+    """Or what the table says instead."""
+    played = play(client, outage)
+    for side in sides(outage)[1:]:
+        for verb in VERBS:
+            cell = expected(client, outage, side, verb)
+            if not cell.note:
+                assert played.words[side, verb] == played.words["bare", verb], verb
+            elif LOOKED_AT or CLIENTS[client][0] == "pymemcache":
+                assert played.words[side, verb] == at_length(cell.ours), verb
+
+
+@EVERY_OUTAGE
+def test_an_outage_is_never_hidden_from_who_asks_for_the_generation(client, outage):
+    played = play(client, outage)
+    for side in sides(outage)[1:]:
+        for verb in LOUD:
+            assert played.words[side, verb] == ["unavailable"] * CALLS, verb
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_nobody_waits_for_a_frozen_server_more_often_than_with_the_bare_backend(client):
+    """An operation waits once in each call at the most, or as NOTES has it."""
+    played = play(client, "frozen")
+    for side in sides("frozen")[1:]:
+        for verb in VERBS:
+            note = expected(client, "frozen", side, verb).note
+            allowed = played.waits["bare", verb] + (NOTES[note] if note else 0)
+            assert played.waits[side, verb] <= allowed, verb
+        for verb in LOUD:
+            assert 1 <= played.waits[side, verb] <= CALLS, verb
+
+
+@EVERY_OUTAGE
+def test_an_outage_teaches_no_generation(client, outage):
+    known = play(client, outage).known
+    assert {before for before, _ in known.values()} != {0} or outage == "refused"
+    for before, after in known.values():
+        assert after == before
+
+
+@EVERY_OUTAGE
+def test_an_outage_leaves_no_bare_key_and_no_guessed_generation(client, outage):
+    """Also where the server does later what was sent to it while it was frozen."""
+    played = play(client, outage)
+    for key in played.keys:
+        if not key.startswith(b"bare-"):
+            item = parse(key)
+            assert item, f"{key!r} is in no namespace"
+            known, _ = played.known[item.namespace]
+            assert item.generation in (None, known)
+
+
+@EVERY_OUTAGE
+def test_an_outage_leaves_what_the_bare_backend_leaves(client, outage):
+    played = play(client, outage)
+    for side in sides(outage)[1:]:
+        for verb in VERBS:
+            found, bare = (played.found_later[who, verb] for who in (side, "bare"))
+            if verb == "delete_many":
+                # Ours has sent all of them at once, and so more are gone later.
+                assert found.items() <= bare.items()
+            else:
+                assert found == bare, verb
+
+
+def test_every_cell_has_its_place_and_every_note_is_used():
+    pylibmcs = {name for name, (library, _) in CLIENTS.items() if library == "pylibmc"}
+    assert CELLS.keys() == {
+        (client, version, outage, verb)
+        for client in CLIENTS
+        for version in (VERSIONS if client in pylibmcs else [""])
+        for outage in OUTAGES
+        for verb in VERBS
+    }
+    assert {cell.note for cell in CELLS.values()} == {"", *NOTES}
+
+
+# Afterwards.
+
+
+def quick(client: str) -> dict[str, Any]:
+    """Return options that let the client soon try a server again."""
+    library, options = CLIENTS[client]
+    if library == "pymemcache":
+        return {"retry_timeout": 0.1, "dead_timeout": 0.1}
+    behaviors = {**options["behaviors"], "retry_timeout": 1}
+    if client == "remove-failed":
+        behaviors["dead_timeout"] = 1
+    return {"behaviors": behaviors}
+
+
+@pytest.mark.parametrize("outage", ["killed", "frozen"])
+def test_everything_works_again_with_the_same_clients(outage, start):
+    """In all modes; with what was there before, where the server still has it."""
+    server = start("-t", "1")
+    actors = {
+        (client, side): Actor(client, side, "set", server, **quick(client))
+        for client in CLIENTS
+        for side in ("strict", "stale", "pinned")
+    }
+    for (_, side), actor in actors.items():
+        actor.get_ready()
+        if side == "pinned":
+            actor.pin()
+    before = {actor.counter.namespace: actor.counter.known for actor in actors.values()}
+    with away(server, outage), ThreadPoolExecutor(len(actors)) as pool:
+        list(
+            pool.map(lambda actor: [actor.act() for _ in range(CALLS)], actors.values())
+        )
+    expected = {"again": 2, **({"kept": 1} if outage == "frozen" else {})}
+
+    def works(cache):
+        cache.set("again", 2)
+        return cache.get_many(["again", "kept"]) == expected
+
+    def invalidates(known, cache):
+        return cache.invalidate_namespace() > known
+
+    all_come_back([partial(actor.run, works) for actor in actors.values()])
+    seen = {actor.counter.namespace: actor for actor in actors.values()}
+    for item in map(parse, keys_on(server)):
+        known = before[item.namespace], seen[item.namespace].counter.known
+        assert item.generation in (None, *known)
+    all_come_back(
+        [
+            partial(actor.run, partial(invalidates, before[namespace]))
+            for namespace, actor in seen.items()
+        ]
+    )
+    for actor in actors.values():
+        assert actor.found_later() == {}
+        actor.close()

@@ -1,0 +1,6 @@
+"""What the tests share and what is no test: servers, proxies, projects, tables."""
+
+from pathlib import Path
+
+#: The root of the repository, or of an unpacked source distribution.
+ROOT = Path(__file__).parents[2]

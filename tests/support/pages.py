@@ -1,0 +1,365 @@
+"""Pages of documentation: their sections, their blocks of code, and who runs them.
+
+A block whose first line is a comment with a file's name is that file, or is added to
+it. The files of a section are a project: the example shop, changed by them. Commands of
+the section are run there, and their output is held against what the page shows.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+
+import yaml
+from django.core.cache.backends.base import default_key_func
+
+from namespaced_cache.keys import GenerationKeys, parse
+from tests.support import ROOT
+from tests.support.projects import HARMLESS, SHOP, Project, Run
+from tests.support.servers import Memcached, Twemproxy
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+_FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
+_HEADING = re.compile(r"^#{1,3} (.+)$", re.MULTILINE)
+_FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
+
+#: What pages call the settings is in another place in the shop.
+_FILES = {"settings.py": "config/settings.py"}
+
+#: An address with a port; pages shall name none but those of `Bench.addresses`.
+_ADDRESS = re.compile(r"\b(?:\d+\.\d+\.\d+\.\d+|localhost):\d+")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code, as it stands between its fences."""
+
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """The file that the block is, or belongs to."""
+        named = _FILE.match(self.text)
+        return _FILES.get(named[1], named[1]) if named else None
+
+
+@dataclass(frozen=True)
+class Section:
+    """What follows a heading, up to the next."""
+
+    page: str
+    title: str
+    blocks: list[Block] = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.page}, {self.title}"
+
+
+def prose(text: str) -> str:
+    """Return a page without its blocks."""
+    return _FENCE.sub("", text)
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+
+
+def sections(page: Path) -> Iterator[Section]:
+    """Take a page apart. Fences are seen before headings: a comment is none."""
+    text = page.read_text()
+    found = [(m.start(), Block(m[1], m[2])) for m in _FENCE.finditer(text)]
+    blank = _FENCE.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+    starts = [(m.start(), m[1]) for m in _HEADING.finditer(blank)]
+    ends = [start for start, _ in starts[1:]] + [len(text)]
+    for (start, title), end in zip(starts, ends, strict=True):
+        blocks = [block for place, block in found if start < place < end]
+        yield Section(page.name, title, blocks)
+
+
+#: Opens every alias that the settings have, and has Django check them.
+PROBE = """
+import django
+django.setup()
+from django.conf import settings
+from django.core.cache import caches
+from django.core.management import call_command
+from django.test.utils import get_runner
+get_runner(settings)
+for alias in caches:
+    caches[alias].set("probe", alias)
+    assert caches[alias].get("probe") == alias, alias
+call_command("check", fail_level="WARNING")
+from namespaced_cache.checks import check_caches  # whether or not the app is there
+assert check_caches() == []
+"""
+
+#: What a page says outside of any file is said in a project whose aliases are wrapped.
+WRAPPED = """
+from config.settings import *
+from namespaced_cache import namespaced
+CACHES = namespaced(CACHES)
+"""
+
+
+class Bench:
+    """Where a section's blocks are run, one after another, by `take()`.
+
+    `start` starts a memcached. `before` are scripts to run before the first command.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        server: Memcached,
+        start: Callable[..., Memcached],
+        before: Sequence[str] = (),
+    ) -> None:
+        self.project = Project(folder, server.location, SHOP, "config.settings")
+        self.project.write("wrapped.py", WRAPPED)
+        for compiled in self.project.folder.rglob("*.pyc"):
+            compiled.unlink()
+        self.project.environment |= {
+            "PYTEST_ADDOPTS": shlex.join(["-p", "no:randomly", *HARMLESS]),
+            "PYTHONUNBUFFERED": "1",
+        }
+        # What was used has been compiled, and lies beside its source.
+        for name in "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX":
+            self.project.environment.pop(name, None)
+        #: What pages call the servers, and where they are.
+        self.addresses = {"127.0.0.1:11211": server.location}
+        self._servers = [server]
+        self._start = start
+        self._before = before
+        self._script = ""
+        self._files: list[str] = []
+        #: What pytest has not read yet.
+        self._unread: set[str] = set()
+        self._compose: dict = {}
+        self._proxies: list[Twemproxy] = []
+
+    def take(self, block: Block) -> None:
+        """Run a block, or keep it for what is run later."""
+        taker = getattr(self, f"_take_{block.language}", None)
+        assert taker is not None, f"nobody runs a block in {block.language!r}"
+        taker(block)
+
+    def close(self) -> None:
+        for proxy in self._proxies:
+            proxy.close()
+
+    def finish(self) -> None:
+        """Run what was kept, and see that each file had its use."""
+        if self._script:
+            self._succeed(
+                "-c", f"import django\ndjango.setup()\n{self._script}", "wrapped"
+            )
+        if "config/settings.py" in self._files:
+            self._succeed("-c", PROBE)
+        assert not self._unread
+        for name in self._files:
+            path = self.project.folder / name
+            if path.suffix == ".py":
+                compiled = path.parent / "__pycache__"
+                assert any(compiled.glob(f"{path.stem}.*.pyc")), f"{name}: not used"
+
+    # Languages.
+
+    def _take_python(self, block: Block) -> None:
+        if block.file is None:
+            self._script += self._local(block.text)
+        else:
+            self._write(block.file, block.text, add=True)
+
+    def _take_ini(self, block: Block) -> None:
+        assert block.file == "pytest.ini", "what reads it?"
+        self._write(block.file, block.text)
+        self._unread.add(block.file)
+
+    def _take_toml(self, block: Block) -> None:
+        assert block.file == "pyproject.toml", "what reads it?"
+        (self.project.folder / "pytest.ini").unlink()
+        self._write(block.file, block.text)
+        self._unread.add(block.file)
+
+    def _take_text(self, block: Block) -> None:
+        """See that a picture names what there is."""
+        source = "".join(p.read_text() for p in (ROOT / "src").rglob("*.py"))
+        names = re.findall(r"\b[A-Z][a-z]+[A-Z]\w+", block.text)
+        assert names
+        for name in names:
+            assert re.search(rf"\b{name}\b", source), name
+        # A key that it shows is what Django, or we, make of the one before it.
+        for inner, outer in pairwise(re.findall(r'"(\S+)"', block.text)):
+            if outer not in (inner, default_key_func(inner, "shop", 1)):
+                parsed = parse(outer.encode())
+                assert parsed, outer
+                keys = GenerationKeys(parsed.namespace, parsed.generation)
+                assert keys.name(inner) == outer
+
+    def _take_yaml(self, block: Block) -> None:
+        content = yaml.safe_load(block.text)
+        match block.file:
+            case ".github/workflows/tests.yml":
+                self._run_workflow(content)
+            case "compose.yaml":
+                self._compose = content
+                self._check_compose(content)
+            case "nutcracker.yml":
+                self._start_proxies(content)
+            case _:
+                raise AssertionError(f"what reads {block.file}?")
+
+    def _take_console(self, block: Block) -> None:
+        for script in self._before:
+            self._succeed("-c", script)
+        self._before = ()
+        prompts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+        assert prompts.pop(0) == "", "a console begins with a command"
+        for prompt in prompts:
+            command, _, output = prompt.partition("\n")
+            self._command(command, output)
+
+    # What they have in them.
+
+    def _write(self, name: str, text: str, *, add: bool = False) -> None:
+        path = self.project.folder / name
+        before = path.read_text() if add and path.exists() else ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(before + self._local(text))
+        self._files.append(name)
+
+    def _command(self, line: str, expected: str = "") -> None:
+        program, *arguments = shlex.split(self._local(line), comments=True)
+        environment = {}
+        while re.fullmatch(r"[A-Z_]+=.*", program):
+            name, _, value = program.partition("=")
+            environment[name] = value
+            program, *arguments = arguments
+        match program, *arguments:
+            case "export", setting:
+                name, _, value = setting.partition("=")
+                self.project.environment[name] = value
+            case "pip", "install", *wanted:
+                _check_requirements(wanted)
+            case "docker", "compose", "up", "-d", "--wait":
+                services = self._compose["services"].values()
+                assert all("healthcheck" in service for service in services), (
+                    "--wait waits for what has a healthcheck"
+                )
+            case "python", *arguments:
+                self._compare(
+                    line, self.project.run(*arguments, **environment), expected
+                )
+            case (("pytest" | "celery"), *arguments):
+                run = self.project.run("-m", "pytest", *arguments, **environment)
+                self._compare(line, run, expected)
+                self._unread.clear()
+            case _:
+                raise AssertionError(f"nobody runs {line!r}")
+
+    def _compare(self, line: str, run: Run, expected: str) -> None:
+        fails = re.search(r"Error|error:|failed", expected) is not None
+        assert (run.code != 0) == fails, f"$ {line}\n{run.output}"
+        if expected:
+            output = run.output
+            for name, location in self.addresses.items():
+                output = output.replace(location, name)
+            pattern = "".join(
+                r"(?:.*\n)*" if each == "..." else re.escape(each) + r"\n"
+                for each in _steady(expected).splitlines()
+            )
+            assert re.fullmatch(pattern, _steady(output)), f"$ {line}\n{output}"
+
+    def _succeed(self, option: str, code: str, settings: str = "") -> None:
+        chosen = {"DJANGO_SETTINGS_MODULE": settings} if settings else {}
+        run = self.project.run(option, code, **chosen)
+        assert run.code == 0, run.output
+
+    def _local(self, text: str) -> str:
+        """Put the servers of this bench in the place of those that a page names."""
+
+        def location(found: re.Match[str]) -> str:
+            name = found[0]
+            if name not in self.addresses:
+                assert name in ("127.0.0.1:11212", "127.0.0.1:11213"), f"who is {name}?"
+                self._servers.append(self._start())
+                self.addresses[name] = self._servers[-1].location
+            return self.addresses[name]
+
+        return _ADDRESS.sub(location, text)
+
+    def _run_workflow(self, content: dict) -> None:
+        """Check what is GitHub's, and run the commands."""
+        assert {"push"} <= set(content[True])  # YAML takes `on` for true
+        for job in content["jobs"].values():
+            assert re.fullmatch(r"ubuntu-[\w.]+", job["runs-on"])
+            self._check_services(job["services"])
+            for step in job["steps"]:
+                if "uses" in step:
+                    assert re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"])
+                else:
+                    for name, value in step.get("env", {}).items():
+                        self.project.environment[name] = self._local(value)
+                    for line in step["run"].splitlines():
+                        self._command(line)
+
+    def _check_compose(self, content: dict) -> None:
+        """Check it, and start a memcached as its services do."""
+        assert set(content) == {"services"}
+        self._check_services(content["services"])
+        for service in content["services"].values():
+            program, *arguments = service["command"]
+            assert program == "memcached"
+            self._start(*arguments)
+
+    def _check_services(self, services: dict) -> None:
+        for service in services.values():
+            assert re.match(r"memcached:\d", service["image"])
+            for ports in service["ports"]:
+                assert re.fullmatch(r"(127\.0\.0\.1:)?1121\d:11211", ports)
+
+    def _start_proxies(self, content: dict) -> None:
+        for pool in content.values():
+            name = pool.pop("listen")
+            for server in pool.pop("servers"):
+                self._local(server.removesuffix(":1"))
+            # YAML's false is not Python's.
+            settings = {name: str(each).lower() for name, each in pool.items()}
+            proxy = Twemproxy(*self._servers, **settings)
+            self._proxies.append(proxy)
+            self.addresses[name] = proxy.location
+
+
+def _check_requirements(wanted: list[str]) -> None:
+    """See that there is what pip is asked for: of ours the extra, else the package."""
+    assert wanted
+    ours = metadata.metadata("django-namespaced-cache")
+    for requirement in wanted:
+        name, _, extra = requirement.rstrip("]").partition("[")
+        if name == ours["Name"]:
+            assert extra in ours.get_all("Provides-Extra")
+        else:
+            assert metadata.distribution(name), name
+
+
+def _steady(output: str) -> str:
+    """Write alike what is another at each run: generations, sizes, seconds, names."""
+    output = re.sub(r"^ *\d+ % \[.*\n", "", output, flags=re.MULTILINE)
+    for pattern, word in (
+        (r"\b\d{19}\b", "GENERATION"),
+        (r"\b[\d,]+ B\b", "BYTES"),
+        (r"\b\d+ [smhd]\b", "AGE"),
+        (r"\b\d+\.\d+s\b", "SECONDS"),
+        (r"\brun-[0-9a-f]{16}\b", "RUN"),
+        (r"={3,}", "==="),
+        (r" +", " "),
+    ):
+        output = re.sub(pattern, word, output)
+    return output

@@ -1,0 +1,174 @@
+"""Real memcached processes, to be killed at will, and a proxy tier before them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+START_SECONDS = 10
+
+#: No server takes as long to answer.
+ANSWER_SECONDS = 20
+
+
+def _listens(path: Path) -> bool:
+    """Tell whether somebody takes connections at a socket; it is there before."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(path)) == 0
+
+
+def ask(server: Memcached, request: bytes) -> bytes:
+    """Return what a memcached answers to a request in its text protocol."""
+    address = ("127.0.0.1", server.port)
+    with socket.create_connection(address, ANSWER_SECONDS) as connection:
+        connection.sendall(request + b"\r\n")
+        return connection.recv(65536)
+
+
+def stat(server: Memcached, name: str) -> int:
+    """Return one of the numbers that a memcached counts."""
+    return int(re.search(f"STAT {name} ([0-9]+)".encode(), ask(server, b"stats"))[1])
+
+
+class Memcached:
+    """A memcached of the tests' own on the loopback; started when made.
+
+    `location` is what Django's LOCATION takes. It stays the same over a restart.
+    """
+
+    def __init__(self, *arguments: str, unix: bool = False) -> None:
+        binary = shutil.which("memcached")
+        if binary is None:
+            raise RuntimeError(
+                "The tests start real memcached processes, and there is no `memcached` "
+                "on PATH: `make test` installs one."
+            )
+        self._binary = binary
+        self._arguments = arguments
+        self._folder = Path(tempfile.mkdtemp(prefix="memcached-"))
+        # memcached gives up root before it writes its port or makes its socket.
+        self._folder.chmod(0o777)
+        self.unix = unix
+        self.port = -1  # memcached's word for "any that is free"
+        self.start()
+
+    @property
+    def location(self) -> str:
+        if self.unix:
+            return f"unix:{self._socket}"
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def _socket(self) -> Path:
+        return self._folder / "socket"
+
+    def start(self) -> None:
+        port_file = self._folder / "port"
+        port_file.unlink(missing_ok=True)
+        if self.unix:
+            where = ["-s", str(self._socket), "-a", "0777"]
+        else:
+            where = ["-l", "127.0.0.1", "-p", str(self.port), "-U", "0"]
+        if os.geteuid() == 0:
+            where += ["-u", "nobody"]
+        self.process = subprocess.Popen(
+            [self._binary, *where, *self._arguments],
+            env={**os.environ, "MEMCACHED_PORT_FILENAME": str(port_file)},
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not (_listens(self._socket) if self.unix else port_file.exists()):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"memcached did not start: {self.process.args}")
+            time.sleep(0.005)
+        if not self.unix:
+            self.port = int(port_file.read_text().split()[-1])
+
+    def kill(self) -> None:
+        """End it at once, as a crash would; a paused one, too."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self._socket.unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """Kill it and start it again, empty, at the same place."""
+        self.kill()
+        self.start()
+
+    def freeze(self) -> None:
+        """Let it take what is sent to it, and answer nothing, until it thaws."""
+        self.process.send_signal(signal.SIGSTOP)
+        # Until it has stopped, each of its threads may still answer.
+        os.waitpid(self.process.pid, os.WUNTRACED)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def empty(self) -> None:
+        """Forget all items, whosever they are."""
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(b"flush_all\r\n")
+            assert connection.recv(4) == b"OK\r\n"
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self._folder)
+
+
+class Twemproxy:
+    """A twemproxy (`nutcracker`) of the tests' own, before memcached processes.
+
+    `settings` are those of its pool. It listens on a unix socket, because it cannot be
+    told to take any port that is free.
+    """
+
+    def __init__(self, *servers: Memcached, **settings: object) -> None:
+        binary = shutil.which("nutcracker")
+        if binary is None:
+            raise RuntimeError(
+                "The tests start a real twemproxy, and there is no `nutcracker` on "
+                "PATH: `make test` installs one."
+            )
+        self.servers = servers
+        self._folder = Path(tempfile.mkdtemp(prefix="twemproxy-"))
+        self._socket = self._folder / "socket"
+        self.location = f"unix:{self._socket}"
+        pool = {"listen": self._socket, "hash": "md5", **settings}
+        lines = [f"  {name}: {value}\n" for name, value in pool.items()]
+        lines += ["  servers:\n"]
+        lines += [f"    - {server.location}:1\n" for server in servers]
+        (self._folder / "pool.yml").write_text("".join(["pool:\n", *lines]))
+        deadline = time.monotonic() + START_SECONDS
+        while not self._start(binary, deadline):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"twemproxy did not start: {self.process.args}")
+
+    def _start(self, binary: str, deadline: float) -> bool:
+        # It has a port for its statistics, which another may take first.
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [binary, "-c", "pool.yml", "-o", "log", "-p", "pid"]
+        self.process = subprocess.Popen(
+            [*command, "-a", "127.0.0.1", "-s", str(port)], cwd=self._folder
+        )
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if _listens(self._socket):
+                return True
+            time.sleep(0.005)
+        return False
+
+    def empty(self) -> None:
+        """Forget all items; the proxy itself does not know how to."""
+        for server in self.servers:
+            server.empty()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self._folder)

@@ -1,0 +1,221 @@
+"""Traffic: processes that do all verbs at once in one namespace.
+
+`record()` and `record_restarts()` start them and return what they did, as calls for
+`history.History`. They are new processes that share nothing with the one that asks. One
+joins late, when the others have been at it for a while, and knows no generation.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import pickle
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.history import KILL, Call
+from tests.support.recorder import Hand
+
+#: What the threads of each process do. The last process is the latecomer.
+PROCESSES = [
+    ("writer", "writer"),
+    ("reader", "reader"),
+    ("invalidator", "reader"),
+    ("writer", "reader"),
+]
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the processes work with; `blind` tells which shapes lack their look."""
+
+    backend: str
+    location: str
+    folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    blind: str = ""
+
+    @property
+    def caches(self) -> dict[str, dict[str, Any]]:
+        """The CACHES of Django's settings."""
+        ours = {"WRAPPED_BACKEND": self.backend, "NAMESPACE": "history"}
+        return {
+            "default": {
+                "BACKEND": "namespaced_cache.NamespacedCache",
+                "LOCATION": self.location,
+                "OPTIONS": {**ours, **self.options},
+            }
+        }
+
+
+#: The methods of NamespacedClient that read, and those that write.
+SHAPES = {"reads": ("_get", "_gets", "_get_many"), "writes": ("_one", "_many", "_item")}
+
+
+def take_out_the_look(blind: str) -> None:
+    """Let reads, or writes, trust the known number for ever, in this process."""
+    from namespaced_cache.client import NamespacedClient
+
+    def trusting(real: Any) -> Any:
+        def trust(self: Any, *args: Any, **kwargs: Any) -> Any:
+            vars(self)["_max_staleness"] = math.inf
+            try:
+                return real(self, *args, **kwargs)
+            finally:
+                vars(self)["_max_staleness"] = 0
+
+        return trust
+
+    for method in SHAPES[blind]:
+        setattr(NamespacedClient, method, trusting(getattr(NamespacedClient, method)))
+
+
+class Shared:
+    """What the processes and the one that started them tell each other."""
+
+    def __init__(self, context: Any) -> None:
+        threads = len(PROCESSES) * THREADS
+        self.ready = context.Semaphore(0)
+        self.go = context.Event()
+        self.join = context.Event()
+        self.stop = context.RawValue("b", 0)
+        #: For each thread, how many calls it has made, and when the last but one began
+        #: of those that succeeded.
+        self.done = context.RawArray("q", threads)
+        self.worked = context.RawArray("q", threads)
+
+
+def _work(plan: Plan, shared: Shared, index: int) -> None:
+    """Be one of the processes."""
+    from django.conf import settings
+
+    settings.configure(CACHES=plan.caches)
+    from django.core.cache import caches
+
+    if plan.blind:
+        take_out_the_look(plan.blind)
+
+    def work(thread: int) -> list[Call]:
+        slot = index * THREADS + thread
+        role = PROCESSES[index][thread]
+        # `caches` has a cache for each thread.
+        hand = Hand(caches["default"], role, f"{role}{index}.{thread}", slot)
+        worked = 0
+        try:
+            while not shared.stop.value:
+                call = hand.do()
+                shared.done[slot] += 1
+                if call.error:
+                    time.sleep(0.005)
+                # Two in a row, for the first may be a miss that no server answered.
+                elif worked:
+                    shared.worked[slot] = worked
+                worked = 0 if call.error else call.begin
+        finally:
+            shared.stop.value = 1  # for all, where this one failed
+        return hand.calls
+
+    shared.ready.release()
+    (shared.join if index == len(PROCESSES) - 1 else shared.go).wait()
+    with ThreadPoolExecutor(THREADS) as threads:
+        calls = [call for its in threads.map(work, range(THREADS)) for call in its]
+    (plan.folder / f"{index}.history").write_bytes(pickle.dumps(calls))
+
+
+class Traffic:
+    """The processes at work; `calls` is what they did, once they have stopped."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        context = multiprocessing.get_context("spawn")
+        self._shared = Shared(context)
+        self._joined = (len(PROCESSES) - 1) * THREADS
+        self.processes = [
+            context.Process(target=_work, args=(plan, self._shared, index))
+            for index in range(len(PROCESSES))
+        ]
+        self.calls: list[Call] = []
+
+    def done(self, calls: float) -> bool:
+        """Tell whether there were so many, and no thread had but a crumb of them."""
+        done = self._shared.done[: self._joined]
+        return sum(done) > calls and min(done) > calls / 3 / len(done)
+
+    def let_join(self) -> None:
+        """Let the latecomer begin."""
+        self._joined = len(PROCESSES) * THREADS
+        self._shared.join.set()
+
+    def all_worked_since(self, moment: int) -> bool:
+        """Tell whether each thread has since then begun two calls that succeeded."""
+        return all(begin > moment for begin in self._shared.worked[: self._joined])
+
+    def wait_until(self, condition: Callable[[], bool], patience: float = 60) -> None:
+        """Wait for it; an error where it does not come, or a process is gone."""
+        deadline = time.monotonic() + patience
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{list(self._shared.done)} calls, and no more")
+            if any(process.exitcode is not None for process in self.processes):
+                raise RuntimeError(f"ended too early: {self.processes}")
+            time.sleep(0.002)
+
+    def __enter__(self) -> Self:
+        for process in self.processes:
+            process.start()
+        for _ in self.processes:
+            if not self._shared.ready.acquire(timeout=60):
+                raise TimeoutError("the processes do not start")
+        self._shared.go.set()
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        self._shared.stop.value = 1
+        self._shared.go.set()
+        self._shared.join.set()
+        for process in self.processes:
+            process.join(600)  # what it did is much to write down
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        if failed:
+            return
+        assert not any(process.exitcode for process in self.processes)
+        for path in self._plan.folder.glob("*.history"):
+            self.calls += pickle.loads(path.read_bytes())
+            path.unlink()
+
+
+def record(plan: Plan, operations: int) -> list[Call]:
+    """Return a history of at least so many calls, and some of each thread."""
+    with Traffic(plan) as traffic:
+        for enough in (operations / 3, operations):
+            traffic.wait_until(lambda n=enough: traffic.done(n), 60 + operations / 50)
+            traffic.let_join()
+    return traffic.calls
+
+
+def record_restarts(plan: Plan, server: Any, cycles: int) -> list[Call]:
+    """Return a history in which the server is killed so often, and comes back empty.
+
+    It is killed at any moment after every thread has got to work again.
+    """
+    dice = random.Random(cycles)
+    kills = []
+    with Traffic(plan) as traffic:
+        for cycle in range(cycles):
+            if cycle == cycles // 3:
+                traffic.let_join()
+            begin = time.monotonic_ns()
+            server.restart()
+            end = time.monotonic_ns()
+            kills.append(Call(begin, end, "server", KILL, wipes=True))
+            traffic.wait_until(lambda end=end: traffic.all_worked_since(end))
+            time.sleep(dice.random() / 10)
+    return [*traffic.calls, *kills]

@@ -1,0 +1,126 @@
+"""Ways to use a cache, and what others do meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from operator import methodcaller
+
+import pytest
+
+from namespaced_cache.generation import Counter
+from namespaced_cache.keys import GenerationKeys
+from namespaced_cache.route import Route
+
+#: Ways in which a cache forgets its namespace.
+WAYS_TO_FORGET = {
+    "invalidate_namespace": methodcaller("invalidate_namespace"),
+    "clear": methodcaller("clear"),
+    "flush_all": lambda cache: cache._cache.flush_all(),
+    "ainvalidate": lambda cache: asyncio.run(cache.ainvalidate_namespace()),
+    "aclear": lambda cache: asyncio.run(cache.aclear()),
+}
+
+#: Verbs that leave an item "w", and answer nothing of it.
+WRITES = {
+    "set": lambda cache: cache.set("w", "written"),
+    "add": lambda cache: cache.add("w", "written"),
+    "set_many": lambda cache: cache.set_many({"w": "written"}),
+    "get_or_set": lambda cache: cache.get_or_set("w", "written"),
+    "aset": lambda cache: asyncio.run(cache.aset("w", "written")),
+    "raw set": lambda cache: cache._cache.set(cache.make_key("w"), "written"),
+}
+
+#: Verbs that give back the item "k", or None.
+READS = {
+    "get": lambda cache: cache.get("k"),
+    "get_many": lambda cache: cache.get_many(["k"]).get("k"),
+    "aget": lambda cache: asyncio.run(cache.aget("k")),
+    "raw get": lambda cache: cache._cache.get(cache.make_key("k")),
+}
+
+EACH_WAY_TO_FORGET = pytest.mark.parametrize(
+    "forget", WAYS_TO_FORGET.values(), ids=WAYS_TO_FORGET
+)
+EACH_WRITE = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+EACH_READ = pytest.mark.parametrize("read", READS.values(), ids=READS)
+
+#: Keys that three servers share among them.
+MANY = [f"k{number}" for number in range(50)]
+
+
+def item(namespace: str, generation: int, key: str = "k") -> str:
+    """Return what a server knows a key of Django's by."""
+    return GenerationKeys(namespace, generation).name(f":1:{key}")
+
+
+def outcome(act):
+    """Return what `act()` answers, or say what it raises."""
+    try:
+        return act()
+    except Exception as error:  # noqa: BLE001  # it is compared
+        return f"raises {type(error).__name__}"
+
+
+def is_nothing(found) -> bool:
+    """Tell whether an outcome is an error, or a value that means a miss."""
+    return not found or str(found).startswith("raises ")
+
+
+class Clock:
+    """The time by which a generation grows stale; it stands until a test sets it on."""
+
+    now = 1000.0
+    time_ns = staticmethod(time.time_ns)
+
+    def monotonic(self):
+        return self.now
+
+
+def as_another_process(cache):
+    """Make a cache know only what it sees on the server, as one in another process.
+
+    It learns nothing from the other caches of this process, nor they from it.
+    """
+    client = cache._cache
+    theirs = Counter(client.counter.namespace, client.counter.server)
+    find_route, routes = client._find_route, {}
+
+    def find_theirs():
+        mine = find_route()
+        if mine not in routes:
+            routes[mine] = Route(mine.client, mine.home, theirs)
+        return routes[mine]
+
+    client._find_counter, client._find_route = lambda: theirs, find_theirs
+    return cache
+
+
+def in_a_thread(act):
+    """Do it in a thread of its own and return what it returns."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()
+
+
+def overtake(monkeypatch, client, names, act):
+    """Do something once, after the client has done the first of these verbs.
+
+    Return a list, empty until then.
+    """
+    done = []
+
+    def overtaken(verb):
+        def do(*args):
+            try:
+                return verb(*args)
+            finally:
+                if not done:
+                    done.append(True)
+                    act()
+
+        return do
+
+    for name in names:
+        monkeypatch.setattr(client, name, overtaken(getattr(client, name)))
+    return done

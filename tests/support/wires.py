@@ -1,0 +1,111 @@
+"""Wires to a server, on which all is seen, and can be held up or cut."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+
+from tests.support.round_trips import CountingProxy
+
+
+class Wire(CountingProxy):
+    """Passes bytes on. It can be cut: the server is away then and keeps its items.
+
+    `before(request)` is called before a request is passed on, `after(answer)` before an
+    answer is.
+    """
+
+    def __init__(self, server) -> None:
+        self.server = server
+        #: Requests, each with the port that its client's connection comes from.
+        self.requests: list[tuple[int, bytes]] = []
+        self.before = self.after = lambda _: None
+        self._open: set[socket.socket] = set()
+        super().__init__(server.port)
+
+    def sent_keys(self) -> list[str]:
+        """Return the keys of items that clients sent, in order; not a counter's."""
+        text = b"".join(request for _, request in self.requests)
+        found = []
+        for verb, rest in re.findall(rb"(?m)^([a-z]+) ([^\r\n]+)\r$", text):
+            words = rest.decode().split(" ")
+            found += words if verb in (b"get", b"gets") else words[:1]
+        return [key for key in found if not re.fullmatch(r"nsc:[^:]*", key)]
+
+    def cut(self) -> None:
+        self.close()
+        for connection in list(self._open):
+            _shut(connection)
+
+    def mend(self) -> None:
+        host, port = self.location.split(":")
+        self._listener = socket.create_server((host, int(port)))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        def ask(request: bytes) -> None:
+            self.requests.append((port, request))
+            self.before(request)
+
+        def answer(chunk: bytes) -> None:
+            self.after(chunk)
+
+        with client, socket.create_connection(self._server) as server:
+            self._open |= {client, server}
+            port = client.getpeername()[1]
+            way_back = (server, client, answer)
+            back = threading.Thread(target=_pass, args=way_back, daemon=True)
+            back.start()
+            _pass(client, server, ask)
+            back.join()
+            self._open -= {client, server}
+
+
+def once(pattern: bytes, act):
+    """Make a look at what passes that acts once, when the pattern is first seen."""
+    todo = [act]
+
+    def look(chunk: bytes) -> None:
+        if todo and re.search(pattern, chunk):
+            todo.pop()()
+
+    return look
+
+
+def _pass(source: socket.socket, target: socket.socket, look) -> None:
+    target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        while chunk := source.recv(65536):
+            look(chunk)
+            target.sendall(chunk)
+    except OSError:
+        return
+    finally:
+        _shut(source)
+        _shut(target)
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def answering(*answers, before_it_hangs_up=lambda: None):
+    """Give the address of a server that answers each line with the next of these."""
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as lines:
+            for answer in answers:
+                lines.readline()
+                connection.sendall(answer)
+            before_it_hangs_up()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()
+        thread.join()

@@ -1,9 +1,0 @@
-"""The tests of test_isolation.py by way of twemproxy, where they need no exception."""
-
-import pytest
-from test_isolation import *  # noqa: F403  # its tests and their fixtures
-
-
-@pytest.fixture(scope="module")
-def server(twemproxy):
-    return twemproxy

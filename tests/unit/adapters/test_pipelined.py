@@ -1,0 +1,439 @@
+"""A look that travels with a command: never out of step, whatever comes back."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import nullcontext, suppress
+
+import pymemcache
+import pytest
+from pymemcache.client.hash import HashClient
+from pymemcache.client.retrying import RetryingClient
+
+from namespaced_cache import NamespacedCache, NamespaceError, piggyback
+from namespaced_cache.look import ABSENT, UNASKED, waiting
+from tests.support.caches import BACKENDS, our_cache
+
+PATH = BACKENDS["pymemcache"]
+
+
+@pytest.fixture
+def client():
+    return "pymemcache"
+
+
+@pytest.fixture
+def cache(build):
+    """One that knows its counter."""
+    cache = build()
+    cache.set("k", "v")
+    return cache
+
+
+class Script:
+    """A server that has an answer to each packet ready, byte by byte if asked.
+
+    A connection that its client gives up is followed by the next.
+    """
+
+    def __init__(
+        self, *answers: bytes, bytewise: bool = False, hangs_up: bool = False
+    ) -> None:
+        self.asked: list[bytes] = []
+        self._answers, self._bytewise, self._hangs_up = answers, bytewise, hangs_up
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.location = "127.0.0.1:{1}".format(*self._listener.getsockname())
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection = self._accept()
+        with self._listener:
+            for answer in self._answers:
+                while not (asked := connection.recv(65536)):
+                    connection.close()
+                    connection = self._accept()
+                self.asked.append(asked)
+                pieces = [answer]
+                if self._bytewise:
+                    pieces = [answer[i : i + 1] for i in range(len(answer))]
+                for piece in pieces:
+                    connection.sendall(piece)
+            if not self._hangs_up:
+                connection.recv(65536)
+            connection.close()
+
+    def _accept(self) -> socket.socket:
+        connection, _ = self._listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def close(self) -> None:
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "not all of the script was asked for"
+
+
+NUMBER = 10**18
+COUNTER = f"VALUE nsc:script 0 19\r\n{NUMBER}\r\n".encode()
+END = b"END\r\n"
+
+
+def scripted(*answers: bytes, **how) -> tuple[NamespacedCache, Script]:
+    """A cache that knows a counter, and the script of its server's answers."""
+    script = Script(*answers, **how)
+    options = {"NAMESPACE": "script", "timeout": 10}  # where the code is wrong
+    cache = our_cache(PATH, script.location, OPTIONS=options)
+    cache._cache.counter.known = NUMBER
+    return cache, script
+
+
+def test_the_look_travels_in_the_packet_of_the_command():
+    cache, script = scripted(b"STORED\r\n" + COUNTER + END, COUNTER + END)
+    cache.set("k", b"v", None)
+    assert cache.get("k") is None
+    cache.close()
+    script.close()
+    write, read = script.asked
+    assert write.startswith(b"set nsc:script:")
+    assert write.endswith(b"\r\nv\r\nget nsc:script\r\n")
+    assert read.startswith(b"get nsc:script nsc:script:")
+
+
+def replies(answer):
+    """Fill in the wire key of "k"."""
+    cache = our_cache(PATH, "127.0.0.1:1", OPTIONS={"NAMESPACE": "script"})
+    name = cache._cache._find_route().keys(NUMBER).name(cache.make_key("k"))
+    return answer.replace(b"{}", name.encode())
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (b"END\r\n", None),
+        (b"VALUE {} 16 5\r\nvalue\r\nEND\r\n", "value"),
+        (b"VALUE {} 16 11\r\nEND\r\nSTORED\r\nEND\r\n", "END\r\nSTORED"),
+    ],
+)
+def test_replies_may_come_byte_by_byte(answer, found):
+    answer = replies(answer)
+    cache, script = scripted(COUNTER + answer, COUNTER + answer, bytewise=True)
+    assert [cache.get("k"), cache.get("k")] == [found, found]
+    cache.close()
+    script.close()
+
+
+@pytest.mark.parametrize("bytewise", [True, False])
+def test_items_may_come_in_another_order(bytewise):
+    """As from a proxy that brings several servers' together."""
+    item = replies(b"VALUE {} 16 5\r\nvalue\r\n")
+    cache, script = scripted(item + COUNTER + END, item + END, bytewise=bytewise)
+    assert cache.get("k") == "value"
+    assert cache.get("k") is None  # in no generation at all
+    cache.close()
+    script.close()
+
+
+def test_a_large_value_that_looks_like_replies_is_one_value(cache):
+    value = "END\r\nSTORED\r\nVALUE nsc:x 0 1\r\n" * 20_000
+    cache.set("large", value)
+    assert cache.get("large") == value
+    assert cache.get("k") == "v"
+
+
+def test_an_error_in_the_middle_leaves_nothing_behind(cache):
+    with pytest.raises(pymemcache.MemcacheServerError, match="too large"):
+        cache.set("k", "v" * 2_000_000)
+    assert cache.get("k") is None or cache.get("k") == "v"
+    with pytest.raises(pymemcache.MemcacheClientError):
+        cache._cache.incr(cache.make_key("text"), 1) or cache._cache.touch("k", 10**40)
+    cache.set("k", "new")
+    assert cache.get("k") == "new"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"VALUE nsc:other 0 19\r\n1000000000000000000\r\nEND\r\n",
+        b"VALUE nsc:script:1 0 1\r\nv\r\nEND\r\n",
+        b"ERROR\r\n",
+        b"SERVER_ERROR out of memory\r\n",
+        b"VALUE nsc:script 0 19\r\n1000000000000000000XX" + END,
+        b"VALUE nsc:script 0 19\r\n1000000000000000000\r\nSTORED\r\n",
+        b"VALUE nsc:script 0 nineteen\r\n",
+        b"VALUE nsc:script 0 99\r\n1000000000000000000\r\nEND\r\n",
+    ],
+)
+@pytest.mark.parametrize("verb", ["get", "set"])
+def test_a_reply_that_is_none_to_the_look_ends_the_connection(reply, verb):
+    """As when an answer was left on it that belongs to somebody else."""
+    cache, script = scripted({"get": b"", "set": b"STORED\r\n"}[verb] + reply)
+    member = next(iter(cache._cache.clients.values()))
+    member.timeout = 0.2  # for what may still come
+    with suppress(pymemcache.MemcacheError, OSError, NamespaceError):
+        found = cache.get("k") if verb == "get" else cache.add("k", b"v", None)
+        assert found is None
+    assert member.sock is None
+    script.close()
+
+
+@pytest.mark.parametrize(
+    "left", [END, COUNTER + END, b"VALUE nsc:script:1 0 1\r\nv\r\n" + END]
+)
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_reply_that_an_earlier_command_has_left_ends_the_connection(left, apart):
+    """Though it looks like one to the look, for a write's own reply comes before it."""
+    rest = b"STORED\r\n" + COUNTER + END
+    # Together, the look is answered all the same; else it is had by itself.
+    answers = [left, COUNTER + END] if apart else [left + rest]
+    cache, script = scripted(COUNTER + END, *answers)
+    assert cache.get("k") is None
+    said = "An earlier reply|^b'(END|VALUE)"  # ours, or the client's own
+    with pytest.raises(pymemcache.MemcacheUnknownError, match=said):
+        cache.set("k", b"v", None)
+    cache.close()
+    script.close()
+    assert script.asked[2:] == [b"get nsc:script\r\n"] * apart
+
+
+@pytest.mark.parametrize("bytewise", [False, True])
+@pytest.mark.parametrize("error", [b"SERVER_ERROR out of memory\r\n", b"ERROR\r\n"])
+def test_where_the_look_alone_is_answered_by_an_error_it_is_had_by_itself(
+    error, bytewise
+):
+    """The server, or a proxy, could do the one and not the other."""
+    cache, script = scripted(b"STORED\r\n" + error, COUNTER + END, bytewise=bytewise)
+    cache.set("k", b"v", None)
+    cache.close()
+    script.close()
+    assert script.asked[1] == b"get nsc:script\r\n"
+
+
+def test_what_cannot_be_sent_is_an_outage(cache):
+    (member,) = cache._cache.clients.values()
+    member.sock._sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(BrokenPipeError):
+        cache.set("k", "w")
+    assert member.sock is None
+
+
+def test_where_both_are_answered_by_errors_the_first_is_raised():
+    cache, script = scripted(b"SERVER_ERROR down\r\n" * 2, COUNTER + END)
+    with pytest.raises(pymemcache.MemcacheServerError, match="down"):
+        cache.set("k", b"v", None)
+    cache.close()
+    script.close()
+
+
+@pytest.mark.parametrize("call", ["sendall", "recv"])
+def test_a_raw_command_that_is_broken_off_leaves_no_reply_either(
+    cache, monkeypatch, call
+):
+    """Its reply would be the next one's, who is in the namespace."""
+    real = cache._cache.wrapped
+    (member,) = real.clients.values()
+
+    class Limited:
+        def __init__(self, sock):
+            self._sock = sock
+
+        def __getattr__(self, name):
+            return getattr(self._sock, name)
+
+        def sendall(self, data):
+            self._sock.sendall(data)
+            if call == "sendall":
+                raise TimeLimit
+
+        def recv(self, _):
+            raise TimeLimit
+
+    monkeypatch.setattr(member.sock, "_sock", Limited(member.sock._sock))
+    with pytest.raises(TimeLimit):
+        real.get("nobody's")
+    assert member.sock is None
+    assert cache.get("k") == "v"
+
+
+class InTwoParts(pymemcache.Client):
+    """A client that sends a command and its value apart."""
+
+    def _connect(self):
+        super()._connect()
+        send, sock = self.sock.sendall, self.sock
+
+        def sendall(data):
+            line, end, value = data.partition(b"\r\n")
+            send(line + end)
+            if value:
+                send(value)
+
+        sock.sendall = sendall
+
+
+def test_behind_half_a_command_no_look_is_sent(server, monkeypatch):
+    """It would be stored as the value."""
+    monkeypatch.setattr(HashClient, "client_class", InTwoParts)
+    value = b"v" * len("get nsc:half")
+    cache = our_cache(PATH, server.location, OPTIONS={"NAMESPACE": "half"})
+    for _ in range(2):
+        cache._cache.set("k", value)
+        assert cache._cache.get("k") == value
+    cache.close()
+
+
+@pytest.mark.parametrize("length", range(len(b"STORED\r\n" + COUNTER + END)))
+def test_a_connection_that_ends_early_is_no_answer(length):
+    cache, script = scripted((b"STORED\r\n" + COUNTER + END)[:length], hangs_up=True)
+    with pytest.raises((pymemcache.MemcacheError, OSError)):
+        cache.set("k", b"v", None)
+    script.close()
+
+
+class TimeLimit(BaseException):
+    """What a test's time limit, or Ctrl-C, raises anywhere."""
+
+
+BROKEN_OFF = {
+    "get": lambda cache: cache.get("one"),
+    "incr": lambda cache: cache.incr("one"),
+    "invalidate_namespace": lambda cache: cache.invalidate_namespace(),
+    "generation": lambda cache: cache.generation,
+}
+
+
+@pytest.mark.parametrize("act", BROKEN_OFF.values(), ids=BROKEN_OFF)
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("options", [{}, {"use_pooling": True}])
+def test_what_is_broken_off_leaves_no_reply_to_the_next(
+    build, monkeypatch, options, pinned, act
+):
+    """Between the sending and the receiving."""
+    cache = build(OPTIONS=options)
+    cache.set_many({"one": 10, "two": 2})
+    receive = piggyback.Socket.recv
+
+    def limited(*_):
+        monkeypatch.setattr(piggyback.Socket, "recv", receive)
+        raise TimeLimit
+
+    with cache.pinned_generation() if pinned else nullcontext():
+        number = cache.generation
+        monkeypatch.setattr(piggyback.Socket, "recv", limited)
+        with pytest.raises(TimeLimit):
+            act(cache)
+        assert cache.get("two") in (2, None)
+        assert cache.get_many(["one"]) in ({"one": 10}, {"one": 11}, {})
+    assert cache.generation in (number, number + 1)
+
+
+def test_a_command_without_a_reply_has_its_look_taken_off(build):
+    cache = build(OPTIONS={"default_noreply": True})
+    assert cache.generation
+    for number in range(3):
+        cache.set("k", number, None)
+        assert cache.get("k") == number
+
+
+def test_a_look_waits_for_nobody(cache):
+    """Not for the next command, if the one that it was meant for was never sent."""
+    with pytest.raises(TypeError):
+        cache._cache.set(5, 1)
+    assert waiting.look is None
+    assert cache.get("k") == "v"
+
+
+def test_another_way_to_read_is_refused_while_a_look_is_under_way(cache):
+    (member,) = cache._cache.clients.values()
+    waiting.look = cache._cache.counter.look(cache._cache._find_route().request)
+    member.sock.sendall(b"version\r\n")
+    assert waiting.look is None
+    for name in ("recv_into", "recvmsg", "makefile"):
+        with pytest.raises(AttributeError, match="would read the reply to a look"):
+            getattr(member.sock, name)
+    assert member.sock.recv(4096).startswith(b"VERSION")
+
+
+def test_a_socket_is_otherwise_the_clients_own(cache):
+    (member,) = cache._cache.clients.values()
+    assert member.sock.getpeername()[0] == "127.0.0.1"
+    assert isinstance(member, pymemcache.Client)
+    assert type(member).__name__ == "Client"
+
+
+def test_a_client_of_another_make_carries_nothing(server):
+    """It takes two round trips, and is as strict."""
+    real = RetryingClient(pymemcache.Client(server.location))
+    assert piggyback.request(real, real, "nsc:x") is None
+
+
+class Traced:
+    """A client as a tracer has it: a proxy that passes for what it wraps."""
+
+    __class__ = property(lambda self: type(vars(self)["client"]))
+
+    def __init__(self, *args, **kwargs):
+        vars(self)["client"] = pymemcache.Client(*args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(vars(self)["client"], name)
+
+
+def test_a_client_behind_a_proxy_carries_nothing(server):
+    """The client itself is out of reach, and those that come later are too."""
+    alone = Traced(server.location)
+    assert isinstance(alone, pymemcache.Client)
+    assert piggyback.request(alone, alone, "nsc:x") is None
+    real = HashClient([])
+    real.client_class = Traced
+    real.add_server(server.location)
+    assert piggyback.request(real, real, "nsc:x") is None
+    (member,) = real.clients.values()
+    assert type(member) is real.client_class is Traced
+    assert member.set("k", b"v", noreply=False)
+    assert real.get("k") == b"v"
+    real.close()
+
+
+def test_a_look_that_was_left_ends_the_connection(cache):
+    """Whoever sends the next command would read its reply."""
+    (member,) = cache._cache.clients.values()
+    waiting.look = cache._cache.counter.look(cache._cache._find_route().request)
+    member.sock.sendall(b"version\r\n")
+    with pytest.raises(ConnectionAbortedError):
+        cache.get("k")
+    assert member.sock is None
+    time.sleep(1.1)  # pymemcache's retry window
+    assert cache.get("k") == "v"
+
+
+def test_connections_that_a_pool_has_carry_as_well(server):
+    """A backend that is adopted has some already."""
+    real = HashClient([server.location], use_pooling=True, default_noreply=False)
+    real.set("k", b"v")
+    ((pooled,),) = (member.client_pool.free for member in real.clients.values())
+    assert type(pooled) is pymemcache.Client
+    piggyback.request(real, real, "nsc:x")
+    assert isinstance(pooled.sock, piggyback.Socket)
+    assert real.get("k") == b"v"
+    real.close()
+
+
+def test_where_the_counter_has_several_servers_nothing_travels(start):
+    real = HashClient([start().location, start().location])
+    assert piggyback.request(real, real, "nsc:x") is None
+
+
+def test_the_constants_are_told_apart():
+    assert ABSENT is not UNASKED
+
+
+def test_many_large_values_are_read_where_the_counter_is_lost(cache, bare):
+    """Its reply is looked for at the end of all of theirs."""
+    many = {f"k{n}": "v" * 500_000 for n in range(10)}
+    cache.set_many(many)
+    bare._cache.delete(cache._cache.counter.key)
+    assert cache.get_many(many) == {}
+    cache.set("seeds", 1)
+    assert cache.get_many(many) == {}

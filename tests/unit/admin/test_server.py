@@ -1,0 +1,143 @@
+"""A server is asked over any kind of address, and what it says wrong is named."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from namespaced_cache import NamespaceError, server
+from namespaced_cache.server import Server
+from tests.support.servers import Memcached
+from tests.support.wires import answering
+
+
+def forms(memcached: Memcached):
+    """Ways in which LOCATION may name it."""
+    if memcached.unix:
+        path = memcached.location.removeprefix("unix:")
+        return [f"unix:{path}", path]
+    port = memcached.port
+    return [f"127.0.0.1:{port}", ("127.0.0.1", port), f"localhost:{port}:2"]
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_each_form_of_an_address_reaches_it(start, unix):
+    for form in forms(start(unix=unix)):
+        with Server(form) as asked:
+            assert asked.count() == 0
+            assert list(asked.items(b"")) == []
+            assert (
+                asked.idle(b"k") is asked.value(b"k") is asked.increment(b"k") is None
+            )
+
+
+def test_a_server_has_one_name_in_all_forms(start):
+    assert len({Server(form).name for form in forms(start(unix=True))}) == 1
+
+
+@pytest.mark.parametrize(
+    ("location", "address"),
+    [
+        ("localhost", ("localhost", 11211)),
+        ("[::1]", ("::1", 11211)),
+        ("[::1]:5", ("::1", 5)),
+    ],
+)
+def test_what_is_left_out_of_an_address_is_memcacheds_own(
+    monkeypatch, location, address
+):
+    asked = []
+
+    def refuse(address, _):
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(NamespaceError, match="No answer"):
+        Server(location).count()
+    assert asked == [address]
+
+
+def test_an_address_that_is_none_is_named():
+    with pytest.raises(NamespaceError, match=r"'a:b:c': it takes HOST:PORT or unix:/P"):
+        Server("a:b:c")
+
+
+CLOCK = b"STAT time 100\r\nEND\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answers", "ask"),
+    [
+        ([b"ERROR\r\n"], lambda asked: asked.count()),
+        ([b"ERROR\r\n"], lambda asked: asked.idle(b"k")),
+        ([b"ERROR\r\n"], lambda asked: asked.value(b"k")),
+        ([b"ERROR\r\n"], lambda asked: asked.delete([])),
+        ([b"CLIENT_ERROR no number\r\n"], lambda asked: asked.increment(b"k")),
+        ([CLOCK, b"ERROR\r\n"], lambda asked: [*asked.items(b"")]),
+        ([CLOCK, b"key=a is odd\r\nEND\r\n"], lambda asked: [*asked.items(b"")]),
+    ],
+)
+def test_an_answer_that_is_not_understood_is_shown(answers, ask):
+    with (
+        answering(*answers) as location,
+        Server(location) as asked,
+        pytest.raises(NamespaceError, match=r"127\.0\.0\.1:\d+ answers b'") as caught,
+    ):
+        ask(asked)
+    assert "takes a memcached 1.6" in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [b"", b"VA 19\r\n123"])
+def test_a_server_that_hangs_up_is_named(answer):
+    with (
+        answering(answer) as location,
+        Server(location) as asked,
+        pytest.raises(NamespaceError, match=r"127\.0\.0\.1:\d+: it ended the connec"),
+    ):
+        asked.value(b"k")
+
+
+@pytest.mark.parametrize("begun", [b"", b"VA 19\r\n"])
+def test_a_server_that_falls_silent_is_named(monkeypatch, begun):
+    monkeypatch.setattr(server, "_PATIENCE", 0.1)
+    silent = threading.Event()
+    with (
+        answering(begun, before_it_hangs_up=silent.wait) as location,
+        Server(location) as asked,
+    ):
+        with pytest.raises(NamespaceError, match=r"No answer from .*: timed out\."):
+            asked.value(b"k")
+        silent.set()
+
+
+def test_a_walk_keeps_to_the_keys_that_begin_so(start):
+    """Whatever bytes they have; the others are counted alone."""
+    memcached = start()
+    keys = {b"a:1", b"a:1%", b"a%3A1", b"b:1", "a:ü".encode()}
+    with Server(memcached.location) as asked:
+        with socket.create_connection(("127.0.0.1", memcached.port)) as connection:
+            connection.sendall(b"".join(b"set %b 0 0 1\r\nv\r\n" % k for k in keys))
+            while asked.count() < len(keys):
+                pass
+        assert {item.key for item in asked.items(b"a:")} == {
+            key for key in keys if key.startswith(b"a:")
+        }
+        assert asked.walked == len(keys)
+
+
+def test_what_is_not_there_is_deleted_all_the_same(start):
+    with Server(start().location) as asked:
+        asked.delete([b"a", b"b c"])
+
+
+def test_a_server_that_is_closed_cannot_be_sent_to(start):
+    memcached = start()
+    with Server(memcached.location) as asked:
+        assert asked.count() == 0
+        memcached.kill()
+        for _ in range(3):  # the first may still be taken by the system
+            with pytest.raises(NamespaceError, match="No answer"):
+                asked.count()

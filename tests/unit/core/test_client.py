@@ -1,0 +1,425 @@
+"""Every public name of the real clients is accounted for, and the rest refused."""
+
+import copy
+import functools
+import inspect
+import time
+
+import pylibmc
+import pymemcache
+import pytest
+from pymemcache.client.base import PooledClient
+
+from namespaced_cache import identity
+from namespaced_cache import route as route_module
+from namespaced_cache.client import NamespacedClient
+from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
+from namespaced_cache.verbs import LEAVING, MANY_KEYS, ONE_KEY, PASSED, REFUSED
+from tests.support.caches import BACKENDS, bare_cache, our_cache
+
+CLIENTS = [pymemcache.HashClient, pymemcache.Client, PooledClient, pylibmc.Client]
+
+#: Names that are no routines: they are read from the real client as they are.
+DATA = {"behaviors", "behaviours", "client_class"}
+
+#: A verb whose answer is namespaced.
+CLONE = {"clone"}
+
+#: Item access takes keys too, and is no public name by its spelling.
+ITEM_ACCESS = {"__getitem__", "__setitem__", "__delitem__", "__contains__"}
+
+
+@pytest.mark.parametrize("real", CLIENTS)
+def test_every_public_name_is_namespaced_passed_or_refused(real):
+    """A verb of a later release fails here, not in somebody's namespace."""
+    own = {name for name in vars(NamespacedClient) if not name.startswith("_")}
+    accounted = ONE_KEY | MANY_KEYS | LEAVING | PASSED | REFUSED.keys()
+    accounted |= own | DATA | CLONE
+    public = {name for name in dir(real) if not name.startswith("_")}
+    assert public - accounted == set()
+
+
+@pytest.mark.parametrize("real", CLIENTS)
+def test_every_special_method_that_takes_a_key_is_namespaced(real):
+    special = {
+        name
+        for name in dir(real)
+        if name.startswith("__")
+        and not hasattr(object, name)
+        and callable(getattr(real, name))
+    }
+    assert special <= ITEM_ACCESS
+    assert vars(NamespacedClient).keys() >= ITEM_ACCESS
+
+
+def test_no_name_is_accounted_for_twice():
+    lists = [ONE_KEY, MANY_KEYS, LEAVING, PASSED, REFUSED.keys(), CLONE]
+    assert sum(map(len, lists)) == len(set().union(*lists))
+
+
+PYMEMCACHE = pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+
+
+class Extended(pymemcache.HashClient):
+    """A client of a project's own, with a verb that nobody has looked at."""
+
+    motto = "data, not a verb"
+
+    def get_fresh(self, key):
+        return self.get(key)
+
+    get_partly = functools.partialmethod(get_fresh)
+
+
+@pytest.fixture
+def extended(build, client):
+    if client == "pylibmc":
+        extended_class = type("Extended", (pylibmc.Client,), dict(vars(Extended)))
+    else:
+        extended_class = Extended
+    cache = build()
+    cache._class = extended_class
+    return cache
+
+
+def test_a_verb_that_nobody_has_looked_at_is_refused(extended):
+    assert not hasattr(extended._cache, "get_fresh")
+    with pytest.raises(NamespaceError) as caught:
+        extended._cache.get_fresh("k")
+    assert str(caught.value) == (
+        "Extended.get_fresh() cannot be namespaced: nobody has said where it takes its "
+        "keys. The real client, outside any namespace, is `cache._cache.wrapped`."
+    )
+    assert extended._cache.wrapped.get_fresh("k") is None
+    assert not hasattr(extended._cache, "get_partly")
+    assert extended._cache.motto == "data, not a verb"
+
+
+@PYMEMCACHE
+@pytest.mark.parametrize("name", ["_run_cmd", "_get_client", "_set_many"])
+def test_private_routines_are_refused_as_well(cache, name):
+    """HashClient._run_cmd("get", "k") would read a bare key."""
+    assert hasattr(cache._cache.wrapped, name)
+    assert not hasattr(cache._cache, name)
+
+
+@PYMEMCACHE
+@pytest.mark.parametrize("verb", ["raw_command", "shutdown", "cache_memlimit"])
+def test_what_works_on_the_whole_server_is_refused(cache, server, verb):
+    cache._cache = pymemcache.Client(server.location)
+    with pytest.raises(AttributeError) as caught:
+        getattr(cache._cache, verb)
+    assert str(caught.value) == (
+        f"Client.{verb}() cannot be namespaced: {REFUSED[verb]}. The real client, "
+        f"outside any namespace, is `cache._cache.wrapped`."
+    )
+
+
+@pytest.mark.parametrize("make", [pymemcache.Client, PooledClient])
+def test_pymemcaches_other_clients_are_namespaced(make, server):
+    """A backend may make any of the three its client."""
+    cache = our_cache(BACKENDS["pymemcache"], server.location)
+    bare = bare_cache(BACKENDS["pymemcache"], server.location)
+    cache._cache = make(server.location, default_noreply=False)
+    raw = cache._cache
+    assert raw.set("k", b"1")
+    assert raw.get("k") == b"1"
+    assert raw["k"] == b"1"
+    assert raw.get_many(["k", "none"]) == {"k": b"1"}
+    assert raw.incr("k", 1) == 2
+    value, token = raw.gets("k")
+    assert value == b"2"
+    assert raw.cas("k", b"3", token) is True
+    raw["k"] = b"4"
+    assert raw.set_many({"l": b"5"}) == []
+    assert bare._cache.get_many(["k", "l"]) == {}
+    raw.flush_all()
+    assert raw.get_many(["k", "l"]) == {}
+    with pytest.raises(KeyError, match="'k'"):
+        raw["k"]
+    raw["k"] = b"4"
+    del raw["k"]
+    assert raw.get("k") is None
+    raw.close()
+    bare.close()
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_a_clone_is_in_the_same_namespace(cache, bare):
+    clone = cache._cache.clone()
+    clone.set("k", 1)
+    assert cache._cache.get("k") == 1
+    assert bare._cache.get("k") is None
+
+
+def test_what_the_real_client_lacks_is_missing(client, cache):
+    """pymemcache has no clones; pylibmc has no `close()`."""
+    assert hasattr(cache._cache, "clone") is (client == "pylibmc")
+    assert hasattr(cache._cache, "close") is (client == "pymemcache")
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+@pytest.mark.parametrize("leave", ["close", "disconnect_all", "quit"])
+def test_who_leaves_ends_the_connection_to_the_counters_home_too(build, start, leave):
+    first, other = sorted([start(), start()], key=lambda server: server.location)
+    cache = build([other.location, first.location])
+    cache.set_many({str(number): number for number in range(20)})
+    asking = pymemcache.Client(first.location)
+
+    def connections():
+        return asking.stats()[b"curr_connections"]
+
+    alone = connections() - 2  # one carries the items, the other the counter
+    getattr(cache._cache, leave)()
+    while connections() > alone:  # memcached needs a moment
+        time.sleep(0.001)
+    asking.close()
+    assert cache.get("7") == 7
+
+
+def test_the_counters_client_stays_when_names_are_looked_up_again(build, start):
+    cache = build([start().location for _ in range(2)])
+    route = cache._cache._find_route()
+    identity.begin_epoch()
+    again = cache._cache._find_route()
+    assert again is not route
+    assert again.home is route.home
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_a_clone_shares_no_client_with_the_thread_that_made_it(build, start):
+    """On several servers the counter has a client of its own, which is cloned, too."""
+    cache = build([start().location for _ in range(2)])
+    clone = cache._cache.clone()
+    route, original = clone._find_route(), cache._cache._find_route()
+    assert {route.client, route.home}.isdisjoint([original.client, original.home])
+    clone.set("k", 1)
+    assert cache._cache.get("k") == 1
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_another_client_is_judged_by_its_own_rules(build, server):
+    """As one in the text protocol that takes the place of a binary one."""
+    cache = build(OPTIONS={"binary": True})
+    assert cache._cache.get("a b") is None
+    cache._cache = pylibmc.Client([server.location])
+    with pytest.raises(ValueError, match="ends a key early"):
+        cache._cache.get("a b")
+
+
+def test_data_attributes_are_the_real_clients(client, cache):
+    raw = cache._cache
+    if client == "pylibmc":
+        raw.behaviors = {"tcp_nodelay": True}
+        assert raw.wrapped.behaviors["tcp_nodelay"] == 1
+    else:
+        raw.encoding = "utf8"
+        assert raw.wrapped.encoding == "utf8"
+        del raw.encoding
+        assert not hasattr(raw.wrapped, "encoding")
+
+
+def test_a_spy_on_a_raw_verb_stays_until_it_is_taken_away(cache):
+    raw = cache._cache
+    raw.get = lambda key: f"spied {key}"
+    assert raw.get("k") == "spied k"
+    raw.get = lambda _: "spied again"
+    assert raw.get("k") == "spied again"
+    del raw.get
+    assert raw.get("k") is None
+    assert "spied" not in vars(raw.wrapped)
+
+
+def test_it_shows_what_it_is(cache):
+    assert repr(cache._cache).startswith(f"<NamespacedClient {cache.namespace} of ")
+    assert {"get", "get_multi", "flush_all", "wrapped"} <= set(dir(cache._cache))
+
+
+def test_copy_does_not_recurse(cache):
+    cache._cache.set("k", 1)
+    assert copy.copy(cache._cache).get("k") == 1
+    with pytest.raises(AttributeError):
+        _ = object.__new__(NamespacedClient).get
+
+
+def test_arguments_that_no_client_knows_are_refused(cache):
+    with pytest.raises(TypeError):
+        cache._cache.get_multi(["k"], no_such_argument=1)
+    with pytest.raises(TypeError):
+        cache._cache.set_multi()
+    with pytest.raises(TypeError):
+        cache._cache.set_multi({"k": 1}, no_such_argument=1)
+
+
+def test_serde_and_behaviors_pass_through(client, cache):
+    if client == "pylibmc":
+        assert cache._cache.deserialize(*cache._cache.serialize(5)) == 5
+        assert cache._cache.binary is False
+    else:
+        assert cache._cache.default_kwargs["serde"] is not None
+        assert list(cache._cache.clients) == cache._servers
+
+
+@PYMEMCACHE
+def test_the_counters_server_is_away_quietly(build, start):
+    """In pymemcache's retry window each verb answers what the bare client does."""
+    memcached = start()
+    options = {"NAMESPACE": "away"}
+    cache = build(memcached.location, OPTIONS=options)
+    bare = type(cache._cache.wrapped)([memcached.location], default_noreply=False)
+    cache.set("k", 1)
+    bare.set("k", b"1")
+    memcached.kill()
+    for raw in (cache._cache, bare):
+        with pytest.raises(pymemcache.exceptions.MemcacheUnexpectedCloseError):
+            raw.get("k")
+        with pytest.raises(ConnectionRefusedError):
+            raw.get("k")
+    script = [
+        lambda c: c.get("k", "default"),
+        lambda c: c.gets("k"),
+        lambda c: c.get_many(["k"]),
+        lambda c: c.gets_many(["k"]),
+        lambda c: c.set("k", 1),
+        lambda c: c.add("k", 1),
+        lambda c: c.delete("k"),
+        lambda c: c.touch("k"),
+        lambda c: c.incr("k", 1),
+        lambda c: c.cas("k", 1, 1),
+        lambda c: list(c.set_many({"k": 1})),
+        lambda c: c.delete_many(["k"]),
+    ]
+    for call in script:
+        assert call(cache._cache) == call(bare), inspect.getsource(call)
+    with pytest.raises(NamespaceUnavailable, match="Namespace 'away' on "):
+        cache._cache.flush_all()
+    bare.close()
+
+
+def test_an_error_of_the_callers_is_raised_though_the_server_is_away(start):
+    memcached = start()
+    cache = our_cache(
+        BACKENDS["pymemcache"], memcached.location, OPTIONS={"ignore_exc": True}
+    )
+    cache.set("k", 1)
+    memcached.kill()
+    with pytest.raises(TypeError, match="A cache key is str or bytes, not int: 5"):
+        cache._cache.set(5, 1)
+    cache.close()
+
+
+def test_a_lost_connection_is_raised_as_the_bare_client_does(client, build, start):
+    memcached = start()
+    cache = build(memcached.location)
+    bare = bare_cache(BACKENDS[client], memcached.location)
+    for each in (cache, bare):
+        each.set("k", 1)
+    memcached.kill()
+    raised = {cache: [], bare: []}
+    # First the connection that is there breaks, then there is none to be had.
+    for each in (cache, bare) * 2:
+        with pytest.raises(Exception) as caught:  # noqa: PT011  # which is what we ask
+            each.set("k", 2)
+        raised[each].append(caught.type)
+    assert raised[cache] == raised[bare]
+    bare.close()
+
+
+@pytest.fixture
+def overtake(bare, monkeypatch):
+    """Have another process invalidate so often just before a look at the server."""
+    carry_out = route_module.Route.carry_out
+    overtaken = []
+
+    def overtake(times):
+        def overtaking(route, do, generation, look):
+            if len(overtaken) < times:
+                overtaken.append(generation)
+                bare._cache.incr(route.counter.key, 1)
+            return carry_out(route, do, generation, look)
+
+        monkeypatch.setattr(route_module.Route, "carry_out", overtaking)
+        return overtaken
+
+    return overtake
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_write_that_is_overtaken_is_done_again(cache, overtake, times):
+    """What went out under the dead generation is invisible; the caller's is not."""
+    cache.get("warm")
+    overtaken = overtake(times)
+    assert cache.add("k", "v") is True
+    assert len(set(overtaken)) == times
+    assert cache.get("k") == "v"
+    assert cache.add("k", "w") is False
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_read_that_is_overtaken_is_done_again(cache, overtake, times):
+    cache.set("k", "old")
+    overtaken = overtake(times)
+    assert cache.get("k", "miss") == "miss"
+    assert len(set(overtaken)) == times
+    assert cache.get_many(["k"]) == {}
+
+
+def test_what_is_always_overtaken_gives_up(cache, overtake, monkeypatch):
+    monkeypatch.setattr(route_module, "ATTEMPTS", 3)
+    cache.get("warm")
+    overtake(3)
+    with pytest.raises(NamespaceUnavailable) as caught:
+        cache.get("k")
+    assert str(caught.value) == (
+        f"Namespace {cache.namespace!r} on {cache._servers[0]}: invalidated 3 times "
+        f"within one operation."
+    )
+
+
+def test_an_operation_waits_for_a_storm_of_invalidations_to_pass(
+    cache, overtake, monkeypatch
+):
+    """Longer than a hundred tries without a pause would take."""
+    cache.get("warm")
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    overtake(17)
+    assert cache.get("k") is None
+    assert len(pauses) == 8
+    assert 0 < sum(pauses) < 1
+
+
+def test_an_error_of_a_dead_generation_is_not_the_callers(build):
+    """`incr` finds nothing under the number it knows, and something under the new."""
+    ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
+    ours.get("k")
+    known = ours._cache.counter.known
+    other.invalidate_namespace()
+    other.set("k", 5)
+    ours._cache.counter.known = known  # as in a process that has not heard of it
+    assert ours.incr("k") == 6
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_an_error_over_many_keys_of_a_dead_generation_is_not_the_callers(build):
+    """Of `incr_multi`, which has one without a class of its own."""
+    ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
+    ours._cache.set_multi({"text": "t", "n": 1})
+    known = ours._cache.counter.known
+    other.invalidate_namespace()
+    other._cache.set_multi({"text": 5, "n": 1})
+    ours._cache.counter.known = known
+    ours._cache.incr_multi(["text", "n"])
+    assert ours._cache.get_multi(["text", "n"]) == {"text": 6, "n": 2}
+
+
+def test_a_read_sees_another_process_invalidation(build):
+    ours, other = (build(OPTIONS={"NAMESPACE": "reads"}) for _ in range(2))
+    ours.set("k", "old")
+    known = ours._cache.counter.known
+    other.invalidate_namespace()
+    ours._cache.counter.known = known
+    assert ours.get("k") is None
+    other.set("k", "new")
+    ours._cache.counter.known = known
+    assert ours.get_many(["k"]) == {"k": "new"}

@@ -1,0 +1,864 @@
+"""generation: the counter, on real memcached, through both clients."""
+
+from __future__ import annotations
+
+import logging
+import reprlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from operator import attrgetter, methodcaller
+
+import pylibmc
+import pytest
+from pymemcache.exceptions import MemcacheUnexpectedCloseError
+
+from namespaced_cache import NamespaceError, NamespaceUnavailable, generation, libraries
+from namespaced_cache.generation import Counter
+from namespaced_cache.look import Look
+from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.uses import overtake
+
+NO_ANSWER = "no answer from the server"
+QUIET = f"{NO_ANSWER} (the client takes it to be away, or hides why)"
+
+
+@pytest.fixture
+def real(cache):
+    """The real client, outside any namespace."""
+    return cache._cache.wrapped
+
+
+@pytest.fixture
+def counter(cache):
+    """The counter of `cache`."""
+    return cache._cache.counter
+
+
+def answer_of(server, line: str) -> str:
+    """Return what a server answers to a line of memcached's text protocol."""
+    where = ("127.0.0.1", server.port)
+    with socket.create_connection(where, timeout=10) as connection:
+        connection.sendall(f"{line}\r\n".encode())
+        return connection.recv(65536).decode().strip()
+
+
+@pytest.fixture
+def raw(server):
+    """What `server` answers to a line of memcached's text protocol."""
+    return partial(answer_of, server)
+
+
+def answered(answer, floor=0):
+    """A look at the counter, and its answer."""
+    look = Look(floor, asked=0)
+    look.answer = answer
+    return look
+
+
+def another_process(counter) -> Counter:
+    """Return the same counter as a process sees it that knows nothing of it yet."""
+    return Counter(counter.namespace, counter.server)
+
+
+def before_next(monkeypatch, client, verb, act):
+    """Let `act` happen once, at the moment before the client's next `verb`."""
+    todo = [act]
+    real_verb = getattr(client, verb)
+
+    def raced(*args):
+        if todo:
+            todo.pop()()
+        return real_verb(*args)
+
+    monkeypatch.setattr(client, verb, raced)
+
+
+# Seeding.
+
+
+def test_the_seed_is_the_time_in_nanoseconds(cache, counter, raw):
+    before = time.time_ns()
+    seeded = cache.generation
+    assert before <= seeded <= time.time_ns()
+    assert raw(f"mg {counter.key} v").split() == ["VA", "19", str(seeded)]
+
+
+@pytest.mark.parametrize("now", [0, 7, 10**18 - 1])
+def test_a_clock_that_was_never_set_seeds_a_generation_all_the_same(
+    cache, monkeypatch, now
+):
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    assert cache.generation == 10**18 + now
+    cache.set("k", "v")
+    assert cache.get("k") == "v"
+    assert cache.invalidate_namespace() == 10**18 + now + 1
+    assert cache.get("k") is None
+
+
+def test_seeding_takes_three_round_trips_and_reading_one(build, proxy):
+    cache = build(proxy.location)
+    assert proxy.during(lambda: cache.generation) == 3
+    assert proxy.during(lambda: cache.generation) == 1
+
+
+def test_two_seeders_end_on_one_number(real, counter, monkeypatch):
+    """The other one seeds after the first has found no counter."""
+    other = another_process(counter)
+    numbers = []
+    before_next(monkeypatch, real, "add", lambda: numbers.append(other.read(real)))
+    numbers.append(counter.read(real))
+    assert len(numbers) == 2
+    assert numbers[0] == numbers[1] == other.known == counter.known
+
+
+@pytest.mark.parametrize("verb", ["read", "bump"])
+def test_a_bump_that_comes_second_to_seed_gives_a_number_of_its_own(
+    real, counter, monkeypatch, verb
+):
+    """Two invalidations that find the counter lost do not give out one number."""
+    other = another_process(counter)
+    numbers = []
+    before_next(
+        monkeypatch, real, "add", lambda: numbers.append(getattr(other, verb)(real))
+    )
+    numbers.append(counter.bump(real))
+    assert numbers == [other.known, other.known + 1]
+    assert other.read(real) == counter.known == numbers[1]
+
+
+def test_seeding_is_logged(cache, caplog):
+    caplog.set_level(logging.INFO, "namespaced_cache")
+    assert cache.generation
+    text = f"Namespace {cache.namespace!r}: counter seeded"
+    assert caplog.record_tuples == [("namespaced_cache", logging.INFO, text)]
+
+
+@pytest.mark.parametrize("how", ["seeded", "bumped", "lost", "raised"])
+def test_the_counter_does_not_expire(build, raw, how):
+    """Whatever the alias's TIMEOUT is."""
+    cache = build(TIMEOUT=1)
+    counter, real = cache._cache.counter, cache._cache.wrapped
+    seeded = cache.generation
+    if how == "bumped":
+        cache.invalidate_namespace()
+    if how == "lost":
+        real.delete(counter.key)
+    if how == "raised":
+        real.set(counter.key, seeded - 1)
+    assert cache.generation >= seeded
+    assert raw(f"mg {counter.key} t") == "HD t-1"
+
+
+# Bumping.
+
+
+def test_a_bump_is_the_next_number_in_one_round_trip(build, proxy):
+    cache = build(proxy.location)
+    before = cache.generation
+    bumped = []
+    trips = proxy.during(lambda: bumped.append(cache.invalidate_namespace()))
+    assert bumped == [before + 1]
+    assert trips == 1
+    assert cache.generation == before + 1
+
+
+def test_a_bump_counts_from_where_the_server_stands(real, counter):
+    """Not from what this process knows."""
+    other = another_process(counter)
+    other.read(real)
+    for _ in range(5):
+        counter.bump(real)
+    assert other.bump(real) == counter.known + 1
+
+
+def test_no_two_bumps_give_one_number(build):
+    """Eight threads, each with a client, all with one counter."""
+    threads, bumps = 8, 50
+    caches = [build() for _ in range(threads)]
+    before = caches[0].generation
+    together = threading.Barrier(threads)
+
+    def bump(cache):
+        together.wait()
+        return [cache.invalidate_namespace() for _ in range(bumps)]
+
+    with ThreadPoolExecutor(threads) as pool:
+        numbers = list(pool.map(bump, caches))
+    assert all(mine == sorted(mine) for mine in numbers)
+    flat = sorted(number for mine in numbers for number in mine)
+    assert flat == list(range(before + 1, before + 1 + threads * bumps))
+    assert caches[0]._cache.counter.known == flat[-1]
+
+
+# The known number.
+
+
+@pytest.mark.parametrize(("verb", "asks"), [("read", "get"), ("bump", "incr")])
+def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
+    real, counter, monkeypatch, verb, asks
+):
+    """It is an old one by now, but it stood on the server when it was asked for."""
+    counter.read(real)
+    ask = getattr(real, asks)
+    answers = []
+
+    def answer_late(*args):
+        answer = ask(*args)
+        if not answers:
+            answers.append(answer)
+            counter.bump(real)
+        return answer
+
+    monkeypatch.setattr(real, asks, answer_late)
+    assert getattr(counter, verb)(real) == answers[0]
+    assert real.get(counter.key) == counter.known == answers[0] + 1
+
+
+def test_the_known_number_does_not_go_back_between_threads():
+    """The other thread learns a higher number while the first is about to write."""
+
+    class Slow(Counter):
+        reads = 0
+
+        @property
+        def known(self):
+            number = vars(self)["known"]
+            self.reads += 1
+            if self.reads == 2:
+                other.start()
+                other.join(timeout=0.2)  # with the lock it waits for us, in vain
+            return number
+
+        @known.setter
+        def known(self, number):
+            vars(self)["known"] = number
+
+    slow = Slow("shop", "127.0.0.1:1")
+    other = threading.Thread(target=slow._learn, args=(102, 0))
+    slow._learn(101, 0)
+    other.join()
+    assert slow.known == 102
+
+
+def test_threads_and_aliases_share_one_counter(build, server):
+    """Whichever client they use."""
+    shared = {"NAMESPACE": "shop"}
+    counters = [build(OPTIONS=shared)._cache.counter]
+    thread = threading.Thread(
+        target=lambda: counters.append(build(OPTIONS=shared)._cache.counter)
+    )
+    thread.start()
+    thread.join()
+    counters += [
+        our_cache(backend, server.location, OPTIONS=shared)._cache.counter
+        for backend in BACKENDS.values()
+    ]
+    assert [counter is counters[0] for counter in counters] == [True] * 4
+
+
+def test_a_place_has_a_counter_of_its_own():
+    def found(place):
+        return generation.counter("shop", "127.0.0.1:1", place)
+
+    assert found("here") is found("here")
+    assert found("here") is not found("there")
+
+
+def test_other_namespaces_and_servers_have_counters_of_their_own(build):
+    places = [
+        build(location, OPTIONS={"NAMESPACE": name})._cache.counter
+        for location in ("127.0.0.1:1", "127.0.0.1:2")
+        for name in ("shop", "shop-b")
+    ]
+    assert len({id(counter) for counter in places}) == 4
+
+
+def test_servers_in_any_order_have_one_home(build):
+    """The first by name keeps the counter; aliases that share it share the counter."""
+    shared = {"NAMESPACE": "shop"}
+    counters = {
+        build(location, OPTIONS=shared)._cache.counter
+        for location in (
+            "127.0.0.1:1",
+            "127.0.0.1:1;127.0.0.1:2",
+            ["127.0.0.1:2", "127.0.0.1:1"],
+        )
+    }
+    assert [counter.server for counter in counters] == ["127.0.0.1:1"]
+
+
+def test_what_one_namespace_knows_is_not_known_to_another(build):
+    known, fresh = build(OPTIONS={"NAMESPACE": "known"}), build()
+    assert known.generation == known._cache.counter.known
+    assert fresh._cache.counter.known == 0
+
+
+def test_a_bump_is_known_to_the_other_alias_without_looking(build):
+    one, other = build(), build()
+    assert one.invalidate_namespace() == other._cache.counter.known
+
+
+def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
+    code = (
+        "import os, signal, threading\n"
+        "from namespaced_cache import generation\n"
+        "held, done = threading.Event(), threading.Event()\n"
+        "def hold():\n"
+        "    with generation._lock:\n"
+        "        held.set()\n"
+        "        done.wait()\n"
+        "thread = threading.Thread(target=hold)\n"
+        "thread.start()\n"
+        "held.wait()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    signal.alarm(10)\n"
+        "    generation.counter('shop', '127.0.0.1:1', '')._learn(1, 0)\n"
+        "    raise SystemExit\n"
+        "print(os.waitpid(child, 0)[1])\n"
+        "done.set()\n"
+        "thread.join()\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    parent = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert parent.stdout == "0\n"
+
+
+# A counter that is lost, or went back.
+
+
+@pytest.mark.parametrize("verb", ["read", "bump"])
+@pytest.mark.parametrize("clock", ["right", "behind"])
+def test_a_lost_counter_begins_above_all_that_was_seen(
+    real, counter, monkeypatch, verb, clock
+):
+    counter.read(real)
+    seen = counter.bump(real)
+    real.delete(counter.key)
+    if clock == "behind":
+        monkeypatch.setattr(time, "time_ns", lambda: 7)
+    number = getattr(counter, verb)(real)
+    assert number > seen
+    assert number == counter.known == real.get(counter.key)
+    # Others may have bumped it meanwhile, so a clock that is behind needs a leap.
+    assert (number == seen + 10**9) is (clock == "behind")
+
+
+def test_nothing_comes_back_with_a_lost_counter(cache, real, counter):
+    cache.set("k", "v")
+    real.delete(counter.key)
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize(("verb", "bumped"), [("read", 0), ("bump", 1)])
+def test_a_counter_that_went_back_is_raised_above_the_known_one(
+    real, counter, caplog, verb, bumped
+):
+    """A server that was away and returns holds an old number."""
+    seen = counter.read(real)
+    real.set(counter.key, seen - 5)
+    number = getattr(counter, verb)(real)
+    assert number > seen
+    assert number == counter.known == real.get(counter.key)
+    text = (
+        f"Namespace {counter.namespace!r}: the counter went back from {seen + bumped} "
+        f"to {seen - 5 + bumped}: set right"
+    )
+    assert caplog.record_tuples == [("namespaced_cache", logging.WARNING, text)]
+
+
+def test_what_another_process_makes_of_it_meanwhile_counts(real, counter, monkeypatch):
+    other = another_process(counter)
+    seen = counter.read(real)
+    real.set(counter.key, seen - 5)
+    before_next(monkeypatch, real, "get", lambda: other.bump(real))
+    number = counter.judge(real, answered(seen - 5, floor=seen))
+    assert number == other.known > seen
+
+
+def test_a_counter_that_is_lost_again_is_seeded_again(real, counter, monkeypatch):
+    """What the server said to the first seed was no outage."""
+    before_next(monkeypatch, real, "get", lambda: None)
+    assert counter.read(real)
+    real.delete(counter.key)
+    asked = []
+    get = real.get
+
+    def lost_at_first(key, default):
+        asked.append(key)
+        if len(asked) == 2:
+            real.delete(key)
+        return get(key, default)
+
+    monkeypatch.setattr(real, "get", lost_at_first)
+    assert counter.read(real) == get(counter.key)
+    assert len(asked) == 3
+
+
+def test_a_counter_that_another_process_raised_first_is_left_to_it(real, counter):
+    """What it has written meanwhile must not be lost to a second repair."""
+    seen = counter.read(real)
+    raised = seen + 10**9
+    real.set(counter.key, raised)
+    assert counter.judge(real, answered(seen - 5, floor=seen)) == raised
+    assert real.get(counter.key) == raised
+
+
+def test_a_counter_that_does_not_stay_is_given_up(cache, real, counter, monkeypatch):
+    known = cache.generation
+    real.set(counter.key, known - 1)
+    monkeypatch.setattr(libraries.of(real), "swap", lambda *_: None)
+    with pytest.raises(NamespaceUnavailable) as caught:
+        _ = cache.generation
+    assert str(caught.value) == (
+        f"Namespace {cache.namespace!r} on {counter.server}: its counter does not "
+        f"stay where it is put."
+    )
+
+
+def test_a_bump_whose_counter_does_not_stay_is_given_up(cache, counter, monkeypatch):
+    """Here each time it is lost, and somebody else is first to seed it."""
+    real, other = cache._cache.wrapped, another_process(counter)
+    incr, add = real.incr, real.add
+
+    def lost(*args):
+        real.delete(counter.key)
+        return incr(*args)
+
+    def second(*args):
+        add(counter.key, other._unused())
+        return add(*args)
+
+    monkeypatch.setattr(real, "incr", lost)
+    monkeypatch.setattr(real, "add", second)
+    real.set(counter.key, 1)
+    with pytest.raises(NamespaceUnavailable, match="does not stay where it is put"):
+        cache.invalidate_namespace()
+
+
+def test_a_bump_that_comes_second_to_raise_gives_a_number_of_its_own(
+    real, counter, monkeypatch
+):
+    """Two invalidations that find the counter too low do not give out one number."""
+    seen = counter.read(real)
+    other = another_process(counter)
+    assert other.read(real) == seen
+    real.set(counter.key, seen - 5)
+    numbers = []
+
+    def overtaken():
+        numbers.append(other.bump(real))
+
+    before_next(monkeypatch, libraries.of(real), "swap", overtaken)
+    numbers.append(counter.bump(real))
+    assert seen < numbers[0] < numbers[1] == real.get(counter.key)
+
+
+# A counter that holds rubbish.
+
+RUBBISH = [
+    "text",
+    b"text",
+    "",
+    b"",
+    [1],
+    "-5",
+    -5,
+    1.5,
+    b"\xff",
+    2**63,
+    2**64 - 1,
+    "²",
+    "9" * 5000,
+    1,
+]
+
+
+def unfit(counter, fault) -> str:
+    return (
+        f"The counter of namespace {counter.namespace!r}, the key {counter.key!r} on "
+        f"{counter.server}, {fault}. If it is not the client's serializer that makes "
+        f"it so, delete that key, and the namespace starts anew."
+    )
+
+
+def refused(counter, holds) -> str:
+    return unfit(
+        counter,
+        f"holds {reprlib.repr(holds)}: it takes a whole number of 19 digits, up to "
+        f"9223372036854775807",
+    )
+
+
+@pytest.mark.parametrize("holds", [*RUBBISH, 0, 10**18 - 1], ids=repr)
+def test_rubbish_serves_nothing_from_any_generation(cache, real, counter, holds):
+    cache.set("k", "v")
+    real.set(counter.key, holds)
+    for act in (
+        lambda: cache.generation,
+        lambda: cache.get("k"),
+        lambda: cache.get_many(["k"]),
+        lambda: cache.set("k", "w"),
+        lambda: cache.add("k", "w"),
+        lambda: cache.delete("k"),
+        lambda: cache._cache.get("k"),
+    ):
+        with pytest.raises(NamespaceError) as caught:
+            act()
+        assert caught.type is NamespaceError
+        assert str(caught.value) == refused(counter, holds)
+    real.delete(counter.key)
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize("holds", RUBBISH, ids=repr)
+def test_rubbish_is_not_bumped(cache, real, counter, holds):
+    """Memcached adds one to what is too large, and wraps around."""
+    assert cache.generation
+    real.set(counter.key, holds)
+    with pytest.raises(NamespaceError) as caught:
+        cache.invalidate_namespace()
+    assert caught.type is NamespaceError
+    if holds in (1, 2**63, 2**64 - 1):
+        holds = (holds + 1) % 2**64
+    assert str(caught.value) == refused(counter, holds)
+
+
+#: What a client says of a value under these flags.
+UNDECODABLE = [
+    ("pymemcache", 2, "invalid literal for int() with base 10: b'xyz'"),
+    ("pylibmc", 1, "invalid load key, 'x'."),
+    ("pylibmc", 2, "invalid literal for int() with base 10: 'xyz'"),
+    ("pylibmc", 3, "unknown memcached key flags 3"),
+    ("pylibmc", 8, "Failed to decompress value: inflate"),
+]
+
+
+@pytest.mark.parametrize(("client", "flags", "says"), UNDECODABLE, indirect=["client"])
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_counter_that_cannot_be_decoded_is_no_counter_that_is_away(
+    cache, raw, flags, says, warm
+):
+    """As a value of another library's is; what says so names the key to delete."""
+    counter = cache._cache.counter
+    if warm:
+        cache.set("k", "v")
+    assert raw(f"set {counter.key} {flags} 0 3\r\nxyz") == "STORED"
+    for act in (
+        lambda: cache.generation,
+        lambda: cache.get("k"),
+        lambda: cache.get_many(["k"]),
+        lambda: cache.set("k", "w"),
+        lambda: cache.delete("k"),
+        cache.invalidate_namespace,
+        cache.pinned_generation().__enter__,
+    ):
+        with pytest.raises(NamespaceError) as caught:
+            act()
+        assert caught.type is NamespaceError
+        fault = f"cannot be decoded ({says})"
+        assert str(caught.value) == unfit(counter, fault)
+    assert raw(f"delete {counter.key}") == "DELETED"
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize(
+    ("client", "flags"), [("pymemcache", 2), ("pylibmc", 2)], indirect=["client"]
+)
+def test_an_item_that_cannot_be_decoded_is_the_clients_own_error(
+    cache, bare, raw, flags
+):
+    """As on the bare client; the counter is in order."""
+    wire_key = (
+        cache._cache._find_route().keys(cache.generation).name(cache.make_key("k"))
+    )
+    for key in (wire_key, bare.make_key("k")):
+        assert raw(f"set {key} {flags} 0 3\r\nxyz") == "STORED"
+    with pytest.raises(ValueError, match="invalid literal for int") as theirs:
+        bare.get("k")
+    with pytest.raises(ValueError, match="invalid literal for int") as ours:
+        cache.get("k")
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_none_is_a_value_and_no_missing_counter(cache, real, counter):
+    """It is not seeded over: pymemcache makes None of a pickle that is broken."""
+    cache.set("k", "v")
+    real.set(counter.key, None)
+    for act in (
+        lambda: cache.generation,
+        lambda: cache.get("k"),
+        lambda: cache.set("k", "w"),
+        cache.invalidate_namespace,
+    ):
+        with pytest.raises(NamespaceError) as caught:
+            act()
+        assert caught.type is NamespaceError
+        assert str(caught.value) == refused(counter, None)
+    assert real.get(counter.key, "missing") is None
+
+
+class Quoting:
+    """A serializer of a project's own, that writes numbers in quotes."""
+
+    def serialize(self, *key_and_value):
+        return b'"%d"' % key_and_value[-1], 0
+
+    def deserialize(self, *key_value_and_flags):
+        return int(key_value_and_flags[-2].strip(b'"'))
+
+
+def test_a_counter_that_the_clients_serializer_spoils_is_said_to_be(cache, client):
+    """It can be read and not be incremented."""
+    if client == "pymemcache":
+        cache._options["serde"] = Quoting()
+    else:
+        cache._class = type("QuotingClient", (Quoting, pylibmc.Client), {})
+    assert cache.generation
+    with pytest.raises(NamespaceError) as caught:
+        cache.invalidate_namespace()
+    assert caught.type is NamespaceError
+    cause = caught.value.__cause__
+    assert isinstance(cause, libraries.of(cache._cache.wrapped).not_a_number)
+    fault = f"cannot be incremented ({cause})"
+    assert str(caught.value) == unfit(cache._cache.counter, fault)
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_a_client_that_waits_for_no_reply_is_told_the_generation(build):
+    """libmemcached answers its `incr` with 2^64 - 1, whatever the server did."""
+    cache = build(OPTIONS={"behaviors": {"_noreply": True}})
+    before = cache.generation
+    cache.set("k", "v")
+    assert cache.invalidate_namespace() == cache.generation == before + 1
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_a_client_that_waits_for_no_reply_seeds_a_lost_counter(build, raw):
+    cache = build(OPTIONS={"behaviors": {"_noreply": True}})
+    before = cache.generation
+    assert raw(f"delete {cache._cache.counter.key}") == "DELETED"
+    assert cache.invalidate_namespace() == cache.generation > before
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_bool_is_no_generation(real, counter, answer):
+    with pytest.raises(NamespaceError) as caught:
+        counter.judge(real, answered(answer))
+    assert str(caught.value) == refused(counter, answer)
+
+
+@pytest.mark.parametrize("answer", [10**18, f"{10**18}", b"%d" % 10**18, 2**63 - 1])
+def test_a_whole_number_is_a_generation_however_it_comes(real, counter, answer):
+    """Without a serializer, pymemcache returns what it finds as bytes."""
+    assert counter.judge(real, answered(answer)) == int(answer)
+
+
+# A server that is away.
+
+
+@pytest.fixture
+def away(build, start):
+    """Build a cache on a server of its own; call its `kill()` to take that away."""
+    server = start()
+
+    def build_one(**options):
+        cache = build(server.location, OPTIONS={"NAMESPACE": "shop", **options})
+        assert cache.invalidate_namespace()
+        return cache, server
+
+    return build_one
+
+
+def unavailable(act) -> NamespaceUnavailable:
+    with pytest.raises(NamespaceUnavailable) as caught:
+        act()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "ask", [methodcaller("invalidate_namespace"), attrgetter("generation")], ids=repr
+)
+def test_without_a_server_there_is_no_generation(away, ask):
+    """The error names the namespace, its servers, and what the client says."""
+    cache, server = away()
+    known = cache._cache.counter.known
+    server.kill()
+    error = unavailable(lambda: ask(cache))
+    cause = error.__cause__
+    assert isinstance(cause, OSError | MemcacheUnexpectedCloseError | pylibmc.Error)
+    reason = f"{type(cause).__name__}: {cause}".removesuffix(": ")
+    assert (
+        str(error) == f"Namespace 'shop' on {server.location}: {NO_ANSWER} ({reason})."
+    )
+    assert cache._cache.counter.known == known
+
+
+def test_a_server_that_dies_before_it_is_seeded_is_away(build, start, monkeypatch):
+    """It is no fault of the serializer's."""
+    server = start()
+    cache = build(server.location)
+    overtake(monkeypatch, cache._cache.wrapped, ["get"], server.kill)
+    with pytest.raises(NamespaceUnavailable, match="no answer from the server"):
+        cache.generation  # noqa: B018
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_an_answer_that_no_server_gave_is_no_bump(away):
+    """Within its retry window, pymemcache answers `incr` with False and `get` too."""
+    cache, server = away(retry_timeout=60)
+    server.kill()
+    unavailable(cache.invalidate_namespace)  # the connection breaks
+    unavailable(cache.invalidate_namespace)  # another is refused
+    for act in (cache.invalidate_namespace, lambda: cache.generation):
+        error = unavailable(act)
+        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_ignored_exceptions_are_no_bump(away):
+    cache, server = away(ignore_exc=True, retry_timeout=0)
+    server.kill()
+    for act in (cache.invalidate_namespace, lambda: cache.generation) * 3:
+        error = unavailable(act)
+        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_a_server_that_was_given_up_is_named(away):
+    cache, server = away(retry_attempts=0)
+    server.kill()
+    unavailable(cache.invalidate_namespace)  # the connection breaks
+    unavailable(cache.invalidate_namespace)  # another is refused
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace 'shop' on {server.location}: {NO_ANSWER} (MemcacheError: All "
+        f"servers seem to be down right now)."
+    )
+
+
+def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monkeypatch):
+    """And who waited for a server once does not wait for it once more."""
+
+    lost = TimeoutError if real.__module__.startswith("pymemcache") else pylibmc.Error
+
+    def timed_out(*_):
+        raise lost
+
+    monkeypatch.setattr(real, "get", None)
+    monkeypatch.setattr(real, "incr", timed_out)
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
+        f"({lost.__name__})."
+    )
+
+
+def test_an_error_of_incr_alone_is_told(cache, real, server, monkeypatch):
+    """The counter can be read, so the error of `incr` is the one to show."""
+
+    def fails(*_):
+        raise RuntimeError("told")
+
+    monkeypatch.setattr(real, "incr", fails)
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
+        f"(RuntimeError: told)."
+    )
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_a_server_that_returns_empty_begins_above_all_that_was_seen(away):
+    cache, server = away(retry_timeout=0)
+    seen = cache.generation
+    server.kill()
+    unavailable(cache.invalidate_namespace)
+    server.start()
+    assert cache.invalidate_namespace() > seen
+
+
+# Several servers: the counter has one home.
+
+
+@pytest.fixture
+def several(build, start):
+    """Build a cache on three servers; give it, the counter's home and the others."""
+
+    def build_one(**options):
+        home, *others = sorted((start() for _ in range(3)), key=attrgetter("location"))
+        locations = [server.location for server in (others[0], home, others[1])]
+        return build(locations, OPTIONS=options), home, others
+
+    return build_one
+
+
+def test_the_counter_is_kept_by_the_first_server_by_name_and_no_other(several):
+    cache, home, others = several()
+    key = cache._cache.counter.key
+    cache.set_many(dict.fromkeys(map(str, range(50)), "v"))
+    number = cache.invalidate_namespace()
+    assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
+    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
+    assert answer_of(home, f"delete {key}") == "DELETED"
+    number = cache.generation
+    assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
+    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
+
+
+def test_another_server_than_the_home_may_be_away(several):
+    cache, _, others = several()
+    assert cache.generation
+    for server in others:
+        server.kill()
+    before = cache.generation
+    assert cache.invalidate_namespace() == before + 1
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_without_its_home_a_namespace_holds_nothing(several):
+    """Though other servers hold items of it, and answer, and the client hides it."""
+    cache, home, _ = several(ignore_exc=True, retry_timeout=0)
+    keys = [str(number) for number in range(50)]
+    cache.set_many(dict.fromkeys(keys, "v"))
+    home.kill()
+    bare = bare_cache(BACKENDS["pymemcache"], home.location, OPTIONS=cache._options)
+    for each in (cache, bare):
+        assert [each.get(key, "miss") for key in keys] == ["miss"] * 50
+        assert each.get_many(keys) == {}
+        assert each.set_many(dict.fromkeys(keys, "w")) == keys
+        assert [each.add(key, "w") for key in keys] == [False] * 50
+        assert [each.delete(key) for key in keys] == [False] * 50
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace {cache.namespace!r} on {home.location}: {QUIET}."
+    )
+    bare.close()
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_closing_closes_the_connection_to_the_home_as_well(several):
+    cache, *_ = several()
+    assert cache.generation
+    (home,) = cache._cache._find_route().home.clients.values()
+    assert home.sock is not None
+    cache.close()
+    assert home.sock is None
+
+
+def test_what_is_outdated_before_the_server_is_reached_is_not_answered(
+    build, monkeypatch
+):
+    """In a namespace that an earlier run has filled."""
+    earlier = build(OPTIONS={"NAMESPACE": "shop"})
+    earlier.set("k", "an earlier run's")
+    monkeypatch.setattr(generation, "_counters", {})  # as in another process
+    later = build(OPTIONS={"NAMESPACE": "shop", "MAX_STALENESS": 60})
+    counter = later._cache.counter
+    assert not counter.was_reached
+    counter.outdate()
+    assert later.get("k") is None
+    assert counter.was_reached
+    assert earlier.get("k") is None
