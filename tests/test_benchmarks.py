@@ -239,3 +239,87 @@ def test_the_report_shows_a_plot_that_is_an_image(folder, name, word):
     root = ET.parse(folder / f"{name}.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert word in {text.strip() for text in root.itertext()}
+
+
+def compared(folder, before, after):
+    """Run compare.py on results with these sections."""
+    paths = folder / "before.json", folder / "after.json"
+    for path, sections in zip(paths, (before, after), strict=True):
+        path.write_text(json.dumps({"sections": sections}))
+    return subprocess.run(
+        [sys.executable, BENCHMARKS / "compare.py", *paths],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def timed(command, subject="strict", *, median, q1, q3):
+    return {
+        "client": "pylibmc",
+        "transport": "TCP",
+        "threads": "1",
+        "bytes": 100,
+        "command": command,
+        "subject": subject,
+        "ratio": {"median": median, "q1": q1, "q3": q3},
+    }
+
+
+def test_a_comparison_marks_what_is_worse_by_more_than_the_spread(tmp_path):
+    bare = timed("get", "bare", median=1, q1=1, q3=1)
+    before = [
+        bare,
+        timed("get", median=1, q1=1, q3=1.1),
+        timed("set", median=1, q1=1, q3=1.1),
+        timed("add", median=1.5, q1=1.5, q3=1.6),
+        timed("incr", median=2, q1=2, q3=2),
+    ]
+    after = [
+        bare,
+        timed("get", median=1.25, q1=1.1, q3=1.4),
+        timed("set", median=1.25, q1=1.2, q3=1.3),
+        timed("add", median=1, q1=1, q3=1),
+    ]
+    far = {**timed("get", median=1, q1=1, q3=1), "servers": 3}
+    done = compared(
+        tmp_path, {"commands": before}, {"commands": after, "delayed-link": [far]}
+    )
+    head, *lines = (line.split("\t") for line in done.stdout.splitlines())
+    assert head == [
+        *("section", "client", "transport", "servers", "threads", "bytes"),
+        *("command", "subject", "before", "after", ""),
+    ]
+    labels = ["commands", "pylibmc", "TCP", "", "1", "100"]
+    assert lines == [
+        [*labels, "get", "strict", "1.00 (1.00-1.10)", "1.25 (1.10-1.40)", "same"],
+        [*labels, "set", "strict", "1.00 (1.00-1.10)", "1.25 (1.20-1.30)", "worse"],
+        [*labels, "add", "strict", "1.50 (1.50-1.60)", "1.00 (1.00-1.00)", "better"],
+        [*labels, "incr", "strict", "2.00 (2.00-2.00)", "-", "no after"],
+        [
+            *("delayed-link", "pylibmc", "TCP", "3", "1", "100", "get", "strict"),
+            *("-", "1.00 (1.00-1.00)", "no before"),
+        ],
+    ]
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_comparison_of_a_file_with_itself_finds_all_the_same(folder):
+    path = folder / "results.json"
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "compare.py", path, path],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines = done.stdout.splitlines()[1:]
+    sections = json.loads(path.read_text())["sections"]
+    assert len(lines) == sum(
+        row["subject"] != "bare"
+        for section in ("commands", "delayed-link")
+        for row in sections[section]
+    )
+    assert all(line.endswith("\tsame") for line in lines)
+    assert (done.returncode, done.stderr) == (0, "")
