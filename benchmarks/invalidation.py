@@ -1,7 +1,7 @@
-"""How long it takes to forget a namespace of many keys, and what else could do it.
+"""How long it takes to invalidate a namespace of many keys, and the alternatives.
 
-The keys are real: before each time that is taken, all of them are stored. What takes a
-single round trip is done several times in a row then; the dead keys stay in memory.
+The keys are real: all of them are stored before each measurement. A way that takes one
+round trip is then timed several times in a row. The dead keys stay in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from borrowed import Memcached
 from django.core.cache.backends.base import BaseCache
 from measure import Act, clock, paired
 from scale import Scale
-from subjects import BACKENDS, bare, ours
+from subjects import BACKENDS, THREADS, bare, ours
 from wire import Wire
 
 from namespaced_cache import NamespacedCache
@@ -22,17 +22,19 @@ from namespaced_cache.keys import GenerationKeys
 
 VALUE = b"x" * 10
 
-#: How often in a row what takes a single round trip is done.
+#: How often in a row a way that takes one round trip is timed.
 IN_A_ROW = 50
+
+ONE_THREAD = "1"
 
 
 def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
-    """Compare the ways to forget, for each number of keys on a server of its own."""
+    """Compare the ways to get rid of keys. Each number of keys has its own server."""
     acts: dict[tuple[str, str, int], Act] = {}
     with ExitStack() as stack:
         for keys in scale.sizes:
-            # One thread, so that it is no matter which of them a connection gets.
-            memcached = Memcached("-m", "1024", "-t", "1")
+            # With one thread, all connections are assigned to the same one.
+            memcached = Memcached("-m", "1024", *THREADS[ONE_THREAD])
             server = stack.enter_context(closing(memcached))
             wire = stack.enter_context(Wire(server.port))
             for client in BACKENDS:
@@ -45,20 +47,20 @@ def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
                 if keys <= scale.delete_up_to:
                     names = [f"key:{number}" for number in range(keys)]
                     ways["delete_many"] = plain, partial(plain.delete_many, names)
-                for way, (used, forget) in ways.items():
+                for way, (used, remove) in ways.items():
                     times = 1 if way == "delete_many" else IN_A_ROW
-                    acts[way, client, keys] = _act(used, wire, keys, forget, times)
-        # Each begins with a server that is filled anew: there is nothing to warm up.
+                    acts[way, client, keys] = _act(used, wire, keys, remove, times)
+        # Each act fills its server anew: there is nothing to warm up.
         measured = paired(acts, seconds, least=scale.rounds, warm=False)
     for (way, client, keys), figures in measured.items():
-        yield figures.row(way=way, client=client, keys=keys)
+        yield figures.row(way=way, client=client, threads=ONE_THREAD, keys=keys)
 
 
 def _act(
     cache: BaseCache,
     wire: Wire,
     keys: int,
-    forget: Callable[[], object],
+    remove: Callable[[], object],
     times: int,
 ) -> Act:
     last = f"key:{keys - 1}"
@@ -68,17 +70,17 @@ def _act(
         prefix = _prefix(cache)
         wire.store((b"%bkey:%d" % (prefix, number) for number in range(keys)), VALUE)
         if cache.get(last) != VALUE:
-            raise RuntimeError(f"{last} is not where {cache!r} looks for it")
-        seconds = clock(forget, times)
+            raise RuntimeError(f"{cache!r} does not find {last}")
+        seconds = clock(remove, times)
         if cache.get(last) is not None:
-            raise RuntimeError(f"{cache!r} has not forgotten {last}")
+            raise RuntimeError(f"{cache!r} still finds {last}")
         return seconds
 
     return act
 
 
 def _prefix(cache: BaseCache) -> bytes:
-    """Return what stands before a key on the server."""
+    """Return the part of the wire key that precedes the key."""
     prefix = cache.make_key("")
     if isinstance(cache, NamespacedCache):
         prefix = GenerationKeys(cache.namespace, cache.generation).name(prefix)

@@ -1,8 +1,9 @@
-"""A link to a server that is farther away: passes bytes on, each way after a while.
+"""Makes a server seem farther away: delays all bytes to it and from it.
 
 python link.py PORT MILLISECONDS
 
-Prints its location, and ends with its input, that is, with whoever started it.
+MILLISECONDS is the delay in one direction. Prints the location to connect to, and ends
+when its standard input is closed, that is, when its parent process ends.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import suppress
 
 
 def serve(port: int, delay: float) -> None:
-    """Be the link."""
+    """Accept connections until standard input is closed."""
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"127.0.0.1:{listener.getsockname()[1]}", flush=True)
     threading.Thread(target=_accept, args=(listener, port, delay), daemon=True).start()
@@ -43,7 +44,7 @@ def _receive(sock: socket.socket, under_way: queue.SimpleQueue, delay: float) ->
             chunk = sock.recv(65536)
         except OSError:
             chunk = b""
-        # When it is due, not a pause: what comes soon after is not held up by it.
+        # The time at which it is due, so that one delay does not add to the next.
         under_way.put((time.monotonic() + delay, chunk))
 
 

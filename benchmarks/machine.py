@@ -1,4 +1,4 @@
-"""On what it was measured."""
+"""The machine and the versions that the figures depend on."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Paired measurement: every subject in every round, in random order.
 
 What else the machine does changes from second to second, but little within a round. So
-a subject is compared with the first one of its own round, and the median and quartiles
-of those ratios are what is reported.
+a subject is compared with the first subject in the same round. The median and quartiles
+of those ratios are reported.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
 
-#: Does something once and returns a number of it: seconds, or operations a second.
+#: Does something once and returns the seconds, or the operations per second.
 Act = Callable[[], float]
 
-#: What tells the acts of one comparison apart.
+#: Names an act within one comparison.
 Name = TypeVar("Name", bound=Hashable)
 
-#: Linux alone has a priority below all others.
+#: Only Linux has a priority below all others.
 CAN_KEEP_AWAKE = hasattr(os, "SCHED_IDLE")
 
 
@@ -40,33 +40,38 @@ class Spread:
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Spread:
-        # It takes two at the least.
+        # `quantiles` needs two numbers at least.
         numbers = numbers if len(numbers) > 1 else [*numbers, *numbers]
         q1, median, q3 = statistics.quantiles(numbers, n=4, method="inclusive")
-        # Five digits are more than is known.
+        # Five digits are more than the measurement can tell.
         return cls(*(float(f"{number:.5g}") for number in (median, q1, q3)))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What an act's numbers were, and how they compare with the first act's."""
+    """An act's numbers, and their ratios to the first act's numbers.
+
+    The spreads are over the rounds of one placement. If there were several placements,
+    they are over the medians of the placements, and `rounds` counts all rounds.
+    """
 
     rounds: int
     value: Spread
     ratio: Spread
+    placements: int = 1
 
     def row(self, **labels: object) -> dict[str, object]:
-        """Return it as a row of the results, under what tells it from others."""
+        """Return a row of the results, with the labels that identify it."""
         return {**labels, **asdict(self)}
 
 
 def paired(
     acts: Mapping[Name, Act], seconds: float, *, least: int, warm: bool = True
 ) -> dict[Name, Measured]:
-    """Measure all acts in each of as many rounds as fit, but in `least` at the least.
+    """Measure every act once in each round, for `seconds` and at least `least` rounds.
 
-    The first act is what the others are compared with. Before the first round each is
-    done once, to connect and to fill what is kept, unless it begins anew anyway.
+    The other acts are compared with the first act. If `warm` is true, each act is done
+    once before the first round, so that it has connected and filled its caches.
     """
     names = list(acts)
     numbers: dict[Name, list[float]] = {name: [] for name in names}
@@ -90,8 +95,27 @@ def paired(
     }
 
 
+def over_placements(
+    placements: Sequence[Mapping[Name, Measured]],
+) -> dict[Name, Measured]:
+    """Combine the figures that the same acts had in several placements.
+
+    The quartiles are those of the placements' medians. They show how far a figure moves
+    with the placement. The rounds within a placement would show much less.
+    """
+    return {
+        name: Measured(
+            sum(placement[name].rounds for placement in placements),
+            Spread.of([placement[name].value.median for placement in placements]),
+            Spread.of([placement[name].ratio.median for placement in placements]),
+            len(placements),
+        )
+        for name in placements[0]
+    }
+
+
 def clock(do: Callable[[], object], times: int = 1) -> float:
-    """Return the seconds that each of some calls takes, without garbage collection."""
+    """Return the seconds per call of `times` calls, without garbage collection."""
     gc.disable()
     try:
         start = perf_counter()
@@ -104,10 +128,10 @@ def clock(do: Callable[[], object], times: int = 1) -> float:
 
 @contextmanager
 def awake() -> Iterator[None]:
-    """Keep the cores awake, by work that gives way to any other.
+    """Keep the cores awake with a process that gives way to any other process.
 
-    A core that idles takes longer to wake than memcached takes to answer, and how long
-    depends on how deep it sleeps.
+    An idle core takes longer to wake than memcached takes to answer, and the time
+    depends on how deep the core sleeps.
     """
     spinner = Path(__file__).with_name("spinner.py")
     cores = sorted(os.sched_getaffinity(0)) if CAN_KEEP_AWAKE else []

@@ -1,7 +1,7 @@
-"""What a neighbour on a small server loses to generations that nobody can reach.
+"""What a neighbour on a small server loses to the items of dead generations.
 
-What is dead stays in memory until memcached needs the room, and memcached does not know
-that it is dead. It takes the room from what was not used for the longest time.
+Items of a dead generation stay in memory until memcached needs the room. memcached does
+not know that they are dead. It evicts the items that were unused for the longest time.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from namespaced_cache.keys import GenerationKeys, counter_key
 
 VALUE = b"x" * 500
 
-#: What such an item takes up, with its key and what memcached adds: the next larger of
-#: the sizes that memory is divided into.
+#: The memory that such an item takes, with its key and memcached's header: the next
+#: larger of the sizes that memcached divides its memory into.
 ITEM_BYTES = 600
 
-#: How often an active neighbour gets all that it has while others write.
+#: How often a neighbour that is in use gets all its items while others write.
 PASSES = 10
 
-#: Keys of one get, and bumps that are sent together.
+#: Keys of one get, and writes that are sent together.
 BATCH = 100
 
 COUNTER = counter_key("busy").encode()
 
-#: Makes the writes of the generations that it is told of.
+#: Does the writes that belong to the given generations.
 Writer = Callable[[Wire, Sequence[int]], None]
 
 
-def _bumps_with_an_item(wire: Wire, generations: Sequence[int]) -> None:
-    # Each generation is foreseen, so that its item need not wait for the bump's answer.
+def _invalidations_with_an_item(wire: Wire, generations: Sequence[int]) -> None:
+    # The generations are known in advance, so no item has to wait for a reply.
     keys = [GenerationKeys("busy", number).name(b":1:key") for number in generations]
-    _bump(wire, generations, [wire.storing(key, VALUE) for key in keys])
+    _invalidate(wire, generations, [wire.storing(key, VALUE) for key in keys])
 
 
-def _bumps_alone(wire: Wire, generations: Sequence[int]) -> None:
-    _bump(wire, generations, [b"" for _ in generations])
+def _invalidations_alone(wire: Wire, generations: Sequence[int]) -> None:
+    _invalidate(wire, generations, [b"" for _ in generations])
 
 
-def _bump(wire: Wire, generations: Sequence[int], items: Sequence[bytes]) -> None:
-    if wire.bump(COUNTER, items) != generations[-1]:
+def _invalidate(wire: Wire, generations: Sequence[int], items: Sequence[bytes]) -> None:
+    if wire.increment(COUNTER, items) != generations[-1]:
         raise RuntimeError(f"The counter is not at {generations[-1]}")
 
 
@@ -57,21 +57,26 @@ def _random_prefixes(wire: Wire, generations: Sequence[int]) -> None:
 
 
 WRITERS: dict[str, Writer] = {
-    "bumps, each with an item": _bumps_with_an_item,
-    "bumps alone": _bumps_alone,
+    "invalidations, each with an item": _invalidations_with_an_item,
+    "invalidations alone": _invalidations_alone,
     "items under random prefixes": _random_prefixes,
 }
 
 
 def run(scale: Scale, _: float) -> Iterator[dict[str, object]]:
-    """Have a neighbour, in use or not, beside each writer on a server of its own."""
+    """Measure a neighbour, in use and idle, beside each writer, on a new server."""
     for neighbour, (beside, write) in product(("in use", "idle"), WRITERS.items()):
         with (
             closing(Memcached("-m", str(scale.megabytes))) as server,
             Wire(server.port) as wire,
         ):
             figures = _beside(wire, scale, write, in_use=neighbour == "in use")
-        yield {"neighbour": neighbour, "beside": beside, **figures}
+        yield {
+            "neighbour": neighbour,
+            "beside": beside,
+            "threads": "default",
+            **figures,
+        }
 
 
 def _beside(
@@ -84,14 +89,14 @@ def _beside(
     wire.ask(b"set %b 0 0 19\r\n%d" % (COUNTER, seed))
     before = _hit_rate(wire, keys), _evictions(wire)
     start = time.perf_counter()
-    for number in range(0, scale.bumps, BATCH):
+    for number in range(0, scale.writes, BATCH):
         write(wire, range(seed + number + 1, seed + number + BATCH + 1))
-        if in_use and number % (scale.bumps // PASSES) == 0:
+        if in_use and number % (scale.writes // PASSES) == 0:
             _hit_rate(wire, keys)
     seconds = time.perf_counter() - start
     return {
         "megabytes": scale.megabytes,
-        "writes": scale.bumps,
+        "writes": scale.writes,
         "seconds": seconds,
         "hit_rate_before": before[0],
         "hit_rate_after": _hit_rate(wire, keys),

@@ -1,4 +1,4 @@
-"""The figures that are seen better than read."""
+"""The results as plots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 mpl.rcParams.update(
     {
-        # Text stays text, and two runs differ in nothing but the figures.
+        # Text stays text, and the files of two runs differ only in the figures.
         "svg.fonttype": "none",
         "svg.hashsalt": "django-namespaced-cache",
         "font.size": 9,
@@ -22,7 +22,7 @@ mpl.rcParams.update(
     }
 )
 
-#: Okabe and Ito's, which are told apart by all eyes.
+#: The palette of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = {
     "strict": "#0072B2",
     "bounded": "#56B4E9",
@@ -50,44 +50,50 @@ def draw(sections: dict[str, Rows], folder: Path) -> list[str]:
     return drawn
 
 
-def _verbs(rows: Rows) -> Figure:
-    rows = [row for row in rows if row["transport"] == "TCP" and row["bytes"] == 100]
-    return _ratios(rows, "Time as a multiple of Django's own backend (TCP, 100 bytes)")
+def _commands(rows: Rows) -> Figure:
+    shown = {"transport": "TCP", "bytes": 100, "threads": "default"}
+    rows = [row for row in rows if shown.items() <= row.items()]
+    title = "Time as a multiple of Django's own backend (TCP, 100 bytes)"
+    return _ratios(rows, title, lambda row: row["client"])
 
 
 def _delayed_link(rows: Rows) -> Figure:
     delay = rows[0]["delay_ms"]
-    title = "Time as a multiple of Django's own backend ({:g} ms to the server)"
-    return _ratios(rows, title.format(delay))
+    title = f"Time as a multiple of Django's own backend ({delay:g} ms to the server)"
+    return _ratios(
+        rows, title, lambda row: f"{row['client']}, servers: {row['servers']}"
+    )
 
 
-def _ratios(rows: Rows, title: str) -> Figure:
-    """Draw a point and its quartiles for each verb and subject, by client."""
-    clients = _distinct(rows, "client")
-    verbs = _distinct(rows, "verb")
+def _ratios(rows: Rows, title: str, panel_of: Callable[[dict], str]) -> Figure:
+    """Draw a point and its quartiles for each command and subject, in each panel."""
+    names = list(dict.fromkeys(map(panel_of, rows)))
+    commands = _distinct(rows, "command")
     subjects = [name for name in _distinct(rows, "subject") if name != "bare"]
-    figure = Figure(figsize=(10, 0.5 * len(verbs) + 1), layout="constrained")
-    panels: Sequence[Axes] = figure.subplots(1, len(clients), sharey=True)
-    for panel, client in zip(panels, clients, strict=True):
+    figure = Figure(
+        figsize=(2 + 4 * len(names), 0.5 * len(commands) + 1), layout="constrained"
+    )
+    panels: Sequence[Axes] = figure.subplots(1, len(names), sharey=True)
+    for panel, name in zip(panels, names, strict=True):
         for number, subject in enumerate(subjects):
             own = {
-                row["verb"]: row["ratio"]
+                row["command"]: row["ratio"]
                 for row in rows
-                if (row["client"], row["subject"]) == (client, subject)
+                if (panel_of(row), row["subject"]) == (name, subject)
             }
             shift = 0.6 * (number / max(1, len(subjects) - 1) - 0.5)
             panel.errorbar(
-                [own[verb]["median"] for verb in verbs],
-                [place + shift for place in range(len(verbs))],
-                xerr=_arms([own[verb] for verb in verbs]),
+                [own[command]["median"] for command in commands],
+                [place + shift for place in range(len(commands))],
+                xerr=_arms([own[command] for command in commands]),
                 fmt="o",
                 markersize=4,
                 color=COLOURS[subject],
                 label=subject,
             )
         panel.axvline(1, color="black", linewidth=0.8)
-        panel.set_title(client)
-        panel.set_yticks(range(len(verbs)), verbs)
+        panel.set_title(name)
+        panel.set_yticks(range(len(commands)), commands)
         panel.margins(y=0.01)
     panels[0].invert_yaxis()
     labels = panels[0].get_legend_handles_labels()
@@ -117,7 +123,7 @@ def _invalidation(rows: Rows) -> Figure:
     panel.set_xlabel("keys")
     panel.set_ylabel("milliseconds")
     panel.legend()
-    figure.suptitle("Time until the keys are forgotten")
+    figure.suptitle("Time until the keys can no longer be read")
     return figure
 
 
@@ -136,9 +142,9 @@ def _in_milliseconds(spread: dict[str, float]) -> dict[str, float]:
     return {name: 1000 * seconds for name, seconds in spread.items()}
 
 
-#: Each file, the section that it shows, and what draws it.
+#: Each file, the section that it shows, and the function that draws it.
 PLOTS: dict[str, tuple[str, Callable[[Rows], Figure]]] = {
-    "verbs.svg": ("verbs", _verbs),
+    "commands.svg": ("commands", _commands),
     "invalidation.svg": ("invalidation", _invalidation),
     "delayed-link.svg": ("delayed-link", _delayed_link),
 }

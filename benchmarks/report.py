@@ -4,39 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from commands import LARGE, TIMED_SECONDS
 from concurrency import GETS
 from neighbour import PASSES
-from subjects import MEANINGS
-from verbs import TIMED_SECONDS
+from subjects import DEFAULT_THREADS, MEANINGS
 
 Row = dict
 
 WRITTEN_BY = (
-    "By `make bench` (`benchmarks/run.py`); [results.json](results.json) has the "
-    "numbers."
+    "`make bench` (`benchmarks/run.py`) wrote this page. "
+    "[results.json](results.json) has the numbers."
 )
 
 HOW_TO_READ = (
-    "Everything is on one machine. In each round every subject does the same, in "
+    "Everything runs on one machine. In each round every subject does the same, in "
     "random order, and is compared with bare in that round. A figure is the median of "
-    "all rounds, with both quartiles in brackets: 1.10 (1.05-1.20) is a tenth more "
-    "time than bare takes. Python's garbage collector is off while the clock runs."
+    "the rounds, or of the placements if the section says so. Both quartiles follow in "
+    "brackets: 1.10 (1.05-1.20) means a tenth more time than bare. Python's garbage "
+    "collector is off while the time is taken."
+)
+
+ABOUT_THREADS = (
+    'The column "threads" says how many worker threads memcached has. "default" is '
+    f'memcached\'s default number, {DEFAULT_THREADS}. "1" is `memcached -t 1`.'
 )
 
 _AWAKE = {
-    "yes": "While this was measured, a spinner of the lowest priority kept each core "
-    "awake, because a core that idles takes longer to wake than memcached to answer.",
-    "no": "Cores were free to idle, and some of the time is what they take to wake.",
+    "yes": "During the measurement, a process of the lowest priority kept each core "
+    "awake, because an idle core takes longer to wake than memcached takes to answer.",
+    "no": "Cores were allowed to idle, so the times include the time to wake them.",
 }
 
 
 def written(results: dict, plots: Sequence[str]) -> str:
-    """Write the report, with the plots that were drawn."""
+    """Return the report, which shows the plots with these file names."""
     parts = [
         "# What a namespace costs",
         WRITTEN_BY,
         _table(["", ""], results["machine"].items()),
         HOW_TO_READ,
+        ABOUT_THREADS,
         _AWAKE[results["machine"]["cores kept awake"]],
         _table(["subject", "what it is"], MEANINGS.items()),
     ]
@@ -67,7 +74,7 @@ def _time(spread: dict[str, float]) -> str:
 def _compared(
     rows: Sequence[Row], *labels: str, show: Callable[[dict], str] = _time
 ) -> str:
-    """Make a table of the subjects' ratios, after the first one's own figure."""
+    """Make a table of the first subject's value and the other subjects' ratios."""
     subjects = list(dict.fromkeys(row["subject"] for row in rows))
     lines = []
     for values, (first, *others) in _groups(rows, *labels):
@@ -79,7 +86,7 @@ def _compared(
 def _groups(
     rows: Sequence[Row], *labels: str
 ) -> Iterable[tuple[tuple[object, ...], list[Row]]]:
-    """Put together, in their order, the rows that have the same under these labels."""
+    """Group the rows that have equal labels, in their order."""
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[label] for label in labels), []).append(row)
@@ -93,35 +100,58 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     )
 
 
-def _verbs(rows: Sequence[Row]) -> Iterator[str]:
-    yield (
-        "Time as a multiple of bare. Operations are timed together, for about "
-        f"{1000 * TIMED_SECONDS:g} ms; but `add` of a new key, `delete` and "
-        "`delete_many` one at a time, each after what it needs was restored. Memcached "
-        "has one thread, so that no connection is nearer to its own than another."
+def _placements(row: Row) -> str:
+    return (
+        f"Each figure was taken in {row['placements']} placements. A placement is one "
+        "set of fresh connections. memcached assigns each connection to one of its "
+        "threads, and the speed depends on the thread. Each placement has a median of "
+        "its rounds. The table shows the median and quartiles of these medians, so the "
+        "quartiles show the spread between placements, not between rounds."
     )
+
+
+def _commands(rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        "Time as a multiple of bare. A command is repeated for about "
+        f"{1000 * TIMED_SECONDS:g} ms each time it is timed. Only `add` of a new key, "
+        "`delete` and `delete_many` are timed one at a time, because their keys have "
+        f"to be restored before each. Values of {LARGE:,} bytes are sent over TCP "
+        "only, by commands whose time depends on the size."
+    )
+    yield _placements(rows[0])
     for (client, transport, size), own in _groups(rows, "client", "transport", "bytes"):
         yield f"### {client}, {transport}, values of {size:,} bytes"
-        yield _compared(own, "verb")
+        # Both numbers of threads of a command below one another.
+        by_command = [row for _, group in _groups(own, "command") for row in group]
+        yield _compared(by_command, "command", "threads")
 
 
 def _delayed_link(rows: Sequence[Row]) -> Iterator[str]:
-    delay = rows[0]["delay_ms"]
+    first = rows[0]
     yield (
-        f"As above, on values of 100 bytes, through a link that takes {delay:g} ms "
-        "each way: what counts is round trips."
+        f"The same commands on values of {first['bytes']} bytes, on one server and on "
+        f"three. Each server is behind a link that takes {first['delay_ms']:g} ms in "
+        "each direction, so the times show round trips. The keys are spread over the "
+        "servers. Each memcached has one thread, because the delay hides which thread "
+        "serves a connection."
     )
-    for (client,), own in _groups(rows, "client"):
-        yield f"### {client}"
-        yield _compared(own, "verb")
+    for (client, servers), own in _groups(rows, "client", "servers"):
+        yield f"### {client}, {_servers(servers)}"
+        yield _compared(own, "command")
+
+
+def _servers(number: int) -> str:
+    return "1 server" if number == 1 else f"{number} servers"
 
 
 def _invalidation(rows: Sequence[Row]) -> Iterator[str]:
     cut = max(row["keys"] for row in rows if row["way"] == "delete_many")
     yield (
-        "The time until real keys are forgotten, which are stored anew before each. "
-        "`flush_all` forgets what everybody has on the server. Django's `delete_many` "
-        f"is cut at {cut:,} keys, because it takes a round trip for each."
+        "The time until real keys can no longer be read. They are stored anew before "
+        "each measurement. `flush_all` also removes what others have on the server. "
+        f"Django's `delete_many` is measured up to {cut:,} keys, because it takes a "
+        "round trip for each. memcached has one thread, so all connections are "
+        "assigned to the same one."
     )
     sizes = list(dict.fromkeys(row["keys"] for row in rows))
     lines = []
@@ -133,18 +163,20 @@ def _invalidation(rows: Sequence[Row]) -> Iterator[str]:
 
 def _concurrency(rows: Sequence[Row]) -> Iterator[str]:
     yield (
-        f"Operations a second of all workers together, {GETS} gets of 100 bytes for "
+        f"Commands per second of all workers together, {GETS} gets of 100 bytes for "
         "each set, as a multiple of bare: more is better. Each worker has a connection "
-        "of its own, and all have one namespace."
+        "of its own, and all workers use one namespace."
     )
-    yield _compared(rows, "workers", "kind", "client", show=_rate)
+    yield _placements(rows[0])
+    yield _compared(rows, "workers", "kind", "client", "threads", show=_rate)
 
 
 def _suite(rows: Sequence[Row]) -> Iterator[str]:
     yield (
         f"`manage.py test` of {rows[0]['tests']:,} tests, each a `TestCase` on a "
-        "database in memory, with pymemcache: the time is the runner's own. Round "
-        "trips are counted by a proxy."
+        "database in memory, with pymemcache. The time is what the runner reports. A "
+        "proxy counts the round trips. memcached has its default number of threads. "
+        "Each run of the suite has fresh connections, so each round is a placement."
     )
     head = ["each test does", "runner", "time a test", "ratio", "round trips a test"]
     yield _table(
@@ -165,8 +197,10 @@ def _suite(rows: Sequence[Row]) -> Iterator[str]:
 def _start_up(rows: Sequence[Row]) -> Iterator[str]:
     yield (
         "In fresh interpreters that have imported Django's cache: the time from the "
-        "setting to the first answer, with all that is imported and connected for it. "
-        "Strict seeds the counter of a new run, in three more round trips."
+        "setting to the first reply, including imports and connections. Strict seeds "
+        "the counter of a new run, which takes three more round trips. memcached has "
+        "its default number of threads. Each start has fresh connections, so each "
+        "round is a placement."
     )
     yield _compared(rows, "client")
 
@@ -174,9 +208,9 @@ def _start_up(rows: Sequence[Row]) -> Iterator[str]:
 def _neighbour(rows: Sequence[Row]) -> Iterator[str]:
     yield (
         f"A server of {rows[0]['megabytes']} MB. Half of it holds a neighbour's items "
-        f"of 500 bytes; beside it {rows[0]['writes']:,} items of 500 bytes are "
-        "written, or as many bumps made, or both. A neighbour in use gets all that it "
-        f"has {PASSES} times meanwhile; an idle one, never."
+        f"of 500 bytes. Beside it, {rows[0]['writes']:,} items of 500 bytes are "
+        "written, or as many invalidations are made, or both. A neighbour in use gets "
+        f"all its items {PASSES} times meanwhile. An idle neighbour gets none."
     )
     head = ["neighbour", "beside it", "its hit rate", "evictions", "seconds"]
     yield _table(
@@ -196,7 +230,7 @@ def _neighbour(rows: Sequence[Row]) -> Iterator[str]:
 
 #: Each section's title, and what writes it.
 SECTIONS: dict[str, tuple[str, Callable[[Sequence[Row]], Iterator[str]]]] = {
-    "verbs": ("Verbs", _verbs),
+    "commands": ("Commands", _commands),
     "invalidation": ("Invalidation", _invalidation),
     "concurrency": ("Threads and processes", _concurrency),
     "suite": ("A suite of tests", _suite),

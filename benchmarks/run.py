@@ -3,7 +3,8 @@
 
 python benchmarks/run.py [--seconds N | --tiny] [--only SECTION ...] [--into FOLDER]
 
-Writes results.json, results.md and plots, and prints what is under way.
+Writes results.json, results.md and plots, and prints the progress. `compare.py`
+compares two results.json.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import commands
 import concurrency
 import delayed_link
 import invalidation
@@ -25,27 +27,26 @@ import measure
 import neighbour
 import start_up
 import suite
-import verbs
 from scale import FULL, TINY, Scale
 
 Section = Callable[[Scale, float], Iterator[dict[str, object]]]
 
-#: Each section, and its share of the time. The neighbour takes what it takes.
+#: Each section, and its share of the time. The neighbour takes as long as it needs.
 SECTIONS: dict[str, tuple[Section, float]] = {
-    "verbs": (verbs.run, 0.56),
-    "invalidation": (invalidation.run, 0.10),
-    "concurrency": (concurrency.run, 0.07),
-    "suite": (suite.run, 0.07),
-    "start-up": (start_up.run, 0.05),
-    "delayed-link": (delayed_link.run, 0.10),
-    "neighbour": (neighbour.run, 0.05),
+    "commands": (commands.run, 0.52),
+    "invalidation": (invalidation.run, 0.06),
+    "concurrency": (concurrency.run, 0.13),
+    "suite": (suite.run, 0.05),
+    "start-up": (start_up.run, 0.04),
+    "delayed-link": (delayed_link.run, 0.17),
+    "neighbour": (neighbour.run, 0.03),
 }
 
 
 def main() -> None:
-    """Measure, and write down what came out."""
+    """Measure, and write the results."""
     asked = _asked()
-    # So that what was started is ended, too.
+    # As an exception, so that the servers and processes are ended, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     scale = TINY if asked.tiny else dataclasses.replace(FULL, seconds=asked.seconds)
     results = {"machine": machine.describe(), "scale": dataclasses.asdict(scale)}
@@ -67,7 +68,9 @@ def _asked() -> argparse.Namespace:
         "--seconds", type=float, default=FULL.seconds, help="for all sections together"
     )
     how_much.add_argument(
-        "--tiny", action="store_true", help="see that it works; the figures are useless"
+        "--tiny",
+        action="store_true",
+        help="check that it works; figures are useless",
     )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION")
     parser.add_argument("--into", type=Path, default=Path(__file__).parent)
@@ -75,7 +78,7 @@ def _asked() -> argparse.Namespace:
 
 
 def _write(results: dict, folder: Path) -> None:
-    # Not above, for it takes a second and has threads, and some benchmarks fork.
+    # Not above: matplotlib takes a second and has threads, and a benchmark forks.
     import plots
     import report
 

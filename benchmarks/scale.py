@@ -1,6 +1,6 @@
-"""How much is measured: enough for figures, or just enough to see that all of it works.
+"""How much is measured: enough for figures, or just enough to see that it works.
 
-Times are shared out among the sections in `run.py`; these are the numbers of things.
+`run.py` divides the time among the sections.
 """
 
 from __future__ import annotations
@@ -10,51 +10,58 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of a run."""
+    """The amounts of a run."""
 
     #: Seconds for all sections together.
     seconds: float
-    #: Rounds of each comparison, if there is no time for more.
+    #: Sets of fresh connections over which a figure of the commands, and of threads and
+    #: processes, is taken.
+    placements: int
+    #: Least number of rounds of each comparison.
     rounds: int
-    #: Operations that are timed together.
-    operations: int
-    #: Milliseconds that the delayed link takes, one way.
+    #: Commands that are timed together, at most.
+    repeats: int
+    #: Milliseconds that the delayed link takes in one direction.
     delay: float
     #: Numbers of keys that a namespace has when it is invalidated.
     sizes: tuple[int, ...]
-    #: The largest of them at which `delete_many` is measured: each key takes it a trip.
+    #: The largest of them at which `delete_many` is measured: it takes a round trip for
+    #: each key.
     delete_up_to: int
-    #: Operations of all threads, or of all processes, that are timed together.
-    parallel_operations: int
+    #: Commands of all threads, or of all processes, that are timed together.
+    parallel_commands: int
     #: Tests in a suite.
     tests: int
-    #: Bumps beside a neighbour, on a server of so many megabytes.
-    bumps: int
+    #: Writes beside a neighbour.
+    writes: int
+    #: Megabytes of the neighbour's server.
     megabytes: int
 
 
 FULL = Scale(
-    seconds=250,
+    seconds=400,
+    placements=8,
     rounds=3,
-    operations=10,
+    repeats=10,
     delay=1,
     sizes=(10**2, 10**3, 10**4, 10**5, 10**6),
     delete_up_to=10**4,
-    parallel_operations=4_000,
+    parallel_commands=1_200,
     tests=1_000,
-    bumps=100_000,
+    writes=100_000,
     megabytes=64,
 )
 
 TINY = Scale(
     seconds=0,
+    placements=2,
     rounds=1,
-    operations=2,
+    repeats=2,
     delay=0.1,
     sizes=(10**2, 10**3),
     delete_up_to=10**2,
-    parallel_operations=160,
+    parallel_commands=160,
     tests=50,
-    bumps=1_000,
+    writes=1_000,
     megabytes=8,
 )

@@ -1,4 +1,4 @@
-"""What a fresh interpreter waits for before its first answer."""
+"""How long a fresh interpreter takes until its first reply from memcached."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from measure import paired
 from scale import Scale
 from subjects import BACKENDS
 
-from namespaced_cache.identity import RUN_VARIABLE
+#: Holds the name of the run.
+RUN_VARIABLE = "NAMESPACED_CACHE_RUN"
 
-#: Prints the seconds from the setting to the first answer, with all that is imported
-#: and connected for it; Django itself is there before.
+#: Prints the seconds from the setting to the first reply, including all imports and
+#: connections. Django itself has been imported before.
 SCRIPT = """
 import json, sys, time
 from django.conf import settings
@@ -33,12 +34,15 @@ print(time.perf_counter() - start)
 
 
 def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
-    """Compare ours, as it comes, with the bare backend."""
+    """Compare strict with the bare backend.
+
+    Each start has connections of its own, so the rounds are placements, too.
+    """
     share = seconds / len(BACKENDS)
     with closing(Memcached()) as server, TemporaryDirectory() as bytecode:
         for client, backend in BACKENDS.items():
             bare = {"BACKEND": backend, "LOCATION": server.location}
-            # A run of its own each time, which seeds its counter.
+            # Each start is a new run, which seeds its counter.
             strict = {
                 **bare,
                 "BACKEND": "namespaced_cache.NamespacedCache",
@@ -49,11 +53,11 @@ def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
                 "strict": partial(_started, bytecode, strict),
             }
             for subject, figures in paired(acts, share, least=scale.rounds).items():
-                yield figures.row(client=client, subject=subject)
+                yield figures.row(client=client, threads="default", subject=subject)
 
 
 def _started(bytecode: str, setting: dict[str, object]) -> float:
-    # A run of its own; and what is imported is compiled once, as where it is installed.
+    # Without the variable it is a new run. Modules are compiled once, as if installed.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
     for name in RUN_VARIABLE, "PYTHONDONTWRITEBYTECODE":
         environment.pop(name, None)

@@ -1,4 +1,4 @@
-"""What isolation costs a suite of Django tests that do next to nothing."""
+"""What isolation costs a suite of Django tests that do almost nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ RUNNERS = {
 
 
 def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
-    """Run whole suites, with isolation and without, and count their round trips."""
+    """Run whole suites, with isolation and without, and count their round trips.
+
+    Each run has connections of its own, so the rounds are placements, too.
+    """
     with closing(Memcached()) as server, tempfile.TemporaryDirectory() as folder:
         project = Project(
             Path(folder), server.location, TEMPLATE, TESTS=str(scale.tests)
@@ -40,18 +43,22 @@ def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
                 name: partial(_run, project, runner, TEST=test)
                 for name, runner in RUNNERS.items()
             }
-            # What there is to warm up is warm: they have just been counted.
+            # The runs that were counted have warmed up the file system.
             measured = paired(
                 acts, seconds / len(TESTS), least=scale.rounds, warm=False
             )
             for name, figures in measured.items():
                 yield figures.row(
-                    test=test, runner=name, tests=scale.tests, trips=trips[name]
+                    test=test,
+                    runner=name,
+                    threads="default",
+                    tests=scale.tests,
+                    trips=trips[name],
                 )
 
 
 def _run(project: Project, runner: str, **environment: str) -> float:
-    """Run the suite and return the seconds of its tests, by the runner's own clock."""
+    """Run the suite and return the seconds that the runner reports for its tests."""
     run = project.manage("test", runner, "--pattern=trivial.py", **environment)
     ran = re.search(r"^Ran (\d+) tests in ([\d.]+)s$", run.output, re.MULTILINE)
     if run.code or not ran or ran[1] != project.environment["TESTS"]:

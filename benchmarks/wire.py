@@ -1,4 +1,4 @@
-"""Memcached's protocol by hand, many commands at a time, where a client is too slow."""
+"""Memcached's protocol without a client library, many commands at a time, for speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Wire:
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
-        # What is sent last, and alone, is not to wait for what was sent before.
+        # Without it, a short last packet waits for the reply to the one before.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._replies = self._socket.makefile("rb")
 
@@ -34,12 +34,12 @@ class Wire:
         self._socket.close()
 
     def ask(self, command: bytes) -> bytes:
-        """Return the one line that a command is answered with."""
+        """Return the reply to a command whose reply is one line."""
         self._socket.sendall(command + b"\r\n")
         return self._replies.readline()[:-2]
 
     def store(self, keys: Iterable[bytes], value: bytes) -> None:
-        """Store the same under each key, and wait until all of it is stored."""
+        """Store the value under each key, and wait until all of it is stored."""
         commands = (self.storing(key, value) for key in keys)
         while batch := b"".join(islice(commands, BATCH)):
             self._socket.sendall(batch)
@@ -47,28 +47,28 @@ class Wire:
 
     @staticmethod
     def storing(key: bytes, value: bytes) -> bytes:
-        """Return the command that stores an item and is not answered."""
+        """Return the command that stores an item, and that has no reply."""
         return b"set %b 0 0 %d noreply\r\n%b\r\n" % (key, len(value), value)
 
     def get(self, keys: Sequence[bytes]) -> int:
-        """Return how many of the keys are there."""
+        """Return how many of the keys exist."""
         self._socket.sendall(b"get " + b" ".join(keys) + b"\r\n")
         hits = 0
         while (line := self._replies.readline()) != b"END\r\n":
             hits += line.startswith(b"VALUE ")
         return hits
 
-    def bump(self, counter: bytes, items: Sequence[bytes]) -> int:
-        """Increment a counter as often as there are items, each stored after its bump.
+    def increment(self, counter: bytes, items: Sequence[bytes]) -> int:
+        """Increment a counter once before each item is stored; return its last number.
 
-        An item is the command that stores it, or empty. Return the counter's number.
+        An item is the command that stores it, or is empty.
         """
-        bump = b"incr %b 1\r\n" % counter
-        self._socket.sendall(b"".join(bump + item for item in items))
+        command = b"incr %b 1\r\n" % counter
+        self._socket.sendall(b"".join(command + item for item in items))
         return [int(self._replies.readline()) for _ in items][-1]
 
     def stats(self) -> dict[str, str]:
-        """Return what the server tells of itself."""
+        """Return the server's statistics."""
         self._socket.sendall(b"stats\r\n")
         stats = {}
         while (line := self._replies.readline()) != b"END\r\n":

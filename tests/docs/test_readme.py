@@ -162,18 +162,18 @@ def test_the_figures_are_those_that_were_measured():
     """Each has its row in the results, which were taken in one run."""
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     measured = {
-        (row["client"], row["verb"], row["subject"]): f"{row['ratio']['median']:.2f}"
-        for row in results["sections"]["verbs"]
-        if (row["transport"], row["bytes"]) == ("TCP", 100)
+        (row["client"], row["command"], row["subject"]): f"{row['ratio']['median']:.2f}"
+        for row in results["sections"]["commands"]
+        if (row["transport"], row["threads"], row["bytes"]) == ("TCP", "default", 100)
     }
     speed = README.partition("## Speed")[2].partition("\n## ")[0]
     lines = [line for line in speed.splitlines() if line.startswith("| ")]
     columns = list(product(BACKENDS, ("strict", "bounded", "naive")))
     assert len(lines) > 2
     for line in lines[2:]:
-        verb, *figures = line.strip("| ").split(" | ")
-        expected = [measured[client, verb, subject] for client, subject in columns]
-        assert figures == expected, verb
+        command, *figures = line.strip("| ").split(" | ")
+        expected = [measured[client, command, subject] for client, subject in columns]
+        assert figures == expected, command
 
 
 def test_every_option_has_its_row():
