@@ -83,5 +83,5 @@ def _prefix(cache: BaseCache) -> bytes:
     """Return the part of the wire key that precedes the key."""
     prefix = cache.make_key("")
     if isinstance(cache, NamespacedCache):
-        prefix = GenerationKeys(cache.namespace, cache.generation).name(prefix)
+        prefix = GenerationKeys(cache.namespace, cache.generation).wire_key(prefix)
     return prefix.encode()

@@ -38,7 +38,9 @@ Writer = Callable[[Wire, Sequence[int]], None]
 
 def _invalidations_with_an_item(wire: Wire, generations: Sequence[int]) -> None:
     # The generations are known in advance, so no item has to wait for a reply.
-    keys = [GenerationKeys("busy", number).name(b":1:key") for number in generations]
+    keys = [
+        GenerationKeys("busy", number).wire_key(b":1:key") for number in generations
+    ]
     _invalidate(wire, generations, [wire.storing(key, VALUE) for key in keys])
 
 

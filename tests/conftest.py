@@ -8,7 +8,7 @@ import secrets
 import pytest
 from django.core.cache.backends.base import BaseCache
 
-from namespaced_cache import identity
+from namespaced_cache.core import identity
 from tests.support import django_settings
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.other_processes import LIMIT, Process, begun

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pymemcache.client.base import Client
 
-from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
 from tests.support.caches import bare_cache
+from tests.support.commands import MANY_KEYS, ONE_KEY
 from tests.support.history import KILL, SPAN, Call, History, Part
 from tests.support.recorder import KEYS, RAW, Hand
 from tests.support.traffic import Plan, record, record_restarts

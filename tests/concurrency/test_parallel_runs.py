@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from namespaced_cache import identity
+from namespaced_cache.core import identity
 from tests.support.other_processes import LIMIT
 from tests.support.servers import stat
 

@@ -41,7 +41,9 @@ from django.test import override_settings, runner
 from django.test.testcases import LiveServerThread, _StaticFilesHandler
 from django.urls import path
 
-from namespaced_cache import generation, libraries, namespaced, wrapped
+from namespaced_cache import namespaced
+from namespaced_cache.adapters import adapter
+from namespaced_cache.core import binding, counter, registry
 from tests.support import django_settings
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.servers import Memcached
@@ -491,7 +493,7 @@ def test_threads_of_a_child_may_come_first_at_the_same_time(
     """One replaces the inherited clients, and the others wait for it."""
     cache = our_cache(ALIASES[alias][0], location, OPTIONS=ALIASES[alias][1])
     inherited = cache._cache.wrapped
-    is_client = libraries.is_client
+    is_client = adapter.is_client
     found = []
     other = threading.Thread(target=lambda: found.append(cache._cache.wrapped))
 
@@ -501,8 +503,8 @@ def test_threads_of_a_child_may_come_first_at_the_same_time(
             other.join(0.1)  # it waits for us; or else it is done by then
         return is_client(value)
 
-    monkeypatch.setattr(libraries, "is_client", overtaken)
-    monkeypatch.setattr(cache, "_ClientBoundary__process", 0)  # as after a fork
+    monkeypatch.setattr(binding, "is_client", overtaken)
+    monkeypatch.setattr(cache._cache._binder, "_process", 0)  # as after a fork
     found.append(cache._cache.wrapped)
     other.join()
     assert found == [cache._cache.wrapped] * 2
@@ -519,7 +521,7 @@ def test_a_child_waits_for_no_lock_that_its_parent_held(alias, location):
         in_a_thread(lambda: hammer(caches[alias], "childs-thread", 1))
 
     with ThreadPoolExecutor(1) as pool:
-        for module in wrapped, generation:
+        for module in binding, counter, registry:
             pool.submit(module._lock.__enter__).result()
         assert done(fork(child)) == 0
     check(cache, parents, location)

@@ -34,7 +34,7 @@ def test_a_write_is_seen_after_a_bump_only_if_it_ended_after_it(
 ):
     cache, other = patient(wire.location), another()
     cache.set("warm", 1)
-    if cache._cache._find_route().request and "looks" in moment:
+    if cache._cache._binder.binding().request and "looks" in moment:
         moment = "while the write is under way"  # the look is in the same packet
     bumped = []
 

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from namespaced_cache import generation
+from namespaced_cache.core import registry
 from namespaced_cache.keys import counter_key
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.servers import Memcached
@@ -249,8 +249,8 @@ class Neighbours(RuleBasedStateMachine):
             self.server.location,
             OPTIONS={"NAMESPACE": space.name, **OPTIONS[self.client]},
         )
-        with mock.patch.object(generation, "_counters", {}):  # nobody else's
-            assert cache._cache.counter.known == 0
+        with mock.patch.object(registry, "_counters", {}):  # nobody else's
+            assert cache._cache.counter.latest == 0
         return Process(cache, space)
 
     def teardown(self) -> None:

@@ -14,7 +14,8 @@ import zlib
 
 import pytest
 
-from namespaced_cache import NamespaceError, NamespaceUnavailable, identity
+from namespaced_cache import NamespaceError, NamespaceUnavailable
+from namespaced_cache.core import identity
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.other_processes import FIRST_ACTS, LIMIT
 from tests.support.servers import ask

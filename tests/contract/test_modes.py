@@ -11,8 +11,9 @@ from operator import methodcaller
 
 import pytest
 
-from namespaced_cache import NamespaceUnavailable, generation
-from namespaced_cache.generation import Counter
+from namespaced_cache import NamespaceUnavailable
+from namespaced_cache.core import counter as counter_module
+from namespaced_cache.core.counter import Counter
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.uses import (
     EACH_READ,
@@ -33,7 +34,7 @@ WINDOW = 60
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(generation, "time", clock)
+    monkeypatch.setattr(counter_module, "time", clock)
     return clock
 
 
@@ -80,7 +81,7 @@ def test_within_the_window_nothing_looks_at_the_counter(bounded, clock):
     clock.now += 0.001
     assert bounded.get("k") is None
     bounded.set("k", "v")
-    assert real.get(key) == bounded._cache.counter.known
+    assert real.get(key) == bounded._cache.counter.latest
 
 
 @EACH_READ
@@ -361,14 +362,15 @@ FORKING = """
 import os, sys
 from django.conf import settings
 settings.configure()
-from namespaced_cache import NamespacedCache, generation
+from namespaced_cache import NamespacedCache
+from namespaced_cache.core import counter
 
-class time(generation.time.__class__):
+class time(counter.time.__class__):
     now = 1000
     monotonic = staticmethod(lambda: time.now)
-    time_ns = staticmethod(generation.time.time_ns)
+    time_ns = staticmethod(counter.time.time_ns)
 
-generation.time = time
+counter.time = time
 options = {"WRAPPED_BACKEND": sys.argv[1], "MAX_STALENESS": 60}
 cache = NamespacedCache(sys.argv[2], {"OPTIONS": options})
 

@@ -23,10 +23,11 @@ from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from namespaced_cache import NamespaceError, NamespaceUnavailable, identity
+from namespaced_cache import NamespaceError, NamespaceUnavailable
 from namespaced_cache.backend import HELPERS
-from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
+from namespaced_cache.core import identity
 from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.commands import MANY_KEYS, ONE_KEY
 from tests.support.side_by_side import (
     COUNTER,
     KEY_ENDS,

@@ -15,16 +15,12 @@ from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.test import override_settings
 
-from namespaced_cache import (
-    generation,
-    get_namespaced,
-    invalidate_namespaces,
-    namespaced,
-)
+from namespaced_cache import get_namespaced, invalidate_namespaces, namespaced
 from namespaced_cache.backend import HELPERS
-from namespaced_cache.verbs import MANY_KEYS, ONE_KEY
+from namespaced_cache.core import counter as counter_module
 from tests.support import ROOT
 from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.commands import MANY_KEYS, ONE_KEY
 from tests.support.round_trips import CountingProxy
 from tests.support.servers import Memcached
 from tests.support.uses import Clock, as_another_process
@@ -345,7 +341,7 @@ def proxies(start):
 
 def test_the_page_says_what_else_an_operation_may_cost(proxies, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(generation, "time", clock)
+    monkeypatch.setattr(counter_module, "time", clock)
 
     alive = []  # a client that is freed may say `quit` meanwhile
 

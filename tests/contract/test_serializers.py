@@ -172,7 +172,7 @@ def test_what_pylibmc_is_told_to_compress_is_compressed(build_place, setup):
         assert raw.set_multi({"l": text}, min_compress_len=1) == []
         assert raw.add_multi({"m": text}, 0, b"", 1, 9) == []
         assert raw.get_multi(["k", "l", "m"]) == dict.fromkeys("klm", text)
-        name = raw._find_route().keys(raw.counter.known).name
+        name = raw._binder.binding().keys(raw.counter.latest).wire_key
         for key in "klm":
             stored = place.watched.ask(b"get %s\r\n" % name(key).encode(), b"END\r\n")
             assert 0 < len(stored) < 200

@@ -162,7 +162,7 @@ def test_a_counter_that_the_proxy_has_moved_is_raised_when_it_returns(tier, capl
     assert "old" in fresh.get_many(KEYS).values()
     caplog.clear()
     assert knows.get_many(KEYS) == {}
-    said = f"the counter went back from {moved} to {old}: set right"
+    said = f"the counter went back from {moved} to {old}: repaired"
     assert caplog.messages == [f"Namespace {knows.namespace!r}: {said}"]
     assert knows.generation > moved
     for each in (fresh, on.make()):

@@ -9,15 +9,9 @@ from unittest.mock import Mock
 import pytest
 from django.core.management import load_command_class
 
-from namespaced_cache import (
-    checks,
-    events,
-    identity,
-    isolation,
-    options,
-    pytest_plugin,
-    signals,
-)
+from namespaced_cache import checks, events, pytest_plugin, signals
+from namespaced_cache.core import identity, options
+from namespaced_cache.test import isolation
 from tests.support import ROOT
 from tests.support.pages import PAGES, Bench, headings, prose, sections
 

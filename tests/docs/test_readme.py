@@ -8,7 +8,7 @@ import pytest
 from django.core.cache import caches
 from django.test import override_settings
 
-from namespaced_cache import options
+from namespaced_cache.core import options
 from tests.support import ROOT
 from tests.support.caches import BACKENDS
 from tests.support.projects import Project

@@ -16,11 +16,12 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from namespaced_cache import identity, inventory
-from namespaced_cache.inventory import Inventory
+from namespaced_cache.admin import inventory
+from namespaced_cache.admin.inventory import Inventory
+from namespaced_cache.admin.server import Server
+from namespaced_cache.core import identity
 from namespaced_cache.keys import GenerationKeys
 from namespaced_cache.management.commands import cache_namespace
-from namespaced_cache.server import Server
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.side_by_side import Watched
 from tests.support.uses import as_another_process
@@ -142,7 +143,7 @@ def test_what_has_no_counter_here_is_unclaimed_and_stays(site, named, wire):
 
 def test_what_is_above_the_counter_is_unclaimed_and_stays(site, wire):
     keys = GenerationKeys("shop", NEWEST + 1)
-    above = {keys.name(key).encode(): b"v" for key in "ab"}
+    above = {keys.wire_key(key).encode(): b"v" for key in "ab"}
     wire.fill([(b"nsc:shop", b"%d" % NEWEST), *above.items()])
     assert amounts(listed(site)["shop"]) == [0, 0, 2]
     run(site, "purge")
@@ -150,7 +151,7 @@ def test_what_is_above_the_counter_is_unclaimed_and_stays(site, wire):
 
 
 def test_a_counter_that_is_rubbish_makes_nothing_dead(site, wire):
-    key = GenerationKeys("shop", NEWEST).name("k").encode()
+    key = GenerationKeys("shop", NEWEST).wire_key("k").encode()
     wire.fill([(b"nsc:shop", b"rubbish"), (key, b"v")])
     assert amounts(listed(site)["shop"]) == [0, 0, 1]
     before = wire.everything()
@@ -186,7 +187,7 @@ def test_a_purge_frees_what_is_dead_and_leaves_the_rest_to_the_byte(start, total
         batch = []
         for number in range(total - len(stay)):
             name, back = names[number % 20], number // 20 % 3
-            key = generations[name, back].name(f":1:key:{number}").encode()
+            key = generations[name, back].wire_key(f":1:key:{number}").encode()
             batch.append((key, b"%020d" % number))
             if back:
                 dead += 1
@@ -302,12 +303,12 @@ def runs(server):
     name = "run-0123456789abcdef"
     items = {
         f"nsc:{name}": b"%d" % NEWEST,
-        GenerationKeys(name, NEWEST).name("k"): b"v",
-        GenerationKeys(name, NEWEST - 1).name("k"): b"v",
-        GenerationKeys(f"{name}.gw0", NEWEST).name("k"): b"v",
+        GenerationKeys(name, NEWEST).wire_key("k"): b"v",
+        GenerationKeys(name, NEWEST - 1).wire_key("k"): b"v",
+        GenerationKeys(f"{name}.gw0", NEWEST).wire_key("k"): b"v",
         # Which is called like one, and is not.
         f"nsc:{name}0": b"%d" % NEWEST,
-        GenerationKeys(f"{name}0", NEWEST).name("k"): b"v",
+        GenerationKeys(f"{name}0", NEWEST).wire_key("k"): b"v",
     }
     with closing(Wire(server)) as wire:
         wire.fill((key.encode(), value) for key, value in items.items())
@@ -318,12 +319,12 @@ def test_a_run_that_goes_on_loses_what_is_dead_alone(site, runs, wire):
     before = wire.everything()
     run(site, "purge")
     gone = before.keys() - wire.everything().keys()
-    assert gone == {GenerationKeys(runs, NEWEST - 1).name("k").encode()}
+    assert gone == {GenerationKeys(runs, NEWEST - 1).wire_key("k").encode()}
 
 
 def test_of_a_run_that_is_over_nothing_is_left(site, runs, wire, monkeypatch):
-    monkeypatch.setattr(inventory, "RESTS_AFTER", 1)
-    monkeypatch.setattr(cache_namespace, "RESTS_AFTER", 1)
+    monkeypatch.setattr(inventory, "IDLE_AFTER", 1)
+    monkeypatch.setattr(cache_namespace, "IDLE_AFTER", 1)
     wait_until_idle(wire, runs)
     found = listed(site)
     assert found[runs]["generation"] is None
@@ -362,7 +363,7 @@ def test_a_generation_that_begins_during_the_walk_is_live(named, server):
     fill(cache, 1)
     with Server(server.location) as walked:
         taken = Inventory()
-        taken.keepers.append(walked)
+        taken.counter_servers.append(walked)
         states = []
         for found in taken.walk(walked):
             states.append(found.state.value)
@@ -384,10 +385,10 @@ def test_a_counter_that_goes_during_the_walk_makes_nothing_dead(
 ):
     cache = named("shop")
     fill(cache, 1)
-    above = GenerationKeys("shop", cache.generation + 1).name("k").encode()
+    above = GenerationKeys("shop", cache.generation + 1).wire_key("k").encode()
     with Server(server.location) as walked:
         taken = Inventory()
-        taken.keepers.append(walked)
+        taken.counter_servers.append(walked)
         for _ in taken.walk(walked):
             pass
         lose(wire)
@@ -404,7 +405,7 @@ def test_of_two_counters_the_lower_says_what_is_dead(client, start):
     caches = {"default": setting(client, [server.location for server in pair])}
     for number, server in enumerate(pair):
         items = [
-            (GenerationKeys("shop", NEWEST + n).name("k").encode(), b"v")
+            (GenerationKeys("shop", NEWEST + n).wire_key("k").encode(), b"v")
             for n in (-1, 0, 1)
         ]
         with closing(Wire(server)) as wire:
@@ -462,7 +463,7 @@ def test_keys_that_only_the_binary_protocol_can_say_are_purged(server):
     keys = GenerationKeys("shop", NEWEST - 1)
     client.set("nsc:shop", str(NEWEST))
     for length in (1, 100, 200):
-        client.set(keys.name(f"a b\n{'x' * length}"), "v")
+        client.set(keys.wire_key(f"a b\n{'x' * length}"), "v")
     out, _ = run(caches, "purge")
     assert out.splitlines()[-1].startswith("2 (")
     assert amounts(listed(caches)["shop"]) == [0, 1, 0]

@@ -345,7 +345,7 @@ class OfTheClass(SimpleTestCase):
 def test_a_run_within_a_test_leaves_the_outer_one_as_it_was(project):
     text = """
 from django.core.cache import CacheHandler, caches
-from namespaced_cache.isolation import Isolation
+from namespaced_cache.test.isolation import Isolation
 
 def is_isolated():
     opened = caches["default"]

@@ -297,7 +297,7 @@ def play(client: str, outage: str) -> Played:
         if outage == "refused":
             get_ready()
         ours = [actor for actor in actors.values() if actor.ours]
-        before = {actor.counter.namespace: actor.counter.known for actor in ours}
+        before = {actor.counter.namespace: actor.counter.latest for actor in ours}
         waits = {who: -actor.waits for who, actor in actors.items()}
         running = {
             who: pool.submit(lambda actor: [actor.act() for _ in range(CALLS)], actor)
@@ -305,7 +305,7 @@ def play(client: str, outage: str) -> Played:
         }
         words = {who: future.result() for who, future in running.items()}
     known = {
-        actor.counter.namespace: (before[actor.counter.namespace], actor.counter.known)
+        actor.counter.namespace: (before[actor.counter.namespace], actor.counter.latest)
         for actor in ours
     }
     keys = keys_on(server)
@@ -455,7 +455,9 @@ def test_everything_works_again_with_the_same_clients(outage, start):
         actor.get_ready()
         if side == "pinned":
             actor.pin()
-    before = {actor.counter.namespace: actor.counter.known for actor in actors.values()}
+    before = {
+        actor.counter.namespace: actor.counter.latest for actor in actors.values()
+    }
     with away(server, outage), ThreadPoolExecutor(len(actors)) as pool:
         list(
             pool.map(lambda actor: [actor.act() for _ in range(CALLS)], actors.values())
@@ -472,7 +474,7 @@ def test_everything_works_again_with_the_same_clients(outage, start):
     all_come_back([partial(actor.run, works) for actor in actors.values()])
     seen = {actor.counter.namespace: actor for actor in actors.values()}
     for item in map(parse, keys_on(server)):
-        known = before[item.namespace], seen[item.namespace].counter.known
+        known = before[item.namespace], seen[item.namespace].counter.latest
         assert item.generation in (None, *known)
     all_come_back(
         [

@@ -120,7 +120,7 @@ def test_while_its_home_is_frozen_a_namespace_is_away_for_all_processes(
     """Though others answer. Then all see it again as it was."""
     knows = servers.process(**MOVING[client])
     all_come_back([partial(fill, knows, "before")])
-    number = knows._cache.counter.known
+    number = knows._cache.counter.latest
     servers.home.freeze()
     processes = knows, servers.process(**MOVING[client])
     for process in processes * 3:
@@ -131,11 +131,11 @@ def test_while_its_home_is_frozen_a_namespace_is_away_for_all_processes(
             f"Namespace {knows.namespace!r} on {servers.wires[servers.home].location}: "
         )
         assert str(caught.value).startswith(where)
-    assert [process._cache.counter.known for process in processes] == [number, 0]
+    assert [process._cache.counter.latest for process in processes] == [number, 0]
     servers.home.thaw()
     for process in (*processes, servers.process()):
         all_come_back([partial(finds, process, "before")])
-        assert process._cache.counter.known == number
+        assert process._cache.counter.latest == number
 
 
 # Another server is away: its keys move to others, and it returns with old items.
@@ -157,7 +157,7 @@ def test_a_server_that_returns_brings_nothing_of_a_dead_generation_back(
     """To nobody, whether he knew the number that was alive before or starts now."""
     knows, other = (servers.process(**MOVING[client]) for _ in range(2))
     all_come_back([partial(fill, knows, "before"), partial(finds, other, "before")])
-    number = other._cache.counter.known
+    number = other._cache.counter.latest
     away, _ = servers.others
     assert servers.held(away, knows, number)
     # libmemcached 1.1 does not give up a server that is only frozen.
@@ -199,7 +199,7 @@ def restored(servers):
 
 def is_set_right(caplog, servers, knows, old, newest) -> None:
     """Assert that who knew the newest number has told all others, and the log."""
-    said = f"the counter went back from {newest} to {old}: set right"
+    said = f"the counter went back from {newest} to {old}: repaired"
     assert caplog.messages == [f"Namespace {knows.namespace!r}: {said}"]
     assert knows.generation > newest
     starts = servers.process()
@@ -232,7 +232,7 @@ def test_who_trusts_a_newer_number_keeps_to_it(restored):
     """What has gone with the home is missing, and nothing old is in its place."""
     _, bounded, _, newest = restored
     assert found(bounded) == {"new"}
-    assert bounded._cache.counter.known == newest
+    assert bounded._cache.counter.latest == newest
 
 
 def test_who_starts_before_that_sees_what_the_copy_holds(servers, restored):

@@ -201,7 +201,7 @@ class Bench:
                 parsed = parse(outer.encode())
                 assert parsed, outer
                 keys = GenerationKeys(parsed.namespace, parsed.generation)
-                assert keys.name(inner) == outer
+                assert keys.wire_key(inner) == outer
 
     def _take_yaml(self, block: Block) -> None:
         content = yaml.safe_load(block.text)

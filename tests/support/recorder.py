@@ -247,7 +247,7 @@ class Hand:
         """Do it and write down what the answer tells, or the plan if there is none."""
         verb = name.removeprefix(RAW)
         target = self.cache if verb == name else self.client
-        knew = self._counter.known
+        knew = self._counter.latest
         answer, error = None, ""
         begin = time.monotonic_ns()
         try:

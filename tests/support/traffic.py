@@ -60,7 +60,7 @@ SHAPES = {"reads": ("_get", "_gets", "_get_many"), "writes": ("_one", "_many", "
 
 def take_out_the_look(blind: str) -> None:
     """Let reads, or writes, trust the known number for ever, in this process."""
-    from namespaced_cache.client import NamespacedClient
+    from namespaced_cache.core.client import NamespacedClient
 
     def trusting(real: Any) -> Any:
         def trust(self: Any, *args: Any, **kwargs: Any) -> Any:

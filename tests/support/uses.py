@@ -9,9 +9,9 @@ from operator import methodcaller
 
 import pytest
 
-from namespaced_cache.generation import Counter
+from namespaced_cache.core.binding import Binding
+from namespaced_cache.core.counter import Counter
 from namespaced_cache.keys import GenerationKeys
-from namespaced_cache.route import Route
 
 #: Ways in which a cache forgets its namespace.
 WAYS_TO_FORGET = {
@@ -52,7 +52,7 @@ MANY = [f"k{number}" for number in range(50)]
 
 def item(namespace: str, generation: int, key: str = "k") -> str:
     """Return what a server knows a key of Django's by."""
-    return GenerationKeys(namespace, generation).name(f":1:{key}")
+    return GenerationKeys(namespace, generation).wire_key(f":1:{key}")
 
 
 def outcome(act):
@@ -85,15 +85,18 @@ def as_another_process(cache):
     """
     client = cache._cache
     theirs = Counter(client.counter.namespace, client.counter.server)
-    find_route, routes = client._find_route, {}
+    binder = client._binder
+    binding, bindings = binder.binding, {}
 
-    def find_theirs():
-        mine = find_route()
-        if mine not in routes:
-            routes[mine] = Route(mine.client, mine.home, theirs)
-        return routes[mine]
+    def their_binding():
+        mine = binding()
+        if mine not in bindings:
+            bindings[mine] = Binding(
+                mine.client, mine.counter_client, theirs, mine.max_staleness
+            )
+        return bindings[mine]
 
-    client._find_counter, client._find_route = lambda: theirs, find_theirs
+    binder.counter, binder.binding = lambda: theirs, their_binding
     return cache
 
 

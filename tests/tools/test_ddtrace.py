@@ -67,7 +67,6 @@ def watch(set_up, work) -> None:
     set_up()
     if os.environ["PATCHED_CLIENTS"] == "late":
         # Where the namespaced backend has taken what it needs of the library before.
-        from namespaced_cache import piggyback, shortcuts  # noqa: F401
 
         ddtrace.patch(**clients)
 

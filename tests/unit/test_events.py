@@ -49,7 +49,7 @@ def test_each_event_is_counted_and_logged(backend, start, happened):
     bare._cache.set("nsc:shop", generation)
     assert cache.get("k") is None
     said = f"Namespace 'shop': the counter went back from {newest} to {generation}"
-    assert happened() == ({"set_right": 1}, [("WARNING", f"{said}: set right")])
+    assert happened() == ({"repaired": 1}, [("WARNING", f"{said}: repaired")])
     cache.close()
     bare.close()
 
@@ -63,4 +63,4 @@ def test_an_invalidation_that_finds_no_counter_is_one_and_a_loss(cache, bare, ha
 
 
 def test_each_event_has_its_count_from_the_beginning():
-    assert list(events.counts()) == ["invalidated", "seeded", "lost", "set_right"]
+    assert list(events.counts()) == ["invalidated", "seeded", "lost", "repaired"]

@@ -62,7 +62,7 @@ def test_no_two_of_many_tricky_inputs_share_a_key():
     ends = ["", "x" * 232, "y" * 232, "x" * 250, "x" * 300]
     keys = ["".join(s) for n in range(4) for s in product("a1:~", repeat=n)]
     inputs = list(product(TRICKY_NAMES, [1, 10, 36, 37, 46656], keys, ends))
-    made = {GenerationKeys(n, g).name(key + end) for n, g, key, end in inputs}
+    made = {GenerationKeys(n, g).wire_key(key + end) for n, g, key, end in inputs}
     counters = {counter_key(name) for name in TRICKY_NAMES}
     assert len(made) == len(set(inputs)) == 10 * 5 * 85 * 5
     assert len(counters) == len(TRICKY_NAMES)
@@ -76,7 +76,7 @@ def test_no_two_of_many_tricky_inputs_share_a_key():
 def test_equal_keys_come_from_equal_inputs(one, other):
     def made(of):
         (namespace, number), key = of
-        return as_bytes(GenerationKeys(namespace, number).name(key))
+        return as_bytes(GenerationKeys(namespace, number).wire_key(key))
 
     same = one[0] == other[0] and as_bytes(one[1]) == as_bytes(other[1])
     assert (made(one) == made(other)) is same
@@ -89,22 +89,22 @@ def test_a_key_that_looks_like_anothers_digest_is_a_key_of_its_own(
     keys = GenerationKeys(namespace, number)
     stem = len(f"nsc:{namespace}:{base36(number)}")
     for lookalike in (
-        keys.name(key),
-        keys.name(key)[stem:],
-        keys.name(key)[stem + 1 :],
+        keys.wire_key(key),
+        keys.wire_key(key)[stem:],
+        keys.wire_key(key)[stem + 1 :],
     ):
-        assert keys.name(lookalike) != keys.name(key)
+        assert keys.wire_key(lookalike) != keys.wire_key(key)
 
 
 def test_long_keys_that_differ_at_either_end_alone_differ():
     keys = GenerationKeys("a", 1)
     long = ["x" * 250, "x" * 249 + "y", "y" + "x" * 249, "x" * 249]
-    assert len({keys.name(key) for key in long}) == 4
+    assert len({keys.wire_key(key) for key in long}) == 4
 
 
 @given(namespaces, namespaces, generations, callers_keys)
 def test_a_counters_key_is_never_an_items(one, other, number, key):
-    assert as_bytes(GenerationKeys(other, number).name(key)) != as_bytes(
+    assert as_bytes(GenerationKeys(other, number).wire_key(key)) != as_bytes(
         counter_key(one)
     )
 
@@ -115,7 +115,7 @@ def test_a_key_within_the_limit_gets_one_within_the_limit(stem, key, less):
     prefix = f"nsc:{stem[0]}:{base36(stem[1])}:".encode()
     limit = max(len(prefix) - 1 + DIGEST_BYTES, 250 - less)
     raw = as_bytes(key)[:limit]
-    name = GenerationKeys(*stem, limit=limit).name(raw)
+    name = GenerationKeys(*stem, limit=limit).wire_key(raw)
     assert len(name) <= limit
     assert (name == prefix + raw) is (len(prefix + raw) <= limit)
 
@@ -124,7 +124,7 @@ def test_a_key_within_the_limit_gets_one_within_the_limit(stem, key, less):
 def test_text_within_the_limit_gets_text_within_the_limit(stem, key, less):
     """What is cut off does not split a character."""
     limit = max(len(f"nsc:{stem[0]}:{base36(stem[1])}") + DIGEST_BYTES, 250 - less)
-    name = GenerationKeys(*stem, limit=limit).name(cut(key, limit))
+    name = GenerationKeys(*stem, limit=limit).wire_key(cut(key, limit))
     assert isinstance(name, str)
     assert len(name.encode()) <= limit
 
@@ -133,7 +133,7 @@ def test_text_within_the_limit_gets_text_within_the_limit(stem, key, less):
 def test_a_key_over_the_limit_stays_over_it(stem, some, limit, more):
     """In bytes, too; the client refuses it as it refuses the caller's own key."""
     key = cut(some * (limit + more + 3), limit + more + 3)
-    name = GenerationKeys(*stem, limit=limit).name(key)
+    name = GenerationKeys(*stem, limit=limit).wire_key(key)
     assert name == f"nsc:{stem[0]}:{base36(stem[1])}:{key}"
 
 
@@ -150,7 +150,7 @@ def test_a_key_over_the_limit_stays_over_it(stem, some, limit, more):
 )
 def test_around_the_limit(size, name, kind):
     """A digest stands in for keys that memcached takes but that no longer fit."""
-    assert GenerationKeys("a", 1).name(kind("x" * size)) == kind(name)
+    assert GenerationKeys("a", 1).wire_key(kind("x" * size)) == kind(name)
     assert len(name) == 250 or size == 251
 
 
@@ -159,7 +159,7 @@ def test_around_the_limit(size, name, kind):
 )
 def test_the_head_ends_with_a_whole_character(character, head_bytes):
     key = cut(character * 250, 250)
-    _, head, digest = GenerationKeys("a", 1).name(key).split("~")
+    _, head, digest = GenerationKeys("a", 1).wire_key(key).split("~")
     assert set(head) == {character}
     assert len(head.encode()) == head_bytes
     assert digest == digest_of(key.encode())
@@ -169,7 +169,7 @@ def test_the_head_ends_with_a_whole_character(character, head_bytes):
 def test_text_stays_text_and_bytes_stay_bytes(stem, key):
     """And equal bytes give equal keys."""
     keys = GenerationKeys(*stem)
-    name, raw_name = keys.name(key), keys.name(key.encode())
+    name, raw_name = keys.wire_key(key), keys.wire_key(key.encode())
     assert isinstance(name, str)
     assert isinstance(raw_name, bytes)
     assert name.encode() == raw_name
@@ -179,7 +179,7 @@ def test_text_stays_text_and_bytes_stay_bytes(stem, key):
 def test_parse_takes_an_items_key_apart(stem, key):
     namespace, number = stem
     raw = as_bytes(key)
-    parsed = parse(as_bytes(GenerationKeys(namespace, number).name(key)))
+    parsed = parse(as_bytes(GenerationKeys(namespace, number).wire_key(key)))
     if parsed.digest is None:
         assert parsed == ParsedKey(namespace, number, raw)
     else:
@@ -238,25 +238,25 @@ def test_base36_is_what_int_reads(number):
 def test_a_key_that_ends_early_is_refused_where_asked(where, kind, end):
     key = kind(where.format(end))
     with pytest.raises(ValueError, match="ends") as caught:
-        GenerationKeys("a", 1, refuse_key_ends=True).name(key)
+        GenerationKeys("a", 1, refuse_key_ends=True).wire_key(key)
     assert str(caught.value) == (
         f"Cache key {key!r} has a space or a control character, which ends a key early "
         f"in memcached's text protocol."
     )
     prefix = kind("nsc:a:1:")
-    assert GenerationKeys("a", 1).name(key) == prefix + key
+    assert GenerationKeys("a", 1).wire_key(key) == prefix + key
 
 
 @pytest.mark.parametrize("character", ["!", "~", "\x80", "é"])
 def test_other_characters_end_no_key(character):
-    name = GenerationKeys("a", 1, refuse_key_ends=True).name(f"k{character}k")
+    name = GenerationKeys("a", 1, refuse_key_ends=True).wire_key(f"k{character}k")
     assert name == f"nsc:a:1:k{character}k"
 
 
 @pytest.mark.parametrize("key", ["\ud800", "k\udfffk"])
 def test_lone_surrogates_have_no_bytes(key):
     with pytest.raises(UnicodeEncodeError) as caught:
-        GenerationKeys("a", 1).name(key)
+        GenerationKeys("a", 1).wire_key(key)
     at = next(i for i, character in enumerate(key) if character != "k")
     assert str(caught.value) == (
         f"'utf-8' codec can't encode character {key[at]!a} in position {at}: "
@@ -276,7 +276,7 @@ def test_lone_surrogates_have_no_bytes(key):
 )
 def test_what_is_no_key_is_refused(key, kind):
     with pytest.raises(TypeError) as caught:
-        GenerationKeys("a", 1).name(key)
+        GenerationKeys("a", 1).wire_key(key)
     assert str(caught.value) == f"A cache key is str or bytes, not {kind}: {key!r}"
 
 
@@ -305,5 +305,5 @@ def outcomes_of(act):
 @example(many=["a", b"b"], refuse=False)
 def test_many_keys_get_the_names_that_each_gets(many, refuse):
     keys = GenerationKeys("a", 1, refuse_key_ends=refuse)
-    one_by_one = outcomes_of(lambda: [keys.name(key) for key in many])
-    assert outcomes_of(lambda: keys.names(many)) == one_by_one
+    one_by_one = outcomes_of(lambda: [keys.wire_key(key) for key in many])
+    assert outcomes_of(lambda: keys.wire_keys(many)) == one_by_one

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
 import socket
 import subprocess
 import sys
-from unittest import mock
 
 import pylibmc
 import pymemcache
@@ -15,7 +13,10 @@ import pytest
 from django.utils.functional import SimpleLazyObject
 from pymemcache.client.retrying import RetryingClient
 
-from namespaced_cache import libraries
+from namespaced_cache import forks
+from namespaced_cache.adapters import adapter
+from namespaced_cache.adapters import pylibmc as pylibmc_adapter
+from namespaced_cache.adapters import pymemcache as pymemcache_adapter
 from namespaced_cache.errors import NamespaceError
 from tests.support.caches import BACKENDS, our_cache
 
@@ -76,38 +77,38 @@ class Lookalike:
 @pytest.mark.parametrize(
     ("made", "library"),
     [
-        (pymemcache.Client(NOWHERE), libraries.PyMemcache),
-        (pymemcache.PooledClient(NOWHERE), libraries.PyMemcache),
-        (pymemcache.HashClient([NOWHERE]), libraries.PyMemcache),
-        (SitesPymemcache([NOWHERE]), libraries.PyMemcache),
-        (pylibmc.Client([NOWHERE]), libraries.PyLibMC),
-        (SitesPylibmc([NOWHERE]), libraries.PyLibMC),
-        (Proxy(pymemcache.HashClient([NOWHERE])), libraries.PyMemcache),
-        (Proxy(pylibmc.Client([NOWHERE])), libraries.PyLibMC),
+        (pymemcache.Client(NOWHERE), pymemcache_adapter.PyMemcacheAdapter),
+        (pymemcache.PooledClient(NOWHERE), pymemcache_adapter.PyMemcacheAdapter),
+        (pymemcache.HashClient([NOWHERE]), pymemcache_adapter.PyMemcacheAdapter),
+        (SitesPymemcache([NOWHERE]), pymemcache_adapter.PyMemcacheAdapter),
+        (pylibmc.Client([NOWHERE]), pylibmc_adapter.PyLibMCAdapter),
+        (SitesPylibmc([NOWHERE]), pylibmc_adapter.PyLibMCAdapter),
+        (Proxy(pymemcache.HashClient([NOWHERE])), pymemcache_adapter.PyMemcacheAdapter),
+        (Proxy(pylibmc.Client([NOWHERE])), pylibmc_adapter.PyLibMCAdapter),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
 def test_clients_and_what_derives_from_them_are_known(made, library):
-    assert type(libraries.of(made)) is library
-    assert libraries.is_client(made)
+    assert type(adapter.adapter_of(made)) is library
+    assert adapter.is_client(made)
 
 
 @pytest.mark.parametrize("kind", [Stranger, Lookalike, object])
 def test_another_librarys_client_is_refused(kind):
     with pytest.raises(NamespaceError) as caught:
-        libraries.of(kind())
+        adapter.adapter_of(kind())
     assert str(caught.value) == (
         f"The wrapped backend's client is a {kind.__module__}.{kind.__qualname__}: "
         f"only clients made from pymemcache's and pylibmc's can be namespaced."
     )
-    assert not libraries.is_client(kind())
+    assert not adapter.is_client(kind())
 
 
 def test_what_a_backend_has_left_for_later_is_not_asked_what_it_is():
     """A lazy object's class is that of what it wraps, which would be made for it."""
     made = []
     lazy = SimpleLazyObject(lambda: made.append("early"))
-    assert not libraries.is_client(lazy)
+    assert not adapter.is_client(lazy)
     assert made == []
 
 
@@ -131,7 +132,7 @@ def test_the_key_limit_is_what_pymemcache_takes(server, prefix):
         (pymemcache.HashClient, [server.location]),
     ):
         real = kind(servers, key_prefix=prefix)
-        limit = libraries.of(real).key_limit(real)
+        limit = adapter.adapter_of(real).key_limit(real)
         assert limit == 250 - len(prefix)
         assert real.set("k" * limit, b"v", noreply=False)
         with pytest.raises(pymemcache.exceptions.MemcacheIllegalInputError):
@@ -141,7 +142,7 @@ def test_the_key_limit_is_what_pymemcache_takes(server, prefix):
 
 def test_the_key_limit_is_what_pylibmc_takes(server):
     real = pylibmc.Client([server.location])
-    limit = libraries.of(real).key_limit(real)
+    limit = adapter.adapter_of(real).key_limit(real)
     assert limit == 250
     assert real.set("k" * limit, "v")
     with pytest.raises(ValueError, match="key length 251 too long"):
@@ -150,7 +151,7 @@ def test_the_key_limit_is_what_pylibmc_takes(server):
 
 def test_pymemcache_checks_its_keys(server):
     real = pymemcache.Client(server.location)
-    assert libraries.of(real).checks_keys(real)
+    assert adapter.adapter_of(real).checks_keys(real)
     for end in "\0\t\n\v\f\r ":
         with pytest.raises(pymemcache.exceptions.MemcacheIllegalInputError):
             real.get(f"k{end}k")
@@ -159,44 +160,37 @@ def test_pymemcache_checks_its_keys(server):
 def test_pylibmc_checks_no_keys_in_the_text_protocol(server):
     """It asks for the words of one key and answers with the value of another."""
     real = pylibmc.Client([server.location])
-    assert not libraries.of(real).checks_keys(real)
+    assert not adapter.adapter_of(real).checks_keys(real)
     real.set("word", "of somebody else")
     assert real.get("no word") == "of somebody else"
 
 
 def test_pylibmc_needs_no_check_in_the_binary_protocol(server):
     real = pylibmc.Client([server.location], binary=True)
-    assert libraries.of(real).checks_keys(real)
+    assert adapter.adapter_of(real).checks_keys(real)
     real.set("word", "of somebody else")
     assert real.get("no word") is None
 
 
 def test_pymemcache_answers_none_for_a_number_that_is_not_there(server):
     real = pymemcache.HashClient([server.location])
-    assert libraries.of(real).not_found == ()
+    assert adapter.adapter_of(real).not_found == ()
     assert real.incr("missing", 1) is None
     real.close()
 
 
 def test_pylibmc_raises_for_a_number_that_is_not_there(server):
     real = pylibmc.Client([server.location])
-    assert libraries.of(real).not_found == (pylibmc.NotFound,)
+    assert adapter.adapter_of(real).not_found == (pylibmc.NotFound,)
     with pytest.raises(pylibmc.NotFound):
         real.incr("missing", 1)
-
-
-@pytest.mark.parametrize("verb", libraries.PyMemcache.many_parameters)
-def test_pymemcaches_parameters_after_the_keys_are_as_said(verb):
-    taken = inspect.signature(getattr(pymemcache.HashClient, verb)).parameters
-    _, _keys, *rest = (name for name in taken if name not in ("args", "kwargs"))
-    assert tuple(rest) == libraries.PyMemcache.many_parameters[verb]
 
 
 # Swaps.
 
 
 def swap(client, key, old, new):
-    libraries.of(client).swap(client, key, old, new)
+    adapter.adapter_of(client).compare_and_swap(client, key, old, new)
 
 
 def test_a_swap_puts_the_new_in_the_place_of_the_old_for_ever(real, server):
@@ -303,11 +297,11 @@ def test_pymemcache_swaps_nothing_while_it_takes_the_server_to_be_away():
 
 @pytest.mark.parametrize("value", ["text", ""])
 def test_incr_of_what_is_no_number_is_told_apart(real, value):
-    library = libraries.of(real)
+    library = adapter.adapter_of(real)
     real.set("k", value)
     error = error_of(lambda: real.incr("k", 1))
     assert isinstance(error, library.not_a_number)
-    assert not library.is_away(error, "get")
+    assert not library.is_outage(error, None)
     assert not library.is_undecodable(error)
 
 
@@ -326,7 +320,7 @@ UNDECODABLE = {"pymemcache": [2, 4], "pylibmc": [1, 2, 3, 8]}
     ids=["get", "get_multi"],
 )
 def test_a_value_that_cannot_be_decoded_is_told_apart(real, server, flags, read):
-    library = libraries.of(real)
+    library = adapter.adapter_of(real)
     key = secrets.token_hex(8)  # the server is shared
     put(server, key, flags, "abc")
     error = error_of(lambda: read(real, key))
@@ -339,12 +333,12 @@ def test_a_server_that_is_away_is_told_apart(build, start, verb):
     """First the connection that is there breaks, then there is none to be had."""
     server = start()
     real = build(server.location)._cache.wrapped
-    library = libraries.of(real)
+    library = adapter.adapter_of(real)
     real.set("k", 1)
     server.kill()
     for _ in range(2):
         error = error_of(lambda: getattr(real, verb)("k", 1))
-        assert library.is_away(error, "get")
+        assert library.is_outage(error, None)
         assert not library.is_undecodable(error)
 
 
@@ -353,7 +347,7 @@ def test_leaving_a_pymemcache_client_closes_its_sockets(server):
     real.get("k")
     (inner,) = real.clients.values()
     assert inner.sock is not None
-    libraries.of(real).leave(real)
+    adapter.adapter_of(real).release(real)
     assert inner.sock is None
 
 
@@ -363,7 +357,7 @@ def test_leaving_a_pool_takes_no_lock_and_ends_its_use(server):
     (member,) = real.clients.values()
     (connection,) = member.client_pool.free
     with member.client_pool._lock:
-        assert libraries.of(real).leave(real) is False
+        assert adapter.adapter_of(real).release(real) is False
     assert connection.sock is None
 
 
@@ -373,26 +367,28 @@ def test_what_cannot_be_left_is_logged_and_not_used_again(monkeypatch, caplog):
             raise RuntimeError
 
     rude, polite = Rude(NOWHERE), pymemcache.Client(NOWHERE)
-    monkeypatch.setattr(libraries, "_at_fork", [rude, polite])
-    monkeypatch.setattr(libraries, "_lock", mock.Mock())
-    libraries._after_fork_in_child()
+    release = adapter.adapter_of(polite).release
+    inherited = [(rude, release), (polite, release)]
+    monkeypatch.setattr(forks._forking, "clients", inherited)
+    monkeypatch.setattr(forks, "_renewals", [])
+    forks._after_in_child()
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert libraries.is_left(rude)
-    assert not libraries.is_left(polite)
+    assert forks.is_unusable(rude)
+    assert not forks.is_unusable(polite)
 
 
 def test_leaving_a_pylibmc_client_keeps_it_for_ever():
     """One reference more than Python knows of, or it would say `quit` when freed."""
     real = pylibmc.Client([NOWHERE])
     before = sys.getrefcount(real)
-    libraries.of(real).leave(real)
+    adapter.adapter_of(real).release(real)
     assert sys.getrefcount(real) == before + 1
 
 
 def test_a_client_that_has_every_attribute_is_refused():
     """pymemcache's RetryingClient answers to any name, so it cannot be asked."""
     with pytest.raises(NamespaceError, match="RetryingClient: only clients made from"):
-        libraries.of(RetryingClient(pymemcache.Client(NOWHERE)))
+        adapter.adapter_of(RetryingClient(pymemcache.Client(NOWHERE)))
 
 
 @pytest.mark.parametrize("key", ["k", b"k"])
@@ -402,5 +398,5 @@ def test_pylibmc_is_asked_for_tokens_by_bytes(server, key):
     real, asked = cache._cache.wrapped, []
     real.gets = lambda name: (None, asked.append(type(name)))
     assert cache._cache.gets(key) == (None, None)
-    libraries.of(real).swap(real, key, "old", 1)
+    adapter.adapter_of(real).compare_and_swap(real, key, "old", 1)
     assert asked == [bytes, bytes]

@@ -8,7 +8,8 @@ import pymemcache
 import pytest
 from pymemcache.client.hash import HashClient
 
-from namespaced_cache import shortcuts
+from namespaced_cache.adapters import hash_client
+from namespaced_cache.adapters.pymemcache import COMMANDS
 
 
 @pytest.fixture
@@ -21,11 +22,11 @@ def test_many_are_deleted_where_some_servers_are(start):
     real = HashClient([start().location, start().location], ignore_exc=True)
     real.set_many({f"k{n}": b"v" for n in range(20)}, noreply=False)
     keys = [f"k{n}" for n in range(20)]
-    assert shortcuts.call(real, "delete_many", None, keys) is True
+    assert hash_client.call(real, COMMANDS["delete_many"], None, keys) is True
     assert real.get_many(keys) == {}
     for node in list(real.clients):
         real.hasher.remove_node(node)
-    assert shortcuts.call(real, "delete_many", None, keys) is True
+    assert hash_client.call(real, COMMANDS["delete_many"], None, keys) is True
     real.close()
 
 
@@ -35,7 +36,7 @@ def test_a_subclass_that_deletes_in_its_own_way_keeps_it():
             return list(keys)
 
     client = Own(["127.0.0.1:1"])
-    assert shortcuts.call(client, "delete_many", None, ["k"]) == ["k"]
+    assert hash_client.call(client, COMMANDS["delete_many"], None, ["k"]) == ["k"]
 
 
 def test_a_verb_that_is_patched_is_called(cache, monkeypatch):
@@ -63,7 +64,7 @@ def test_a_client_is_called_by_the_name_that_hashclient_calls_it(cache, verb):
 
 def test_without_what_is_private_the_clients_own_verbs_do(cache, monkeypatch):
     cache.set("k", "v")
-    monkeypatch.setattr(shortcuts, "_OWN", {})
+    monkeypatch.setattr(hash_client, "_OWN", {})
     cache.set_many({"a": 1, "b": 2})
     assert cache.get_many(["a", "b"]) == {"a": 1, "b": 2}
     cache.delete_many(["a", "b"])

@@ -12,8 +12,9 @@ import pytest
 from pymemcache.client.hash import HashClient
 from pymemcache.client.retrying import RetryingClient
 
-from namespaced_cache import NamespacedCache, NamespaceError, piggyback
-from namespaced_cache.look import ABSENT, UNASKED, waiting
+from namespaced_cache import NamespacedCache, NamespaceError
+from namespaced_cache.adapters import pipelined
+from namespaced_cache.adapters.counter_read import ABSENT, UNREAD
 from tests.support.caches import BACKENDS, our_cache
 
 PATH = BACKENDS["pymemcache"]
@@ -85,7 +86,7 @@ def scripted(*answers: bytes, **how) -> tuple[NamespacedCache, Script]:
     script = Script(*answers, **how)
     options = {"NAMESPACE": "script", "timeout": 10}  # where the code is wrong
     cache = our_cache(PATH, script.location, OPTIONS=options)
-    cache._cache.counter.known = NUMBER
+    cache._cache.counter.latest = NUMBER
     return cache, script
 
 
@@ -104,7 +105,7 @@ def test_the_look_travels_in_the_packet_of_the_command():
 def replies(answer):
     """Fill in the wire key of "k"."""
     cache = our_cache(PATH, "127.0.0.1:1", OPTIONS={"NAMESPACE": "script"})
-    name = cache._cache._find_route().keys(NUMBER).name(cache.make_key("k"))
+    name = cache._cache._binder.binding().keys(NUMBER).wire_key(cache.make_key("k"))
     return answer.replace(b"{}", name.encode())
 
 
@@ -312,15 +313,15 @@ def test_what_is_broken_off_leaves_no_reply_to_the_next(
     """Between the sending and the receiving."""
     cache = build(OPTIONS=options)
     cache.set_many({"one": 10, "two": 2})
-    receive = piggyback.Socket.recv
+    receive = pipelined.Socket.recv
 
     def limited(*_):
-        monkeypatch.setattr(piggyback.Socket, "recv", receive)
+        monkeypatch.setattr(pipelined.Socket, "recv", receive)
         raise TimeLimit
 
     with cache.pinned_generation() if pinned else nullcontext():
         number = cache.generation
-        monkeypatch.setattr(piggyback.Socket, "recv", limited)
+        monkeypatch.setattr(pipelined.Socket, "recv", limited)
         with pytest.raises(TimeLimit):
             act(cache)
         assert cache.get("two") in (2, None)
@@ -336,21 +337,27 @@ def test_a_command_without_a_reply_has_its_look_taken_off(build):
         assert cache.get("k") == number
 
 
-def test_a_look_waits_for_nobody(cache):
-    """Not for the next command, if the one that it was meant for was never sent."""
+def test_a_read_whose_command_was_never_sent_is_not_carried_by_the_next(cache):
     with pytest.raises(TypeError):
         cache._cache.set(5, 1)
-    assert waiting.look is None
+    assert pipelined._waiting.read is None
     assert cache.get("k") == "v"
 
 
-def test_another_way_to_read_is_refused_while_a_look_is_under_way(cache):
+def begin_read(cache):
+    binding = cache._cache._binder.binding()
+    binding.counter_reader.begin(binding.counter.begin_read())
+
+
+def test_another_way_to_receive_is_refused_while_a_read_is_under_way(cache):
     (member,) = cache._cache.clients.values()
-    waiting.look = cache._cache.counter.look(cache._cache._find_route().request)
+    begin_read(cache)
     member.sock.sendall(b"version\r\n")
-    assert waiting.look is None
+    assert pipelined._waiting.read is None
     for name in ("recv_into", "recvmsg", "makefile"):
-        with pytest.raises(AttributeError, match="would read the reply to a look"):
+        with pytest.raises(
+            AttributeError, match="would read the reply to a counter read"
+        ):
             getattr(member.sock, name)
     assert member.sock.recv(4096).startswith(b"VERSION")
 
@@ -365,7 +372,7 @@ def test_a_socket_is_otherwise_the_clients_own(cache):
 def test_a_client_of_another_make_carries_nothing(server):
     """It takes two round trips, and is as strict."""
     real = RetryingClient(pymemcache.Client(server.location))
-    assert piggyback.request(real, real, "nsc:x") is None
+    assert pipelined.counter_reader(real, real, "nsc:x") is None
 
 
 class Traced:
@@ -384,11 +391,11 @@ def test_a_client_behind_a_proxy_carries_nothing(server):
     """The client itself is out of reach, and those that come later are too."""
     alone = Traced(server.location)
     assert isinstance(alone, pymemcache.Client)
-    assert piggyback.request(alone, alone, "nsc:x") is None
+    assert pipelined.counter_reader(alone, alone, "nsc:x") is None
     real = HashClient([])
     real.client_class = Traced
     real.add_server(server.location)
-    assert piggyback.request(real, real, "nsc:x") is None
+    assert pipelined.counter_reader(real, real, "nsc:x") is None
     (member,) = real.clients.values()
     assert type(member) is real.client_class is Traced
     assert member.set("k", b"v", noreply=False)
@@ -396,10 +403,10 @@ def test_a_client_behind_a_proxy_carries_nothing(server):
     real.close()
 
 
-def test_a_look_that_was_left_ends_the_connection(cache):
-    """Whoever sends the next command would read its reply."""
+def test_a_read_that_was_left_unanswered_ends_the_connection(cache):
+    """The next command would receive its reply."""
     (member,) = cache._cache.clients.values()
-    waiting.look = cache._cache.counter.look(cache._cache._find_route().request)
+    begin_read(cache)
     member.sock.sendall(b"version\r\n")
     with pytest.raises(ConnectionAbortedError):
         cache.get("k")
@@ -414,19 +421,19 @@ def test_connections_that_a_pool_has_carry_as_well(server):
     real.set("k", b"v")
     ((pooled,),) = (member.client_pool.free for member in real.clients.values())
     assert type(pooled) is pymemcache.Client
-    piggyback.request(real, real, "nsc:x")
-    assert isinstance(pooled.sock, piggyback.Socket)
+    pipelined.counter_reader(real, real, "nsc:x")
+    assert isinstance(pooled.sock, pipelined.Socket)
     assert real.get("k") == b"v"
     real.close()
 
 
-def test_where_the_counter_has_several_servers_nothing_travels(start):
+def test_a_counter_on_several_servers_is_not_read_in_packets(start):
     real = HashClient([start().location, start().location])
-    assert piggyback.request(real, real, "nsc:x") is None
+    assert pipelined.counter_reader(real, real, "nsc:x") is None
 
 
 def test_the_constants_are_told_apart():
-    assert ABSENT is not UNASKED
+    assert ABSENT is not UNREAD
 
 
 def test_many_large_values_are_read_where_the_counter_is_lost(cache, bare):

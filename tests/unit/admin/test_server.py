@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from namespaced_cache import NamespaceError, server
-from namespaced_cache.server import Server
+from namespaced_cache import NamespaceError
+from namespaced_cache.admin import server
+from namespaced_cache.admin.server import Server
 from tests.support.servers import Memcached
 from tests.support.wires import answering
 

@@ -10,33 +10,106 @@ import pymemcache
 import pytest
 from pymemcache.client.base import PooledClient
 
-from namespaced_cache import identity
-from namespaced_cache import route as route_module
-from namespaced_cache.client import NamespacedClient
+from namespaced_cache.adapters.commands import Shape
+from namespaced_cache.core import identity, operation
+from namespaced_cache.core.client import NamespacedClient
+from namespaced_cache.core.operation import Operation
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
-from namespaced_cache.verbs import LEAVING, MANY_KEYS, ONE_KEY, PASSED, REFUSED
 from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.commands import TABLES
 
 CLIENTS = [pymemcache.HashClient, pymemcache.Client, PooledClient, pylibmc.Client]
 
-#: Names that are no routines: they are read from the real client as they are.
+#: Names that cannot be called: they are read from the real client as they are.
 DATA = {"behaviors", "behaviours", "client_class"}
-
-#: A verb whose answer is namespaced.
-CLONE = {"clone"}
 
 #: Item access takes keys too, and is no public name by its spelling.
 ITEM_ACCESS = {"__getitem__", "__setitem__", "__delitem__", "__contains__"}
 
 
 @pytest.mark.parametrize("real", CLIENTS)
-def test_every_public_name_is_namespaced_passed_or_refused(real):
-    """A verb of a later release fails here, not in somebody's namespace."""
+def test_every_public_name_is_in_the_table_of_its_library(real):
+    """A command of a later release fails here, instead of leaking."""
     own = {name for name in vars(NamespacedClient) if not name.startswith("_")}
-    accounted = ONE_KEY | MANY_KEYS | LEAVING | PASSED | REFUSED.keys()
-    accounted |= own | DATA | CLONE
     public = {name for name in dir(real) if not name.startswith("_")}
-    assert public - accounted == set()
+    assert public - TABLES[library_of(real)].keys() - own - DATA == set()
+
+
+def library_of(real) -> str:
+    return real.__module__.partition(".")[0]
+
+
+@pytest.mark.parametrize("library", TABLES)
+def test_a_table_names_no_command_that_its_library_does_not_have(library):
+    real = [each for each in CLIENTS if library_of(each) == library]
+    public = set().union(*map(dir, real))
+    assert TABLES[library].keys() <= public
+
+
+PARAMETERS = [
+    (real, command)
+    for real in CLIENTS
+    for command in TABLES[library_of(real)].values()
+    if command.shape in (Shape.ONE_KEY, Shape.MANY_KEYS, Shape.MAPPING)
+    and hasattr(real, command.name)
+]
+
+
+def parameters_after_the_keys(real, name: str) -> list[str]:
+    """Return the names of what a real class's command takes after its keys.
+
+    HashClient hands `*args` on to a Client. pylibmc's are quoted in PYLIBMC, because a
+    function in C has no signature.
+    """
+    if real is pylibmc.Client:
+        return PYLIBMC[name].split()
+    method = getattr(real, name)
+    found = inspect.signature(method).parameters.values()
+    if any(each.kind is each.VAR_POSITIONAL for each in found) or len(found) == 1:
+        plain = getattr(pymemcache.Client, name.replace("gets_multi", "gets_many"))
+        named = [each.name for each in found if each.kind is each.POSITIONAL_OR_KEYWORD]
+        rest = list(inspect.signature(plain).parameters)[2:]
+        return named[2:] + [each for each in rest if each not in named]
+    return [each.name for each in found][2:]
+
+
+#: From `_pylibmcmodule.c` of pylibmc 1.6.3: the keyword lists of its commands.
+PYLIBMC = {
+    "get": "default",
+    "gets": "",
+    "set": "val time min_compress_len compress_level",
+    "add": "val time min_compress_len compress_level",
+    "replace": "val time min_compress_len compress_level",
+    "append": "val time min_compress_len compress_level",
+    "prepend": "val time min_compress_len compress_level",
+    "cas": "val cas time",
+    "touch": "time",  # which it takes by position alone
+    "delete": "",
+    "incr": "delta",
+    "decr": "delta",
+    "get_multi": "key_prefix",
+    "delete_multi": "key_prefix",
+    "incr_multi": "key_prefix delta",
+    "set_multi": "time key_prefix min_compress_len compress_level",
+    "add_multi": "time key_prefix min_compress_len compress_level",
+}
+
+
+@pytest.mark.parametrize(
+    ("real", "command"), PARAMETERS, ids=lambda value: getattr(value, "name", None)
+)
+def test_the_table_says_where_the_expiry_and_other_parameters_are(real, command):
+    taken = parameters_after_the_keys(real, command.name)
+    if command.expiry is not None:
+        name, position = command.expiry
+        assert taken[position] == name
+    else:
+        # memcached ignores the expiry of these two.
+        is_ignored = command.name in ("append", "prepend")
+        assert is_ignored or not {"expire", "time"} & set(taken)
+    if {"gets", "key_prefix"} & set(taken):
+        assert tuple(taken[: len(command.parameters)]) == command.parameters
+        assert {"gets", "key_prefix"} & set(command.parameters)
 
 
 @pytest.mark.parametrize("real", CLIENTS)
@@ -52,18 +125,13 @@ def test_every_special_method_that_takes_a_key_is_namespaced(real):
     assert vars(NamespacedClient).keys() >= ITEM_ACCESS
 
 
-def test_no_name_is_accounted_for_twice():
-    lists = [ONE_KEY, MANY_KEYS, LEAVING, PASSED, REFUSED.keys(), CLONE]
-    assert sum(map(len, lists)) == len(set().union(*lists))
-
-
 PYMEMCACHE = pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
 
 
 class Extended(pymemcache.HashClient):
-    """A client of a project's own, with a verb that nobody has looked at."""
+    """A client of a project's own, with a command that is in no table."""
 
-    motto = "data, not a verb"
+    motto = "data, not a command"
 
     def get_fresh(self, key):
         return self.get(key)
@@ -82,17 +150,18 @@ def extended(build, client):
     return cache
 
 
-def test_a_verb_that_nobody_has_looked_at_is_refused(extended):
+def test_a_command_that_is_not_in_the_table_is_refused(extended):
     assert not hasattr(extended._cache, "get_fresh")
     with pytest.raises(NamespaceError) as caught:
         extended._cache.get_fresh("k")
     assert str(caught.value) == (
-        "Extended.get_fresh() cannot be namespaced: nobody has said where it takes its "
-        "keys. The real client, outside any namespace, is `cache._cache.wrapped`."
+        "Extended.get_fresh() cannot be namespaced: this package does not know "
+        "where it takes its keys. The bare client, outside any namespace, is "
+        "`cache._cache.wrapped`."
     )
     assert extended._cache.wrapped.get_fresh("k") is None
     assert not hasattr(extended._cache, "get_partly")
-    assert extended._cache.motto == "data, not a verb"
+    assert extended._cache.motto == "data, not a command"
 
 
 @PYMEMCACHE
@@ -109,8 +178,9 @@ def test_what_works_on_the_whole_server_is_refused(cache, server, verb):
     cache._cache = pymemcache.Client(server.location)
     with pytest.raises(AttributeError) as caught:
         getattr(cache._cache, verb)
+    reason = TABLES["pymemcache"][verb].reason
     assert str(caught.value) == (
-        f"Client.{verb}() cannot be namespaced: {REFUSED[verb]}. The real client, "
+        f"Client.{verb}() cannot be namespaced: {reason}. The bare client, "
         f"outside any namespace, is `cache._cache.wrapped`."
     )
 
@@ -179,11 +249,11 @@ def test_who_leaves_ends_the_connection_to_the_counters_home_too(build, start, l
 
 def test_the_counters_client_stays_when_names_are_looked_up_again(build, start):
     cache = build([start().location for _ in range(2)])
-    route = cache._cache._find_route()
+    binding = cache._cache._binder.binding()
     identity.begin_epoch()
-    again = cache._cache._find_route()
-    assert again is not route
-    assert again.home is route.home
+    again = cache._cache._binder.binding()
+    assert again is not binding
+    assert again.counter_client is binding.counter_client
 
 
 @pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
@@ -191,8 +261,9 @@ def test_a_clone_shares_no_client_with_the_thread_that_made_it(build, start):
     """On several servers the counter has a client of its own, which is cloned, too."""
     cache = build([start().location for _ in range(2)])
     clone = cache._cache.clone()
-    route, original = clone._find_route(), cache._cache._find_route()
-    assert {route.client, route.home}.isdisjoint([original.client, original.home])
+    ours, original = clone._binder.binding(), cache._cache._binder.binding()
+    clients = {ours.client, ours.counter_client}
+    assert clients.isdisjoint([original.client, original.counter_client])
     clone.set("k", 1)
     assert cache._cache.get("k") == 1
 
@@ -327,18 +398,18 @@ def test_a_lost_connection_is_raised_as_the_bare_client_does(client, build, star
 
 @pytest.fixture
 def overtake(bare, monkeypatch):
-    """Have another process invalidate so often just before a look at the server."""
-    carry_out = route_module.Route.carry_out
+    """Have another process invalidate so often just before the counter is read."""
+    carry_out = Operation._carry_out_reading
     overtaken = []
 
     def overtake(times):
-        def overtaking(route, do, generation, look):
+        def overtaking(operation, binding, generation, read):
             if len(overtaken) < times:
                 overtaken.append(generation)
-                bare._cache.incr(route.counter.key, 1)
-            return carry_out(route, do, generation, look)
+                bare._cache.incr(binding.counter.key, 1)
+            return carry_out(operation, binding, generation, read)
 
-        monkeypatch.setattr(route_module.Route, "carry_out", overtaking)
+        monkeypatch.setattr(Operation, "_carry_out_reading", overtaking)
         return overtaken
 
     return overtake
@@ -365,7 +436,7 @@ def test_a_read_that_is_overtaken_is_done_again(cache, overtake, times):
 
 
 def test_what_is_always_overtaken_gives_up(cache, overtake, monkeypatch):
-    monkeypatch.setattr(route_module, "ATTEMPTS", 3)
+    monkeypatch.setattr(operation, "MAX_ATTEMPTS", 3)
     cache.get("warm")
     overtake(3)
     with pytest.raises(NamespaceUnavailable) as caught:
@@ -393,10 +464,10 @@ def test_an_error_of_a_dead_generation_is_not_the_callers(build):
     """`incr` finds nothing under the number it knows, and something under the new."""
     ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
     ours.get("k")
-    known = ours._cache.counter.known
+    known = ours._cache.counter.latest
     other.invalidate_namespace()
     other.set("k", 5)
-    ours._cache.counter.known = known  # as in a process that has not heard of it
+    ours._cache.counter.latest = known  # as in a process that has not heard of it
     assert ours.incr("k") == 6
 
 
@@ -405,10 +476,10 @@ def test_an_error_over_many_keys_of_a_dead_generation_is_not_the_callers(build):
     """Of `incr_multi`, which has one without a class of its own."""
     ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
     ours._cache.set_multi({"text": "t", "n": 1})
-    known = ours._cache.counter.known
+    known = ours._cache.counter.latest
     other.invalidate_namespace()
     other._cache.set_multi({"text": 5, "n": 1})
-    ours._cache.counter.known = known
+    ours._cache.counter.latest = known
     ours._cache.incr_multi(["text", "n"])
     assert ours._cache.get_multi(["text", "n"]) == {"text": 6, "n": 2}
 
@@ -416,10 +487,10 @@ def test_an_error_over_many_keys_of_a_dead_generation_is_not_the_callers(build):
 def test_a_read_sees_another_process_invalidation(build):
     ours, other = (build(OPTIONS={"NAMESPACE": "reads"}) for _ in range(2))
     ours.set("k", "old")
-    known = ours._cache.counter.known
+    known = ours._cache.counter.latest
     other.invalidate_namespace()
-    ours._cache.counter.known = known
+    ours._cache.counter.latest = known
     assert ours.get("k") is None
     other.set("k", "new")
-    ours._cache.counter.known = known
+    ours._cache.counter.latest = known
     assert ours.get_many(["k"]) == {"k": "new"}

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from namespaced_cache.expiry import LONGEST_RELATIVE, capped
+from namespaced_cache.core.expiry import LONGEST_RELATIVE, capped
 from namespaced_cache.keys import base36
 
 DAY = 24 * 60 * 60

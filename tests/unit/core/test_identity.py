@@ -13,7 +13,8 @@ from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from namespaced_cache import NamespacedCache, identity, namespaced
+from namespaced_cache import NamespacedCache, namespaced
+from namespaced_cache.core import identity
 
 RUN = "NAMESPACED_CACHE_RUN"
 XDIST = "PYTEST_XDIST_WORKER"
@@ -39,7 +40,9 @@ def _no_run_yet(monkeypatch):
 
 
 def run_of_a_child() -> str:
-    return in_a_child("from namespaced_cache import identity; print(identity.run())")
+    return in_a_child(
+        "from namespaced_cache.core import identity; print(identity.run())"
+    )
 
 
 def test_a_run_is_named_once():

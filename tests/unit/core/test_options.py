@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from namespaced_cache import NamespacedCache
-from namespaced_cache.options import read
+from namespaced_cache.core.options import read
 from tests.support.caches import BACKENDS
 
 TAKES = (

@@ -11,7 +11,9 @@ from asgiref.sync import sync_to_async
 from django.core.cache import caches
 from django.test import override_settings
 
-from namespaced_cache import NamespaceUnavailable, generation, invalidate_namespaces
+from namespaced_cache import NamespaceUnavailable, invalidate_namespaces
+from namespaced_cache.core import counter as counter_module
+from namespaced_cache.core import pins
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.uses import (
     EACH_WAY_TO_FORGET,
@@ -291,7 +293,7 @@ def test_a_clone_is_pinned_as_well(cache, other):
 def test_a_block_of_a_bounded_alias_begins_with_a_look(build, other, monkeypatch):
     """And it is the pin that counts in it, not the window."""
     clock = Clock()
-    monkeypatch.setattr(generation, "time", clock)
+    monkeypatch.setattr(counter_module, "time", clock)
     bounded = build(OPTIONS={"MAX_STALENESS": 60})
     bounded.set("k", "old")
     other.invalidate_namespace()
@@ -554,7 +556,7 @@ def test_without_a_server_nothing_is_pinned(build, start):
     other.invalidate_namespace()
     assert again.get("k") is None
     # It was never entered, so it still may be.
-    block._look = again.pinned_generation()._look
+    block._make_pin = again.pinned_generation()._make_pin
     with block as number:
         assert number == other.generation
 
@@ -562,5 +564,5 @@ def test_without_a_server_nothing_is_pinned(build, start):
 def test_pins_do_not_pile_up(cache):
     for _ in range(3):
         with cache.pinned_generation(), cache.pinned_generation():
-            assert len(generation._pins.get()) == 2
-    assert generation._pins.get() == ()
+            assert len(pins._pins.get()) == 2
+    assert pins._pins.get() == ()

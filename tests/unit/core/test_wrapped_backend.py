@@ -288,7 +288,7 @@ def test_a_backend_that_finds_its_servers_has_one_home(start, monkeypatch):
     cache.set_many({str(number): number for number in range(20)})
     client, counter = cache._cache.wrapped, cache._cache.counter
     assert counter.server == nodes[0]
-    assert client.clients[nodes[0]].get(counter.key) == counter.known
+    assert client.clients[nodes[0]].get(counter.key) == counter.latest
     assert client.clients[nodes[1]].get(counter.key) is None
     cache.close()
 
@@ -496,7 +496,9 @@ import os, sys
 from django.conf import settings
 settings.configure()
 import pymemcache
-from namespaced_cache import NamespacedCache, libraries
+from namespaced_cache import NamespacedCache
+from namespaced_cache import forks
+from namespaced_cache.core.binding import release_in_child
 
 class Rude(pymemcache.Client):
     def close(self):
@@ -505,12 +507,12 @@ class Rude(pymemcache.Client):
 cache = NamespacedCache(sys.argv[1], {})
 rude = [Rude(sys.argv[1]) for _ in range(5)]
 for client in (*rude, cache._cache.wrapped):
-    libraries.watch(client)
+    release_in_child(client)
 cache.set("k", 1)
 (inner,) = cache._cache.clients.values()
 if not (child := os.fork()):
     assert inner.sock is None
-    assert all(map(libraries.is_left, rude))
+    assert all(map(forks.is_unusable, rude))
     os._exit(0)
 print(os.waitpid(child, 0)[1])
 """

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from namespaced_cache.guard import Guard, NamespaceWarning, is_private
+from namespaced_cache.test.guard import Guard, NamespaceWarning, is_private
 from tests.support.caches import bare_cache
 
 
