@@ -1,0 +1,98 @@
+"""The package on a system without fork, unix sockets, `fcntl` and `resource`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import ROOT
+
+#: Takes away what Windows does not have. The standard library's modules that differ by
+#: `sys.platform` are imported before, because Linux's need what is taken away.
+WITHOUT = """
+import asyncio, multiprocessing, os, random, socket, subprocess, sys, tempfile
+for name in ("register_at_fork", "fork", "forkpty"):
+    delattr(os, name)
+del socket.AF_UNIX
+sys.modules["fcntl"] = sys.modules["resource"] = None
+"""
+
+EVERY_MODULE = """
+import importlib, pkgutil
+from django.conf import settings
+settings.configure()
+import django
+django.setup()
+import namespaced_cache
+names = [
+    module.name
+    for module in pkgutil.walk_packages(namespaced_cache.__path__, "namespaced_cache.")
+]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+
+OVER_TCP = """
+from django.conf import settings
+settings.configure()
+from namespaced_cache import NamespacedCache
+cache = NamespacedCache(sys.argv[2], {"OPTIONS": {"WRAPPED_BACKEND": sys.argv[1]}})
+cache.set("k", 1)
+assert cache.get("k") == 1
+with cache.pinned_generation():
+    assert cache.incr("k") == 2
+cache.invalidate_namespace()
+assert cache.get("k") is None
+"""
+
+PLAIN_TEST = """
+def test_nothing_in_particular():
+    assert True
+"""
+
+DJANGO_TEST = """
+from django.conf import settings
+settings.configure()
+from django.core.cache import cache
+
+def test_a_cache_in_memory():
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+"""
+
+
+def run(script: str, *arguments: str, **where) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT + script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **where,
+    )
+
+
+def test_every_module_can_be_imported():
+    done = run(EVERY_MODULE)
+    assert done.returncode == 0, done.stderr
+    modules = [*(ROOT / "src" / "namespaced_cache").rglob("*.py")]
+    # All but the package itself; without the source there is nothing to compare with.
+    assert not modules or int(done.stdout) == len(modules) - 1
+
+
+def test_it_works_over_tcp(backend, server):
+    done = run(OVER_TCP, backend, server.location)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text", [PLAIN_TEST, DJANGO_TEST], ids=["plain", "django"])
+def test_a_project_runs_its_tests_with_the_plugin(tmp_path, text):
+    (tmp_path / "test_it.py").write_text(text)
+    arguments = ["-p", "no:randomly", "."]  # an entry point loads the plugin
+    script = "import pytest\nsys.exit(pytest.main(sys.argv[1:]))"
+    done = run(script, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
