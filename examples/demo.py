@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Shows on a real Django site and a real memcached what a namespace is good for.
+"""Shows on a real Django site and a real memcached what a namespace does.
 
-Five steps, each announced; a table at the end; exit status 1 if anything did not come
-out as promised. Run it with `make demo`; README.md beside it says how to read it.
+It has five steps and prints a table at the end. The exit status is 1 if a promise was
+not kept. Run it with `make demo`. The README.md beside it explains the output.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ OUTPUT_LINES = 20
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """One run of the shop's tests: what its output tells, and what it broke."""
+    """One run of the shop's tests: its results, and the site's keys that it changed."""
 
     name: str
     tests: int
@@ -58,7 +58,7 @@ class SuiteRun:
 
 @dataclass(frozen=True)
 class Expectation:
-    """Something the demo promises to show, and what came out."""
+    """A promise of the demo, and the result."""
 
     promise: str
     outcome: str
@@ -93,9 +93,9 @@ def main() -> int:
 def compare_suites(location: str) -> tuple[SuiteRun, SuiteRun, SuiteRun]:
     """Run the tests beside the running site: plain, namespaced, namespaced in parallel.
 
-    Each run meets the running site's keys whole: they are put back after the last.
+    The running site's keys are restored after each run, so each run starts with all.
     """
-    # A prefix of its own: what a developer's site keeps on this server has other names.
+    # A random prefix, so that the keys of a developer's site have other names.
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "MEMCACHED_LOCATION": location,
@@ -125,7 +125,7 @@ def compare_suites(location: str) -> tuple[SuiteRun, SuiteRun, SuiteRun]:
 
 
 def run_suite(site: "RunningSite", name: str, *options: str) -> SuiteRun:
-    """Run the tests, see what that did to `site`'s keys, mend them."""
+    """Run the tests, count the keys of `site` that changed, and restore them."""
     command = [sys.executable, "manage.py", "test", "--noinput", *options]
     with subprocess.Popen(  # noqa: S603 - our own interpreter and our own tests
         command,
@@ -185,8 +185,8 @@ def tell(run: SuiteRun) -> None:
 def compare_emptying(site_location: str) -> list[Measurement]:
     """Measure each way and size on a memcached started for it, which may be flushed.
 
-    Without a `memcached` binary the site's server has to do, and `flush_all` is left
-    out: it would wipe what others keep there.
+    Without a `memcached` binary, the site's server is used, and `flush_all` is left
+    out, because it would delete all keys on that server.
     """
     say("\n[4/5] A cache is filled and emptied, beside a neighbour on the same server")
     measurements = []
@@ -232,15 +232,15 @@ def emptying_table(measurements: Sequence[Measurement]) -> Iterator[str]:
             f"   {found.neighbour_lost:,} of {NEIGHBOUR_KEYS:,}"
         )
     if any(found.way is FLUSH for found in measurements):
-        yield "flush_all ran on a memcached started for it: it takes everybody's keys."
+        yield "flush_all ran on a memcached started for it: it deletes all keys."
     else:
-        yield "flush_all was not run: on a shared server it takes everybody's keys."
+        yield "flush_all was not run: on a shared server it deletes all keys."
 
 
 def expect_of_suites(
     plain: SuiteRun, serial: SuiteRun, parallel: SuiteRun
 ) -> Iterator[Expectation]:
-    """Yield what the three runs of the tests must have shown."""
+    """Yield the promises about the three runs of the tests."""
     yield Expectation(
         "On the plain backend keys recur and tests fail",
         f"{plain.failed} of {plain.tests} failed",
@@ -248,7 +248,7 @@ def expect_of_suites(
     )
     for run in (serial, parallel):
         yield Expectation(
-            f"{run.name}, the tests are green",
+            f"{run.name}, the tests pass",
             f"{run.failed} of {run.tests} failed" if run.tests else "they did not run",
             met=run.green and run.failed == 0 and run.tests == plain.tests,
         )
@@ -265,7 +265,7 @@ def expect_of_suites(
 
 
 def expect_of_emptying(measurements: Iterable[Measurement]) -> Iterator[Expectation]:
-    """Yield what the invalidations must have shown."""
+    """Yield the promises about the invalidations."""
     invalidations = [found for found in measurements if found.way is INVALIDATE]
     for found in invalidations:
         yield Expectation(
@@ -307,13 +307,13 @@ def _memcached_of_the_site() -> Iterator[str]:
 
 
 def _end_group(pid: int) -> None:
-    # The group is gone where its last process has ended meanwhile.
+    # If the last process has ended meanwhile, the group no longer exists.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def _leave(number: int, _frame: object) -> NoReturn:
-    # Ends the blocks that stop what was started and take away what was written.
+    # This ends the `with` blocks, which stop the processes and delete the keys.
     sys.exit(128 + number)
 
 

@@ -1,6 +1,6 @@
-"""Measures three ways to empty a cache: round trips, time, and what a neighbour loses.
+"""Measures three ways to empty a cache: round trips, time, and a neighbour's lost keys.
 
-Round trips are counted on the socket, not assumed.
+Round trips are counted on the socket.
 """
 
 import secrets
@@ -19,7 +19,7 @@ SIZES = (10, 1_000, 100_000)
 NEIGHBOUR_KEYS = 1_000
 SAMPLE = 1_000
 CHUNK = 1_000
-# Keys that became unreachable cannot be deleted; they leave by themselves.
+# Unreachable keys cannot be deleted, so they have to expire.
 TIMEOUT = 300
 
 
@@ -41,7 +41,7 @@ DELETE = Way("delete_many", PLAIN, lambda cache, keys: cache.delete_many(keys))
 
 @dataclass(frozen=True)
 class Measurement:
-    """What emptying a cache of `keys` keys took, and what it left."""
+    """The costs and the effects of emptying a cache of `keys` keys."""
 
     way: Way
     keys: int
@@ -53,22 +53,22 @@ class Measurement:
 
 
 class RoundTrips:
-    """Stands in for the socket module in a client, and counts its round trips.
+    """Replaces the socket module in a client, and counts the client's round trips.
 
-    One round trip is an answer that the client waited for: the first `recv` after
-    something was sent. Everything else is the socket module's own.
+    One round trip is one reply that the client waited for: the first `recv` after
+    a `sendall`. All other names are those of the socket module.
     """
 
     def __init__(self) -> None:
-        """Start from nothing."""
+        """Start with a count of 0."""
         self.count = 0
 
     def __getattr__(self, name: str) -> Any:
-        """Hand out what the socket module has under `name`."""
+        """Return the attribute `name` of the socket module."""
         return getattr(socket, name)
 
     def socket(self, *args: int) -> socket.socket:
-        """Return a socket that reports its round trips here."""
+        """Return a socket whose round trips are counted here."""
         return _CountedSocket(self, *args)
 
 
@@ -90,11 +90,11 @@ class _CountedSocket(socket.socket):
 
 
 def measure(way: Way, size: int, location: str) -> Measurement:
-    """Fill a cache with `size` keys beside a neighbour's, empty it, and look.
+    """Fill a cache with `size` keys beside a neighbour's, empty it, and count the keys.
 
-    All keys of a namespace are looked for, before and after; for the other ways, which
-    nobody doubts, a sample. `FLUSH` empties the whole server: `location` must be one
-    that nobody else uses.
+    For `INVALIDATE`, all keys are counted before and after. For the other ways, a
+    sample is counted. `FLUSH` empties the whole server, so no other program must use
+    the server at `location`.
     """
     trips = RoundTrips()
     token = secrets.token_hex(4)

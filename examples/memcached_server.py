@@ -1,4 +1,4 @@
-"""Finds the memcached that is there, or starts a private one on the loopback."""
+"""Finds a running memcached, or starts a private one on a loopback port."""
 
 import contextlib
 import ipaddress
@@ -17,14 +17,14 @@ START_SECONDS = 5
 
 
 class NoMemcachedError(Exception):
-    """There is no memcached to use; the text says what to do about it."""
+    """There is no memcached to use. The text says what to do."""
 
 
 def location_in_use() -> str | None:
-    """Return where a memcached answers, or None where one must be started.
+    """Return the location of a running memcached, or None if there is none.
 
-    `MEMCACHED_LOCATION` is binding where it is set: anything but a memcached on this
-    machine there raises `NoMemcachedError`. Without it the usual port is tried.
+    If `MEMCACHED_LOCATION` is set, a memcached on this machine must answer there.
+    Otherwise `NoMemcachedError` is raised. If it is not set, the usual port is tried.
     """
     location = os.environ.get("MEMCACHED_LOCATION")
     if not location:
@@ -46,9 +46,9 @@ def location_in_use() -> str | None:
 
 @contextlib.contextmanager
 def private_memcached() -> Iterator[str]:
-    """Run a memcached of one's own for as long as the block lasts; yield its location.
+    """Run a private memcached for the length of the block, and yield its location.
 
-    Raises `NoMemcachedError` where there is no `memcached` binary or it does not start.
+    Raises `NoMemcachedError` if there is no `memcached` binary, or it does not start.
     """
     binary = shutil.which("memcached")
     if binary is None:
@@ -66,7 +66,7 @@ def private_memcached() -> Iterator[str]:
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # Ctrl-C must not end it before those who use it have tidied up.
+        # Ctrl-C must not end it before the demo has deleted its keys.
         start_new_session=True,
     )
     try:

@@ -1,4 +1,4 @@
-"""Plays the shop's running site: what it keeps in memcached while tests are run.
+"""Plays the shop's running site: its keys in memcached while the tests run.
 
 The keys are written by the shop's own code under its production settings, so Django
 must be set up before this module is imported.
@@ -23,18 +23,18 @@ KEEP_SECONDS = 60 * 60
 
 @dataclass(frozen=True)
 class Damage:
-    """What became of the site's keys: how many there are, and how many are not so."""
+    """How many keys the site has, and how many of them were changed."""
 
     keys: int
     overwritten: int
     missing: int
 
     def __bool__(self) -> bool:
-        """Tell whether there is any."""
+        """Tell whether any key was changed."""
         return bool(self.overwritten or self.missing)
 
     def __str__(self) -> str:
-        """Name both kinds, as the table shows them."""
+        """Return the numbers as the table shows them."""
         if not self:
             return f"0 of {self.keys}"
         changed = self.overwritten + self.missing
@@ -65,11 +65,11 @@ class RunningSite:
         return Damage(len(self.values), overwritten, missing)
 
     def restore(self) -> None:
-        """Write everything again as it was."""
+        """Write all keys again with their old values."""
         cache.set_many(self.values, KEEP_SECONDS)
 
     def close(self) -> None:
-        """Take the site's keys off the server."""
+        """Delete the site's keys from the server."""
         cache.delete_many(self.values)
         cache.close()
 

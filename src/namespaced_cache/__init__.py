@@ -1,4 +1,4 @@
-"""A namespace of its own for each test on a shared memcached, emptied in O(1)."""
+"""Gives each test run its own namespace on a shared memcached, emptied in O(1)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -35,10 +35,12 @@ _MODULES = {
 }
 
 
-# Type checkers read the imports above; with this, they would accept any name.
+# Not for type checkers. They read the imports above, and with this function they
+# would accept any name.
 if not TYPE_CHECKING:  # pragma: no branch
-    # Imported when used: pytest loads the plugin, and so this package, in every project
-    # of an environment, and a project without Django must not pay for it.
+    # Each name is imported when it is used. pytest loads the plugin, and so this
+    # package, in every project of an environment. A project without Django must not
+    # be slowed down.
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

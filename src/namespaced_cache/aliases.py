@@ -1,4 +1,4 @@
-"""The open backends of a project's namespaced aliases, and their invalidation."""
+"""Functions for a project's namespaced aliases: open them and invalidate them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from namespaced_cache.wrapping import BACKEND, backend_class
 
 
 def get_namespaced(alias: str = DEFAULT_CACHE_ALIAS) -> NamespacedCache:
-    """Return this thread's backend of an alias: `caches[alias]`, under its own type.
+    """Return this thread's backend of an alias: `caches[alias]`, with its own type.
 
-    For code that is type-checked: to a checker `caches[alias]` and Django's `cache` are
-    a BaseCache, which has no `invalidate_namespace()`. No round trip.
+    For a type checker, `caches[alias]` and Django's `cache` are a BaseCache, which has
+    no `invalidate_namespace()`. No round trip.
 
     Raises ImproperlyConfigured for an alias that has no namespace, and
     InvalidCacheBackendError for an alias that does not exist.
@@ -29,13 +29,13 @@ def get_namespaced(alias: str = DEFAULT_CACHE_ALIAS) -> NamespacedCache:
 def invalidate_namespaces(using: str | Iterable[str] | None = None) -> dict[str, int]:
     """Invalidate the namespaces of these aliases (None: of all that have one).
 
-    Returns the new generation of each alias that has a namespace. One round trip for
-    each namespace: aliases that share one get the same number. Aliases that were not
+    Returns the new generation of each of these aliases. One round trip for each
+    namespace. Aliases that share a namespace get the same number. Aliases that were not
     used in this thread before are opened.
 
-    Raises ImproperlyConfigured, before anything is invalidated, for an alias in `using`
-    that has no namespace. If a namespace cannot be invalidated, raises the first error
-    of `invalidate_namespace()` after the others are invalidated.
+    Raises ImproperlyConfigured for an alias in `using` that has no namespace, before
+    anything is invalidated. If a namespace cannot be invalidated, the others are still
+    invalidated. Then the first error of `invalidate_namespace()` is raised.
     """
     found = namespaced_caches(using)
     counters = {alias: cache._cache.counter for alias, cache in found.items()}
@@ -58,7 +58,7 @@ def namespaced_caches(
     """
     found = {}
     for alias in _aliases(using):
-        # Without opening it, which may need a missing library or server.
+        # The alias is not opened, because that may need a missing library or server.
         if using is None and not issubclass(
             backend_class(alias, caches.settings[alias]), BaseMemcachedCache
         ):
@@ -77,10 +77,10 @@ def namespaced_caches(
 def invalidate(
     counted: Mapping[Counter, NamespacedCache],
 ) -> tuple[dict[Counter, int], dict[Counter, NamespaceError]]:
-    """Invalidate the namespace of each counter by a backend that has it.
+    """Invalidate the namespace of each counter, with the backend that it maps to.
 
     One round trip each. Returns the new generations, and the errors of the counters
-    that have none.
+    that could not be incremented.
     """
     generations: dict[Counter, int] = {}
     failed: dict[Counter, NamespaceError] = {}

@@ -8,18 +8,20 @@ from django.apps import AppConfig
 
 
 class NamespacedCacheConfig(AppConfig):
-    """Joins the test run, in a process that a test has started."""
+    """Joins the test run if a test has started this process."""
 
     name = "namespaced_cache"
     verbose_name = "Namespaced cache"
 
     def __init__(self, app_name: str, app_module: Any) -> None:
-        """Wrap this process's aliases too, if the test run wraps its own.
+        """Wrap this process's aliases if the test run wraps its own.
 
-        Not in ready(): an app before this one may use a cache in its own ready().
+        This cannot wait for ready(), because the ready() of an app before this one may
+        use a cache.
         """
         super().__init__(app_name, app_module)
-        # Not at the top: Django imports this module before settings are configured.
+        # Not at the top, because Django may import this module before settings are
+        # configured.
         from namespaced_cache.test import isolation  # noqa: PLC0415
 
         isolation.join_run()

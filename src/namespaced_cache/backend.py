@@ -2,8 +2,8 @@
 
     application ─► NamespacedCache ─► wrapped backend ─► NamespacedClient ─► client
 
-It is a proxy and nothing else. Keys are made and validated by the wrapped backend,
-which is production's own. They get their generation in `core/client.py`.
+NamespacedCache is only a proxy. The wrapped backend is the one that production uses: it
+makes and validates the keys. `core/client.py` adds the generation to them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from namespaced_cache.core.client import NamespacedClient
 from namespaced_cache.core.pins import PinnedGeneration
 from namespaced_cache.signals import namespace_invalidated
 
-#: Methods that a backend's other methods call. Code that replaces one means those
-#: calls, so these are the wrapped backend's, to read and to assign, like its data.
+#: Methods that a backend's other methods call. Code that replaces one of them wants to
+#: change those calls. So these are read from and assigned to the wrapped backend.
 HELPERS = {"get_backend_timeout", "make_and_validate_key", "make_key", "validate_key"}
 
 
 class NamespacedCache(BaseMemcachedCache):
     """A memcached backend whose keys are in a namespace that is emptied in O(1).
 
-    Every method of Django's cache API calls the wrapped backend's method, and every
-    other attribute, read or assigned, is the wrapped backend's. It is an instance of
-    the wrapped backend's class in `isinstance()`. The README describes OPTIONS; invalid
-    ones raise ImproperlyConfigured.
+    Every method of Django's cache API calls the wrapped backend's method. Every other
+    attribute is read from and assigned to the wrapped backend. For `isinstance()`, this
+    is also an instance of the wrapped backend's class. The README describes OPTIONS.
+    Invalid ones raise ImproperlyConfigured.
     """
 
     _namespaced_backend: BaseMemcachedCache
@@ -44,8 +44,8 @@ class NamespacedCache(BaseMemcachedCache):
         # Not super().__init__(): the wrapped backend has the attributes it would set.
         settings = options.read(params, wrapper=NamespacedCache)
         if settings.namespace is None:
-            identity.run()  # named now, for child processes that are started next
-        # Names that no backend has: all other attributes are the wrapped backend's.
+            identity.run()  # named now, so that child processes inherit the name
+        # These names must not be names of a backend's attributes.
         vars(self).update(
             _namespaced_from=(server, params),
             _namespaced_class=settings.wrapped_class,
@@ -54,10 +54,11 @@ class NamespacedCache(BaseMemcachedCache):
 
     @staticmethod
     def adopt(backend: BaseMemcachedCache, params: dict[str, Any]) -> None:
-        """Namespace a bare backend that Django has built, wherever it is held.
+        """Namespace a bare backend that Django has built.
 
-        `params` are the settings of an alias on NamespacedCache. The backend keeps its
-        class and its client; its keys come into the namespace. No round trip.
+        It is changed in place, so code that holds it uses the namespace too. `params`
+        are the settings of an alias on NamespacedCache. The backend keeps its class and
+        its client. No round trip.
         """
         settings = options.read(params, wrapper=NamespacedCache)
         server = params.get("LOCATION", "")
@@ -78,17 +79,17 @@ class NamespacedCache(BaseMemcachedCache):
     def generation(self) -> int:
         """The live generation, read from the counter server: one round trip.
 
-        Raises NamespaceUnavailable if there is none to be had.
+        Raises NamespaceUnavailable if the server does not answer.
         """
         client: NamespacedClient = self._cache
         return client.current_generation()
 
     def invalidate_namespace(self) -> int:
-        """Start a new generation, so that no key is found any more, and return it.
+        """Start a new generation and return it. No old key is found any more.
 
-        One round trip, however many keys there are. Other namespaces, and all other
-        keys on the server, stay as they are. Raises NamespaceUnavailable unless the
-        counter server acknowledged it.
+        One round trip, however many keys there are. All other keys on the server,
+        including those of other namespaces, stay as they are. Raises
+        NamespaceUnavailable unless the counter server acknowledged the invalidation.
         """
         client: NamespacedClient = self._cache
         return client.invalidate()
@@ -98,14 +99,15 @@ class NamespacedCache(BaseMemcachedCache):
         return await sync_to_async(self.invalidate_namespace, thread_sensitive=True)()
 
     def pinned_generation(self) -> PinnedGeneration:
-        """Make a block in which this context keeps to one generation.
+        """Make a block in which this context uses one generation.
 
-        `with` or `async with`. The block gives the generation, which it reads at its
-        start, in one round trip. No operation in the block reads the counter again:
-        this holds for this thread or task, and for the tasks that it starts. If another
-        process invalidates the namespace meanwhile, the block reads and writes in the
-        dead generation, so values computed from old data never reach the new one. An
-        invalidation inside the block moves the block on to the new generation.
+        Use `with` or `async with`. The block reads the counter once, at its start, in
+        one round trip, and gives the generation. After that, no operation in the block
+        reads the counter. This is true for this thread or task, and for the tasks that
+        it starts. If another process invalidates the namespace meanwhile, the block
+        uses the dead generation. So values computed from old data never reach the new
+        generation. An invalidation inside the block moves the block on to the new
+        generation.
 
         Raises NamespaceUnavailable at the start if the counter server does not answer.
         """
@@ -116,13 +118,13 @@ class NamespacedCache(BaseMemcachedCache):
 
     @property  # type: ignore[misc]  # read only here
     def __class__(self) -> type:
-        # isinstance() asks type() first and then this: it holds for both classes.
+        # isinstance() uses type() first and then this, so it is true for both classes.
         wrapped_class: type = vars(self).get("_namespaced_class", type(self))
         return wrapped_class
 
     def __getattr__(self, name: str) -> Any:
-        # Only for attributes that the class lacks. copy and pickle look some up before
-        # __init__() has run.
+        # Python calls this only for attributes that the class lacks. copy and pickle
+        # look some up before __init__() has run.
         if "_namespaced_backend" not in vars(self):
             raise AttributeError(name)
         return getattr(self._namespaced_backend, name)
@@ -152,7 +154,7 @@ class NamespacedCache(BaseMemcachedCache):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy has a client of its own; modules and sockets cannot be pickled.
+        # A copy makes its own client, because modules and sockets cannot be pickled.
         state = {name: getattr(self, name) for name in vars(BaseCache({}))}
         return type(self), self._namespaced_from, state
 
@@ -162,7 +164,7 @@ class NamespacedCache(BaseMemcachedCache):
 
 
 def _send_signal(client: NamespacedClient, namespace: str, generation: int) -> None:
-    """Send `namespace_invalidated`. An exception of a receiver is not caught."""
+    """Send `namespace_invalidated`. Exceptions in receivers are not caught."""
     if namespace_invalidated.has_listeners(NamespacedCache):
         namespace_invalidated.send(
             NamespacedCache,
@@ -176,17 +178,17 @@ def _alias_of(client: NamespacedClient) -> str | None:
     connections = caches._connections  # type: ignore[attr-defined]
     for alias in caches:
         cache: Any = getattr(connections, alias, None)
-        # Not of other backends: reading their `_cache` could make a client.
+        # Other backends are skipped, because reading `_cache` could make a client.
         if issubclass(type(cache), NamespacedCache) and cache._cache is client:
             return alias
     return None
 
 
 def _delegated(name: str, member: object) -> object:
-    """Make the attribute that is read from, or calls, the wrapped backend's."""
+    """Make the attribute of this class that delegates to the wrapped backend's."""
     if inspect.isfunction(member) and name not in HELPERS:
         method = _method(name, member)
-        # Tracers and profilers name what they record by its code.
+        # Tracers and profilers take the name that they record from the code object.
         code = method.__code__
         qualified = f"{NamespacedCache.__qualname__}.{name}"
         method.__code__ = code.replace(co_name=name, co_qualname=qualified)
@@ -202,9 +204,9 @@ def _delegated(name: str, member: object) -> object:
 def _method(name: str, member: Any) -> FunctionType:
     """Make the method that calls the wrapped backend's method of the same name.
 
-    Django makes some methods of others, `in` of `has_key` and `aget` of `get`. Such a
-    method calls the proxy's other methods, unless the wrapped backend has its own, so
-    that a spy on those records the same calls as on the bare backend.
+    Some of Django's methods call others: `in` calls `has_key`, and `aget` calls `get`.
+    Unless the wrapped backend overrides such a method, it runs on the proxy and calls
+    the proxy's methods. So a spy on these records the same calls as on a bare backend.
     """
     djangos = vars(BaseCache).get(name)
 
@@ -226,8 +228,8 @@ def _method(name: str, member: Any) -> FunctionType:
     def call(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
         return choose(self)(*args, **kwargs)
 
-    # The fast path, for the methods that Django's memcached backends define: there is
-    # nothing to choose.
+    # The fast path, for the methods that Django's memcached backends override: the
+    # wrapped backend's method is always right.
     @wraps(member)
     def call_directly(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._namespaced_backend, name)(*args, **kwargs)
@@ -236,9 +238,9 @@ def _method(name: str, member: Any) -> FunctionType:
     return cast("FunctionType", chosen)
 
 
-# Made from Django's own list, so that a method of a later Django is not missing. They
-# must be attributes of the class: tracers patch `get`, `set`, … on the class that
-# BACKEND names, and Django's async methods inspect `self.get_many.__func__`.
+# The methods are made from Django's own list, so that no method of a later Django is
+# missing. They must be attributes of the class: tracers patch `get`, `set`, … on the
+# class that BACKEND names, and Django's async methods inspect `self.get_many.__func__`.
 for _name, _member in {**vars(BaseCache), **vars(BaseMemcachedCache)}.items():
     if not _name.startswith("__") or _name == "__contains__":
         setattr(NamespacedCache, _name, _delegated(_name, _member))

@@ -1,4 +1,4 @@
-"""System checks of `CACHES`, for `manage.py check`. They open no socket."""
+"""System checks of `CACHES`, for `manage.py check`. They open no connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from namespaced_cache.adapters import locations
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.core import options
 
-#: Django's session engines that keep sessions in the cache.
+#: Django's session engines that store sessions in the cache.
 _SESSIONS_IN_CACHE = {
     "django.contrib.sessions.backends.cache",
     "django.contrib.sessions.backends.cached_db",
@@ -51,7 +51,7 @@ def check_caches(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.caches, deploy=True)
 def check_deployment(**_: Any) -> list[CheckMessage]:
-    """Return warnings about settings that suit tests and surprise in production."""
+    """Return warnings about settings that are good for tests, not for production."""
     messages: list[CheckMessage] = []
     for each in _namespaced():
         if each.options.namespace is None:
@@ -82,12 +82,11 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
 
 def _namespaced() -> Iterator[_Namespaced]:
     for alias, setting in caches.settings.items():
-        # An invalid setting raises an exception here, as it does in Django's own check
-        # of caches.
+        # An invalid setting raises an exception here, as in Django's own cache checks.
         backend = wrapping.backend_class(alias, setting)
         if issubclass(backend, NamespacedCache):
             given = options.read(dict(setting), wrapper=NamespacedCache)
-            # Not `caches[alias]`, which a test run may have wrapped.
+            # `caches[alias]` is not used, because a test run may have wrapped it.
             cache = backend(setting.get("LOCATION", ""), dict(setting))
             yield _Namespaced(alias, given, cache)
 

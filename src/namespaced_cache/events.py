@@ -1,9 +1,9 @@
-"""Events: what happens to counters as this process sees it, logged and counted.
+"""Events: what this process does to counters. Each event is logged and counted.
 
 invalidated   this process invalidated a namespace
 seeded        this process stored a counter where it had never seen one
 lost          this process stored a counter again, because an eviction, a restart or a
-              `flush_all` had removed it: everything in the namespace is invalid
+              `flush_all` had removed it; the whole namespace is invalidated by this
 repaired      this process raised a counter that had gone back, on a server that was
               down and has returned
 """

@@ -1,20 +1,20 @@
-"""Forks: what a child process renews, and what it releases.
+"""Forks: what a forked child process renews, and what it releases.
 
     parent                            child
     ──────                            ─────
     before the fork
-      hold every watched client
+      hold a reference to every
+      watched client
          │
-       fork() ───────────────────────► the same memory, and the threads of none but one
-         │                            1. a new lock in the place of each of ours,
-    let go of the clients                because a thread that is not here may hold it
-         │                            2. release the parent's clients,
-         ▼                               because both would use one socket
+       fork() ───────────────────────► has the same memory, but only one thread
+         │                            1. reset each lock of this package, because a
+      drop the references                thread that is missing here may hold it
+         │                            2. release the parent's clients, because both
+         ▼                               processes would use the same sockets
                                       3. look up the run's and the worker's name again,
                                          because the child may be another worker
 
-A system that cannot fork has none of this, and needs none: there, modules register what
-a child should do, and nothing ever does it.
+On a system without fork, modules register these steps all the same. No step ever runs.
 """
 
 from __future__ import annotations
@@ -41,40 +41,41 @@ def renew_in_child(renew: Callable[[], object]) -> None:
 
 
 def new_lock() -> threading.RLock:
-    """Return a reentrant lock for a module, which a child process always finds free.
+    """Return a reentrant lock for a module. In a forked child it is always free.
 
-    It is the interpreter's own lock, so that `with` takes and releases it in one step:
-    a signal handler that raises finds it either held by the block or free.
+    It is the interpreter's own lock, because `with` takes and releases that in one
+    step. So even if a signal handler raises, the lock is held only inside the block.
     """
     lock = threading.RLock()
-    # Without an underscore there is no way to make a lock of the interpreter's free;
-    # the standard library's logging does the same with its own.
+    # No public method resets such a lock. The standard library's logging module calls
+    # the same method for its own locks.
     renew_in_child(lock._at_fork_reinit)  # type: ignore[attr-defined]
     return lock
 
 
 _watched: weakref.WeakKeyDictionary[Any, Release] = weakref.WeakKeyDictionary()
 
-#: Clients of the process that this one was forked from, which must not be used here.
+#: Clients of the parent process, which must not be used in this process.
 _unusable: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def release_in_child(client: object, release: Release) -> None:
     """Release the client in every child process that is forked from now on.
 
-    At once, not when the child first uses a cache: one that never does would break its
-    parent's connections when it ends.
+    The child releases it immediately after the fork. It cannot wait until it first uses
+    a cache: a child that never uses one would break its parent's connections when it
+    exits.
     """
     _watched[client] = release
 
 
 def is_unusable(client: object) -> bool:
-    """Tell whether this client is the parent process's, and must not be used here."""
+    """Tell whether this client is the parent's and must not be used in this process."""
     return client in _unusable
 
 
 class _Forking(threading.local):
-    """What the thread that forks holds meanwhile: two threads may fork at once."""
+    """The clients that a thread holds while it forks. Two threads may fork at once."""
 
     clients: Sequence[tuple[Any, Release]] = ()
 
@@ -83,10 +84,10 @@ _forking = _Forking()
 
 
 def _before() -> None:
-    # By strong references: before a child runs anything, it frees what the other
-    # threads of its parent held, and a client of pylibmc's must not be freed.
+    # Strong references are needed. Before a child runs any code, it frees the objects
+    # that only other threads of its parent held. A client of pylibmc must not be freed.
     while True:
-        with suppress(RuntimeError):  # another thread watches one more, or frees one
+        with suppress(RuntimeError):  # another thread has added or freed a client
             _forking.clients = list(_watched.items())
             return
 
@@ -102,7 +103,7 @@ def _after_in_child() -> None:
         try:
             usable = release(client)
         except Exception:
-            # The others must be released all the same.
+            # The other clients must still be released.
             logger.exception("A client that was inherited over a fork does not close")
             usable = False
         if not usable:

@@ -1,14 +1,15 @@
-"""Keys: built, parsed and fitted into memcached's 250 bytes. Pure functions of text.
+"""Keys: makes wire keys, fits them into memcached's 250 bytes, and parses them.
 
-Three kinds of key belong to a namespace, and no two different inputs share one:
+Everything here is a pure function of text. A namespace has three kinds of wire key. No
+two different inputs give the same wire key:
 
     nsc:NAMESPACE                           the counter
     nsc:NAMESPACE:GENERATION:KEY            an item under the caller's own key
     nsc:NAMESPACE:GENERATION~HEAD~DIGEST    an item whose caller's key did not fit
 
-NAMESPACE has no colon and GENERATION is a number in base 36, so the first character
-after them tells the kinds apart, and a counter, which ends where they begin, is never
-taken for data.
+NAMESPACE contains no colon, and GENERATION is a number in base 36. So the character
+after the generation tells the two kinds of item apart. A counter has no generation, so
+it is never mistaken for an item.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ITEM = re.compile(
     rb"nsc:([\w.-]+)(?: :([0-9a-z]+)(?: :(.*) | ~(.*)~([0-9a-f]{40}) ) )?",
     re.DOTALL | re.VERBOSE,
 )
-#: What ends a key in memcached's text protocol, or in libmemcached's reading of it.
+#: The bytes that end a key in memcached's text protocol, or in libmemcached.
 KEY_ENDS = re.compile(rb"[\x00-\x20\x7f]")
 
 
@@ -49,18 +50,18 @@ def base36(number: int) -> str:
 
 
 def counter_key(namespace: str) -> str:
-    """Return the key under which the namespace keeps its generation."""
+    """Return the wire key of the namespace's counter."""
     return f"nsc:{namespace}"
 
 
 class GenerationKeys:
     """The keys of one generation of a namespace.
 
-    `limit` is the most bytes that a key may have, where the client itself leaves
-    fewer than memcached's 250 (pymemcache's `key_prefix` takes its share).
-    `refuse_key_ends` is for clients that send a key with a space in it as two. `check`
-    raises what the client raises for a key that it does not take; it is asked where a
-    digest would hide from the client what is wrong.
+    `limit` is the maximum length of a wire key in bytes. If pymemcache adds a
+    `key_prefix`, it is less than memcached's 250. `refuse_key_ends` is for clients that
+    send a key with a space in it as two keys. `check` raises the client's own error for
+    a key that the client does not accept. It is called before a digest replaces the
+    tail of a key, because the client cannot see an error in that tail.
 
     Raises NamespaceError for a limit that leaves no room for a key.
     """
@@ -91,16 +92,18 @@ class GenerationKeys:
         self._check = check
 
     def wire_key(self, key: Key) -> Key:
-        """Return the key of this generation that stands for the caller's key.
+        """Return the wire key of a caller's key in this generation.
 
-        Text stays text and bytes stay bytes, because clients judge them by different
-        rules; equal bytes give equal keys either way. A caller's key that is itself
-        over the limit stays over it, so that the client refuses it as it always does.
+        Text stays text and bytes stay bytes, because clients validate them by different
+        rules. A text and its UTF-8 bytes give the same wire key on the server. If the
+        caller's key itself exceeds the limit, the wire key exceeds it too, so that the
+        client refuses it as usual.
 
-        Raises TypeError for a key that is neither, UnicodeEncodeError for one with
-        lone surrogates, and ValueError for one that ends early, where that is refused.
+        Raises TypeError for a key that is neither text nor bytes, UnicodeEncodeError
+        for lone surrogates, and ValueError for a space or a control character if
+        `refuse_key_ends` is set.
         """
-        # The fast path: most keys are such.
+        # The fast path, for short ASCII keys.
         if type(key) is str and key.isascii() and len(key) <= self._room:
             if self._refuse_key_ends and (" " in key or not key.isprintable()):
                 raise _ends_early(key)
@@ -122,7 +125,7 @@ class GenerationKeys:
 
     def wire_keys(self, keys: list[Key]) -> list[Key]:
         """Return the wire keys of many keys: see `wire_key`."""
-        # The fast path, for all of them at once.
+        # The fast path, for all keys in one step.
         if {*map(type, keys)} == {str}:
             text = "".join(cast("list[str]", keys))
             if (
@@ -151,17 +154,17 @@ def _ends_early(key: Key) -> ValueError:
 
 
 def _within_character(byte: int) -> bool:
-    # UTF-8 writes all bytes of a character but the first as 10xxxxxx. What is cut in
-    # the middle of one does not decode.
+    # In UTF-8, all bytes of a character but the first are 10xxxxxx. Text that is cut
+    # in the middle of a character does not decode.
     return 0x80 <= byte < 0xC0  # noqa: PLR2004
 
 
 @dataclass(frozen=True)
 class ParsedKey:
-    """What a key of a namespace says of itself.
+    """The parts of a wire key.
 
-    `generation` is None for a counter. `key` is the caller's key, or only its head
-    where `digest` stands for the whole.
+    `generation` is None for a counter. `key` is the caller's key. If there is a
+    `digest`, `key` is only the beginning of the caller's key.
     """
 
     namespace: str
@@ -171,7 +174,7 @@ class ParsedKey:
 
 
 def parse(key: bytes) -> ParsedKey | None:
-    """Take a key as memcached holds it apart; None if it is no namespace's key."""
+    """Return the parts of a wire key, or None if it belongs to no namespace."""
     match = _ITEM.fullmatch(key)
     if match is None:
         return None

@@ -1,8 +1,8 @@
 """The pytest plugin: isolates every test of a run.
 
-pytest loads it in every project of an environment where this package is installed. It
-imports nothing from Django before settings are configured, unless the ini option
-`cache_namespace_wrap` is on.
+pytest loads the plugin in every project of an environment where this package is
+installed. It imports nothing from Django before settings are configured, unless the ini
+option `cache_namespace_wrap` is on.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config,
 ) -> Generator[None, object, object]:
-    """Wrap aliases before a conftest, or pytest-django, sets Django up."""
+    """Wrap the aliases before a conftest or pytest-django sets Django up."""
     early_config.stash[_RUN] = Run(early_config)
     return (yield)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
-    if _RUN not in config.stash:  # named in a conftest's pytest_plugins
+    if _RUN not in config.stash:  # the plugin was loaded by a conftest
         config.stash[_RUN] = Run(config)
     config.addinivalue_line(
         "markers",
@@ -63,7 +63,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Invalidate before a test."""
+    """Invalidate before the set-up of a test."""
     item.config.stash[_RUN].begin_test(item)
 
 
@@ -71,13 +71,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> None:
-    """Invalidate between the fixtures of wider scopes and the test's own."""
+    """Invalidate between fixtures of a wider scope and the test's own fixtures."""
     request.config.stash[_RUN].begin_fixture(fixturedef.scope)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Invalidate after fixtures of wider scopes, if the test has none of its own."""
+    """Invalidate after fixtures of a wider scope, if the test has no own fixture."""
     item.config.stash[_RUN].begin_own_set_up()
 
 
@@ -88,7 +88,7 @@ def namespaced_cache() -> NamespacedCache:
     It is a NamespacedCache, with `invalidate_namespace()` and
     `pinned_generation()`. Raises ImproperlyConfigured if the alias has no namespace.
     """
-    # Not at the top: it imports Django, which a project may not have.
+    # Not at the top, because it imports Django, which a project may not have.
     from namespaced_cache.aliases import namespaced_caches  # noqa: PLC0415
 
     return namespaced_caches("default")["default"]
@@ -106,7 +106,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Add a worker's count; a worker that crashed has sent none."""
+    """Add a worker's count. A worker that crashed has sent no count."""
     output = getattr(node, "workeroutput", {})
     node.config.stash[_RUN].invalidations.update(output.get("cache_isolation", {}))
 

@@ -12,7 +12,7 @@ from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.core import identity
 from namespaced_cache.core import options as alias_options
 
-#: What BACKEND is set to.
+#: The BACKEND of a namespaced alias.
 BACKEND = "namespaced_cache.NamespacedCache"
 
 
@@ -29,7 +29,7 @@ def namespaced(
     ImproperlyConfigured for an option that is unknown or has an invalid value.
     """
     if options.get("NAMESPACE") is None:
-        identity.run()  # named now, for child processes that are started next
+        identity.run()  # named now, so that child processes inherit the name
     return {
         alias: wrapped_setting(alias, setting, options)
         for alias, setting in caches_setting.items()
@@ -68,7 +68,8 @@ def backend_class(alias: str, setting: Mapping[str, Any]) -> type:
 
 
 def _copied(value: Any) -> Any:
-    # Not deepcopy(): a serializer or a socket module must stay the same object.
+    # deepcopy() is not used, because a serializer or a socket module must stay the same
+    # object.
     if isinstance(value, Mapping):
         return {name: _copied(member) for name, member in value.items()}
     if isinstance(value, list):

@@ -1,1 +1,1 @@
-"""Products, their stock, and what memcached remembers of both."""
+"""Products, their stock, and what memcached stores about both."""

@@ -26,9 +26,9 @@ def card_key(pk: int) -> str:
 
 
 def product_card(pk: int) -> ProductCard:
-    """Return the card of product `pk`, from the cache where it is there.
+    """Return the card of product `pk`, from the cache if it is there.
 
-    Raises `Product.DoesNotExist` when neither cache nor database know the product.
+    Raises `Product.DoesNotExist` if neither the cache nor the database has it.
     """
     return cache.get_or_set(card_key(pk), lambda: _read_card(pk), CARD_SECONDS)
 

@@ -9,11 +9,11 @@ FAILURE_SECONDS = 10 * 60
 
 
 class TooManyAttemptsError(Exception):
-    """Too many wrong codes came from an address, which must wait."""
+    """Too many wrong codes came from an address, so it must wait."""
 
 
 def redeem(code: str, address: str) -> int | None:
-    """Return the discount of `code` in percent, or None where there is no such code.
+    """Return the discount of `code` in percent, or None if there is no such code.
 
     Raises `TooManyAttemptsError` after `ALLOWED_FAILURES` wrong codes from `address`.
     """

@@ -1,4 +1,4 @@
-"""How often a product was looked at: counters that live in memcached only."""
+"""How often a product was viewed: counters that are in memcached only."""
 
 from collections.abc import Iterable
 

@@ -14,8 +14,8 @@ from .models import Product
 def forget_card_after_commit(instance: Product, **_: object) -> None:
     """Drop the card of a product that was saved or deleted.
 
-    After the commit and not before: until then another request would read the old
-    row and cache it again. A `TestCase` never commits, so its products leave their
-    cards behind.
+    This happens after the commit. Before it, another request would read the old row
+    and cache it again. A `TestCase` never commits, so the cards of its products stay
+    in the cache.
     """
     transaction.on_commit(partial(forget_card, instance.pk))

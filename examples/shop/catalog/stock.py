@@ -1,6 +1,6 @@
 """Units held in baskets: a counter changed by compare-and-swap in memcached.
 
-Django's cache API has no compare-and-swap, so this reaches for the client behind it,
+Django's cache API has no compare-and-swap, so this uses the client behind it,
 `cache._cache`, as sites with contended counters do.
 """
 
@@ -33,7 +33,7 @@ def held(pk: int) -> int:
 def hold(pk: int, quantity: int, stock: int) -> int:
     """Hold `quantity` of the `stock` units of product `pk`; return the units held.
 
-    Raises `OutOfStockError` when fewer are left, `BusyError` under too much contention.
+    Raises `OutOfStockError` if fewer are left, `BusyError` if contention is too high.
     """
     return _change_held(pk, quantity, stock)
 

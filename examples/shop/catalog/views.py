@@ -39,7 +39,7 @@ def product(request: HttpRequest, pk: int) -> JsonResponse:  # noqa: ARG001 - a 
 
 @require_GET
 def popular(request: HttpRequest) -> JsonResponse:  # noqa: ARG001 - a view
-    """List the products that are looked at most."""
+    """List the products with the most views."""
     names = dict(Product.objects.values_list("pk", "name"))
     ranking = popularity.most_viewed(names)
     return JsonResponse({"popular": [names[pk] for pk, _ in ranking]})

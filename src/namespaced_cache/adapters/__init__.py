@@ -1,1 +1,1 @@
-"""Everything in which pymemcache and pylibmc differ, and how each reads the counter."""
+"""The differences between pymemcache and pylibmc, and how each reads the counter."""

@@ -1,7 +1,7 @@
-"""Adapter: what this package needs to know about one client library.
+"""Adapter: what this package knows about one client library.
 
-There is one for each library. It is imported when a client of its library is first
-seen, so that neither library has to be installed.
+There is one adapter for each library. It is imported when a client of its library is
+first used, so that neither library has to be installed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from namespaced_cache.keys import Key
 
 
 class Adapter(ABC):
-    """What differs between client libraries. `client` is a client of its library."""
+    """The differences of one client library. `client` is a client of that library."""
 
     #: The library's commands, by their names.
     commands: ClassVar[Mapping[str, Command]]
@@ -35,7 +35,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def is_outage(self, error: Exception, command: Command | None) -> bool:
-        """Tell whether a server is down, so that a second try would only wait again."""
+        """Tell whether an error means that a server is down.
+
+        The operation is not repeated then, because it would only wait again.
+        """
 
     @abstractmethod
     def is_undecodable(self, error: Exception) -> bool:
@@ -57,10 +60,10 @@ class Adapter(ABC):
     def counter_reader(
         self, client: Any, counter_client: Any, key: str
     ) -> CounterReader | None:
-        """Return what reads the counter while the client carries out a command.
+        """Return a reader for the counter, which reads it during a command.
 
-        `key` is the counter's, and `counter_client` the client that reaches it. None if
-        the read can only follow the command.
+        `key` is the counter's key, and `counter_client` is the client that reaches it.
+        Returns None if the counter read can only follow the command.
         """
 
     @abstractmethod
@@ -87,18 +90,18 @@ class Adapter(ABC):
 
     @abstractmethod
     def release(self, client: Any) -> bool:
-        """Release a client inherited over a fork; tell whether it can be used again."""
+        """Release a client that a fork inherited. Tell whether it can be used again."""
 
 
-#: The libraries that have an adapter, each in the module of that name.
+#: The libraries that have an adapter. Each adapter is in the module of that name.
 LIBRARIES = ("pymemcache", "pylibmc")
 
 
 def adapter_of(client: object) -> Adapter:
     """Return the adapter of the client's library.
 
-    Raises NamespaceError for a client of any other library, because nobody has
-    checked which of its commands take keys.
+    Raises NamespaceError for a client of any other library, because this package does
+    not know which of its commands take keys.
     """
     adapter = _find(_client_class(client))
     if adapter is None:
@@ -133,6 +136,6 @@ def _find(client_class: Any) -> Adapter | None:
 
 def _client_class(value: object) -> Any:
     real_class = type(value)
-    # A tracer's proxy passes for the client that it wraps. Any other object is not
-    # asked for its __class__, because a lazy object would be evaluated.
+    # A tracer's proxy has the __class__ of the client that it wraps. The __class__ of
+    # other objects is not read, because that would evaluate a lazy object.
     return value.__class__ if hasattr(real_class, "__wrapped__") else real_class

@@ -1,4 +1,4 @@
-"""The arguments of a command that takes many keys, taken apart."""
+"""The parsed arguments of a command that takes many keys."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from namespaced_cache.adapters.commands import Command, Shape
 from namespaced_cache.keys import Key
 
-#: Parameters that change what the keys or the answer mean.
+#: Parameters that change the meaning of the keys or of the answer.
 _INTERPRETED = {"gets", "key_prefix"}
 
 
 class Arguments:
-    """What a command that takes many keys was called with.
+    """The arguments of one call of a command that takes many keys.
 
-    `callers_keys` are the keys as the caller spelled them, and `keys` those that they
-    stand for, which differ where pylibmc is given a `key_prefix`. `gets` tells whether
-    pymemcache is asked for cas tokens. `args` and `kwargs` follow the keys.
+    `callers_keys` are the keys as the caller wrote them. `keys` are the same keys with
+    pylibmc's argument `key_prefix` before them. `gets` tells whether pymemcache returns
+    cas tokens. `args` and `kwargs` are the arguments after the keys.
     """
 
     def __init__(
         self, command: Command, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        # The fast path: nearly all calls have the keys alone, or a mapping and when its
-        # items expire.
+        # The fast path: nearly all calls have only the keys, or a mapping and an
+        # expiry.
         if not kwargs and (
             len(args) == 1 or (len(args) == 2 and command.shape is Shape.MAPPING)  # noqa: PLR2004
         ):
@@ -52,7 +52,8 @@ class Arguments:
                 )
             kwargs.update(named)
             rest = rest[len(parameters) :]
-        # A parameter that the command does not have stays, for the client to refuse.
+        # A parameter that the command does not have stays, so that the client refuses
+        # it.
         interpreted = {
             name: kwargs.pop(name)
             for name in _INTERPRETED.intersection(parameters, kwargs)
@@ -65,7 +66,7 @@ class Arguments:
         self.keys = [_joined(prefix, key) for key in self.callers_keys]
 
     def with_keys(self, keys: list[Key]) -> list[Key] | dict[Key, Any]:
-        """Return what the caller gave, a mapping or a sequence, with other keys."""
+        """Return the caller's mapping or sequence with other keys."""
         if isinstance(self._given, Mapping):
             return dict(zip(keys, self._given.values(), strict=True))
         return keys
@@ -75,7 +76,7 @@ def _joined(prefix: Key, key: Key) -> Key:
     if not isinstance(prefix, str | bytes):
         kind = type(prefix).__name__
         raise TypeError(f"A key_prefix is str or bytes, not {kind}: {prefix!r}")
-    # A key of another type is refused where it is to become a wire key.
+    # A key of another type is refused later, when its wire key is made.
     if not prefix or not isinstance(key, str | bytes):
         return key
     if isinstance(prefix, str) and isinstance(key, str):

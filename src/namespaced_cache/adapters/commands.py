@@ -1,4 +1,4 @@
-"""What there is to know about a client's command: one line in its library's table."""
+"""Commands: each command of a client is described by one line in a table."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 class Shape(Enum):
     """How a command takes its keys."""
 
-    #: One key, before all else. The answer holds no key.
+    #: One key, as the first argument. The answer contains no key.
     ONE_KEY = auto()
-    #: A sequence of keys. The answer may hold some of them.
+    #: A sequence of keys. The answer may contain some of them.
     MANY_KEYS = auto()
-    #: A mapping of keys to values. The answer may hold some of the keys.
+    #: A mapping of keys to values. The answer may contain some of the keys.
     MAPPING = auto()
-    #: No key, and it leaves what others keep on the server alone.
+    #: No key. The command does not change other data on the server.
     NO_KEY = auto()
-    #: No key: makes another client.
+    #: No key. The command makes another client.
     CLONE = auto()
-    #: No key: closes connections.
+    #: No key. The command closes connections.
     DISCONNECT = auto()
-    #: It cannot be namespaced.
+    #: The command cannot be namespaced.
     REFUSED = auto()
 
 
@@ -45,12 +45,12 @@ CALLERS_KEYS = object()
 class Command:
     """One command of a client library.
 
-    `expiry` is the name and the position, among what follows the keys, of the
-    parameter that says when an item expires. `outage_default` is the answer while the
-    client hides that a server is down: a constant, CALLERS_DEFAULT (the default that
-    the caller gave) or CALLERS_KEYS (all keys, as failed). `parameters` are the names
-    of what a command for many keys takes after them, where one of them changes what
-    the keys or the answer mean. `reason` says why a command is refused.
+    `expiry` is the name and the position of the parameter that says when an item
+    expires. Positions are counted after the keys. `outage_default` is the answer while
+    the client hides that a server is down: a constant, CALLERS_DEFAULT (the caller's
+    default) or CALLERS_KEYS (all keys, as failed). `parameters` are the names of the
+    parameters after the keys, if one of them changes the meaning of the keys or of the
+    answer. `reason` says why a command is refused.
     """
 
     name: str

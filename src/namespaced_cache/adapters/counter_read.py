@@ -1,23 +1,23 @@
-"""A read of the counter, from its beginning to the value that was found."""
+"""Counter reads, and the protocol of the objects that make them."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-#: The value where there is no counter, or where the client hides an outage. Not None,
-#: which a client may return for a value that it cannot decode.
+#: The value if the counter is missing, or if the client hides an outage. It is not
+#: None, because a client may return None for a value that it cannot decode.
 ABSENT = object()
 
-#: Stands for the value while the server has not answered.
+#: The value until the server has answered.
 UNREAD = object()
 
 
 class CounterRead:
-    """One read of the counter.
+    """One counter read.
 
-    `floor` is the lowest generation that can be right, `began` the moment by
-    `time.monotonic()` before the server was asked, and `value` what was found: UNREAD
-    until it is known.
+    `floor` is the lowest generation that can be right. `began` is the moment before the
+    server was asked, by `time.monotonic()`. `value` is the counter's value, or UNREAD
+    until the server has answered.
     """
 
     __slots__ = ("began", "floor", "value")
@@ -31,11 +31,12 @@ class CounterRead:
 class CounterReader(Protocol):
     """Reads the counter while a client carries out a command, in the same round trip.
 
-    A read that is UNREAD at its end has to be made after the command.
+    If the read is still UNREAD at its end, the counter has to be read after the
+    command.
     """
 
     def begin(self, read: CounterRead) -> None:
-        """Begin a read, before the command."""
+        """Begin a counter read, before the command."""
 
     def end(self) -> None:
-        """End it, after the command, however that ended."""
+        """End the counter read, after the command has returned or raised."""

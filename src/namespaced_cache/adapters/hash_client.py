@@ -1,7 +1,8 @@
 """Shortcuts through pymemcache's HashClient.
 
-With one server there is nothing to choose, yet HashClient checks and hashes each key
-before its only member checks it again. It also deletes many keys one by one.
+With one server, HashClient has only one member, a client for that server. It still
+checks and hashes each key, and then the member checks the key again. HashClient also
+deletes many keys one by one.
 """
 
 from __future__ import annotations
@@ -10,25 +11,25 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from pymemcache import HashClient  # not from its module, where tracers put another
+from pymemcache import HashClient  # tracers replace the name in its own module
 
 from namespaced_cache.adapters.commands import Command, Shape
 
-#: There is no public way to call a method of one of HashClient's members so that the
-#: member's failures are counted.
+#: HashClient has no public method that calls a member's method and counts the member's
+#: failures.
 _PRIVATE = "_get_client", "_run_cmd", "_safely_run_func", "_safely_run_set_many"
 
 #: HashClient's own methods.
 _OWN: dict[str, object] = dict(vars(HashClient))
 
-#: The most keys in one round trip. The client reads no reply before it has sent them
-#: all, and the replies to many more would fill the socket's buffers.
+#: The maximum number of keys in one round trip. The client sends all keys before it
+#: reads a reply. The replies to many more keys would fill the socket's buffers.
 _AT_ONCE = 1000
 
 
 @cache
 def _is_plain(client_class: Any) -> bool:
-    """Tell whether a class has HashClient's own methods that the shortcuts need."""
+    """Tell whether a class has HashClient's own versions of the methods needed here."""
     return all(
         name in _OWN and getattr(client_class, name, None) is _OWN[name]
         for name in _PRIVATE
@@ -38,7 +39,7 @@ def _is_plain(client_class: Any) -> bool:
 def call(
     client: Any, command: Command, outage_default: object, *args: Any, **kwargs: Any
 ) -> Any:
-    """Call a command of a client; by a shortcut, where the method is HashClient's own.
+    """Call a command of a client, by a shortcut if the method is HashClient's own.
 
     `outage_default` is the answer while the client hides that a server is down.
     """
@@ -59,7 +60,7 @@ def call(
         return _delete_from(client, member, *args, **kwargs)
     if command.shape is Shape.MAPPING:
         return _set_many(client, member, *args, **kwargs)
-    # By the name that HashClient uses: a tracer of its members need not know both.
+    # HashClient uses the same name. A tracer of its members may know only that one.
     members_method = getattr(member, name.replace("_multi", "_many"))
     return client._safely_run_func(
         member, members_method, outage_default, *args, **kwargs

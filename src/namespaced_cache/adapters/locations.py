@@ -1,19 +1,19 @@
-"""Locations: the entries of LOCATION, as each client library takes them."""
+"""Locations: parses the entries of LOCATION, in all forms that clients accept."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-#: memcached's default, if LOCATION names no port.
+#: memcached's default port, for entries without a port.
 _PORT = 11211
 
-#: A host, its port, and the weight that libmemcached takes behind it.
+#: A host, its port, and libmemcached's optional weight.
 _ADDRESS = re.compile(r"(?:\[(.+)\]|([^:]+))(?::(\d+))?(?::\d+)?")
 
 
 def name(location: Any) -> str:
-    """Return the one name of a server that may be written in several ways."""
+    """Return the name of a server. Different forms of an entry give the same name."""
     # pymemcache needs "unix:" before a socket's path; Django removes it for pylibmc.
     if isinstance(location, str):
         return location.removeprefix("unix:")
@@ -23,7 +23,7 @@ def name(location: Any) -> str:
 def address(location: Any) -> str | tuple[str, int]:
     """Return the path of a socket, or a host and its port.
 
-    Raises ValueError for what is neither.
+    Raises ValueError for any other location.
     """
     if not isinstance(location, str):
         host, port = location

@@ -1,17 +1,17 @@
 """Pipelined counter reads: the counter is read in the packet of a pymemcache command.
 
-pymemcache's clients send a command by `sock.sendall()` and read its reply by
-`sock.recv()`. Their sockets are wrapped: a request for the counter is added to the
-packet of the next command, and its reply is taken out before the client reads the
-command's. How clients connect, hash, fail and retry does not change.
+pymemcache's clients send a command with `sock.sendall()` and read its reply with
+`sock.recv()`. This module wraps their sockets. It adds a request for the counter to the
+packet of the next command, and removes the counter's reply before the client reads the
+command's reply. It does not change how clients connect, hash, fail and retry.
 
-This relies on those two calls alone, and on each `sendall()` being one whole command or
-several. A client that makes other calls carries no read, and the operation finds its
-read UNREAD.
+This needs only those two calls, and each `sendall()` must be one or several whole
+commands. If a client uses other calls, no counter read is sent, and the operation finds
+its read UNREAD.
 
-In a `get` the counter is the first of the keys. Any other command is followed by a
-`get` for the counter, not preceded by it: memcached sends what a `get` finds at once,
-and would send the command's reply in a packet of its own.
+In a `get`, the counter is the first of the keys. Any other command is followed by a
+`get` of the counter. The `get` does not come first, because memcached sends the result
+of a `get` at once. It would send the command's reply in a packet of its own.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from namespaced_cache.adapters.counter_read import ABSENT, UNREAD, CounterRead
 _EOL = b"\r\n"
 _END = b"END\r\n"
 
-#: What a command begins with whose second line is its value.
+#: The beginnings of commands whose second line is the value.
 _STORING = b"set ", b"add ", b"replace ", b"append ", b"prepend ", b"cas "
 
-#: What a reply begins with that is an error.
+#: The beginnings of replies that are errors.
 _ERRORS = b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"
 
-#: So many bytes at least are received at once where a reply comes in pieces.
+#: If a reply comes in pieces, the rest is received with a buffer of this size or more.
 _MUCH = 2**20
 
-#: Part of no reply.
+#: Bytes that are part of no reply.
 _NONE = b"\r\n\r\n"
 
-#: What a counter read found, and the rest of the reply, which is the command's.
+#: The value of a counter read, and the rest of the bytes: the command's own reply.
 Reply = tuple[object, bytearray]
 
 
 class _Waiting(threading.local):
-    """The counter read that this thread's next command carries, and its request.
+    """The counter read that this thread's next command sends, and its request.
 
-    The client lies between the operation and its socket, and takes no argument that it
-    would pass on.
+    They are passed in a thread-local, because the client between the operation and the
+    socket has no argument for them.
     """
 
     request: Any = None
@@ -62,34 +62,34 @@ _waiting = _Waiting()
 
 
 class CounterRequest:
-    """The request for a counter, to its server: reads it with a client's commands."""
+    """The request for a counter. It reads the counter with a client's commands."""
 
     def __init__(self, key: str, client: Any, server: Any) -> None:
         wire_key = check_key_helper(key, client.allow_unicode_keys, client.key_prefix)
         self.server = server
-        #: Among the keys of a `get`, and behind any other command.
+        #: The request among the keys of a `get`, and behind any other command.
         self.among = b" " + wire_key + b" "
         self.behind = b"get " + wire_key + _EOL
         self._key = key
         self._head = b"VALUE " + wire_key + b" "
-        #: The last item that was found, the same as the end of a reply, and its value:
-        #: a counter seldom moves.
+        #: The counter's item as it was last received, the same item as the end of a
+        #: reply, and its value. They are kept because a counter seldom moves.
         self.last: tuple[bytes, bytes, object] = (_NONE, _NONE, None)
 
     def begin(self, read: CounterRead) -> None:
-        """Let this thread's next command carry the read."""
+        """Let this thread's next command send the counter read."""
         _waiting.request, _waiting.read = self, read
 
     def end(self) -> None:
-        """Let no command carry it any more."""
+        """Let no further command send the counter read."""
         _waiting.read = None
 
     def read_among(self, received: bytearray, serde: Any) -> Reply | None:
         """Read the reply to a `get` that has the counter among its keys.
 
-        None where it is not complete. The counter comes first, as it was asked for; but
-        the protocol does not say so, and a proxy has several servers' items to bring
-        together.
+        Returns None if the reply is not complete. The counter is normally the first
+        item of the reply, because it is the first key. But the protocol does not
+        guarantee this, and a proxy combines the items of several servers.
         """
         start = 0
         while (end := received.find(_EOL, start)) >= 0:
@@ -103,12 +103,13 @@ class CounterRequest:
         return None
 
     def read_behind(self, received: bytearray, serde: Any) -> Reply | None:
-        """Read the replies to other commands, and that to a `get` behind them.
+        """Read the replies to other commands, and the reply to the `get` behind them.
 
-        None where it is not complete. An error is either the last of the replies or one
-        at which the client gives the connection up.
+        Returns None if the replies are not complete. After an error, either no reply
+        follows, or the client closes the connection.
         """
-        # Not before it may be there, for there may be very many replies.
+        # Do not parse before the end may be there, because there may be very many
+        # replies.
         if not received.endswith(_END) and b"ERROR" not in received:
             return None
         start = 0
@@ -118,7 +119,7 @@ class CounterRequest:
             if received.startswith((b"VALUE ", _END), start):
                 rest = received[start:]
                 if start == 0:
-                    # The reply to an earlier command, which nothing has read.
+                    # This is the reply to an earlier command, which was not read.
                     raise MemcacheUnknownError(f"An earlier reply: {rest[:80]!r}")
                 if rest == _END:
                     return ABSENT, received[:start]
@@ -150,21 +151,21 @@ class CounterRequest:
 
 
 class Socket:
-    """A client's socket, whose commands carry counter reads."""
+    """A client's socket, which sends counter reads with commands."""
 
     def __init__(self, sock: Any, member: Client) -> None:
         self._sock = sock
         self._member = weakref.ref(member)
         self._server = member.server
         self._serde = member.serde
-        #: The read whose reply comes next, its request, and whether it went into a
-        #: `get`.
+        #: The counter read whose reply comes next, its request, and whether the counter
+        #: is among the keys of a `get`.
         self._read: CounterRead | None = None
         self._request: Any = None
         self._among = False
 
     def sendall(self, data: bytes) -> None:
-        """Send a command, and with it the counter read that waits for it."""
+        """Send a command together with the waiting counter read, if there is one."""
         if self._read is not None:
             raise ConnectionAbortedError(
                 "a counter read was left unanswered on this connection"
@@ -173,14 +174,15 @@ class Socket:
         if read is not None:
             request: CounterRequest = _waiting.request
             end = data.find(_EOL)
-            # Without a reply to the command, the client would not read the counter's;
-            # and behind the first half of a command it would be stored as its value.
+            # If the command has no reply, the client would not read the counter's
+            # reply. Behind the first line of a storing command, the request would be
+            # stored as a part of the value.
             if (
                 request.server == self._server
                 and not data.endswith(b" noreply", 0, end)
                 and not (end + len(_EOL) == len(data) and data.startswith(_STORING))
             ):
-                _waiting.read = None  # once, though there may be several commands
+                _waiting.read = None  # the client may send several commands
                 self._read, self._request = read, request
                 self._among = data.startswith((b"get ", b"gets "))
                 if self._among:
@@ -191,17 +193,17 @@ class Socket:
         try:
             self._sock.sendall(data)
         except Exception:
-            raise  # at which the client closes the connection
+            raise  # the client closes the connection
         except BaseException:
             self._close()
             raise
 
     def recv(self, size: int) -> bytes:
-        """Receive of a command's reply what is there."""
+        """Receive the bytes of a command's reply that have arrived."""
         try:
             received: bytes = self._sock.recv(size)
         except Exception:
-            raise  # as above
+            raise  # the client closes the connection
         except BaseException:  # Ctrl-C, a test's time limit
             self._close()
             raise
@@ -230,26 +232,26 @@ class Socket:
             more = self._sock.recv(max(size, _MUCH))
             if not more:
                 self._read = None
-                return bytes(received)  # and the client finds out that no more comes
+                return bytes(received)  # the client notices that the connection ended
             received += more
         self._read = None
         read.value, rest = reply
         return bytes(rest or self._sock.recv(size))
 
     def _close(self) -> None:
-        # The next command would read this one's reply.
+        # Otherwise the next command would read this command's reply.
         member: Any = self._member()
         member.close()
 
     def __getattr__(self, name: str) -> Any:
-        # No other method may take the counter's reply for the command's.
+        # No other method may return the counter's reply as the command's reply.
         if self._read is not None and name.startswith(("recv", "read", "makefile")):
             raise AttributeError(f"{name}() would read the reply to a counter read")
         return getattr(self._sock, name)
 
 
 class _Carrier:
-    """A base before a class of pymemcache's clients, which wraps their sockets."""
+    """A base before a class of pymemcache's clients. It wraps their sockets."""
 
     server: Any
 
@@ -274,26 +276,26 @@ def _carrying(client_class: Any) -> type[Any]:
 
 
 def counter_reader(client: Any, counter_client: Any, key: str) -> CounterRequest | None:
-    """Return what reads a counter in the packets of a client's commands.
+    """Return a reader that reads a counter in the packets of a client's commands.
 
-    `counter_client` is the client that reaches the counter, through its only server.
-    None for a client whose sockets cannot be wrapped.
+    `counter_client` is the client that reaches the counter server. Returns None for a
+    client whose sockets cannot be wrapped.
     """
     if not _carry(client):
         return None
     members = list(getattr(counter_client, "clients", {"": counter_client}).values())
     if len(members) != 1:
         return None
-    with suppress(MemcacheIllegalInputError):  # of the client's own key_prefix
+    with suppress(MemcacheIllegalInputError):  # the client's key_prefix is invalid
         return CounterRequest(key, client, members[0].server)
     return None
 
 
 def _carry(client: Any) -> bool:
-    """Wrap a client's sockets; tell whether that is possible.
+    """Wrap a client's sockets. Tell whether that is possible.
 
-    It is not possible behind a tracer's proxy, which passes for a Client in
-    isinstance() but is not one.
+    It is not possible for a tracer's proxy: isinstance() takes it for a Client, but it
+    is not one.
     """
     if isinstance(client, HashClient | PooledClient):
         if not issubclass(client.client_class, Client):

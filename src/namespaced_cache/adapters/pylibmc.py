@@ -1,4 +1,4 @@
-"""The adapter for pylibmc: its Client and subclasses of that."""
+"""The adapter for pylibmc: its Client and subclasses of it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from namespaced_cache.keys import MAX_KEY_BYTES, Key
 
 _READS, _STORES = Effect.READS, Effect.STORES
 
-#: What `set_multi` and `add_multi` take after the mapping.
+#: The parameters of `set_multi` and `add_multi` after the mapping.
 _STORING = "time key_prefix min_compress_len compress_level"
 
-# libmemcached raises during an outage, with few exceptions. For those the defaults are
-# as with pymemcache, which Django's backends are written for.
+# During an outage, nearly all commands of libmemcached raise an error. For the others,
+# the outage defaults are those of pymemcache, for which Django's backends are written.
 COMMANDS = table(
     one_key("get", _READS, CALLERS_DEFAULT),
     one_key("gets", _READS, None),
@@ -53,8 +53,8 @@ COMMANDS = table(
     keyless("disconnect_all", Shape.DISCONNECT),
 )
 
-#: What a server that is down raises. A timeout has no class of its own: it is raised
-#: as their common base.
+#: The errors that mean that a server is down. A timeout has no class of its own. It is
+#: raised as their common base class.
 _OUTAGES = (
     pylibmc.ConnectionError,
     pylibmc.HostLookupError,
@@ -70,18 +70,19 @@ _OUTAGES = (
 
 
 class PyLibMCAdapter(Adapter):
-    """What is special about pylibmc."""
+    """What this package knows about pylibmc."""
 
     commands = COMMANDS
     client_classes = (pylibmc.Client,)
     not_found = (pylibmc.NotFound,)
-    #: In the binary protocol libmemcached takes it for an outage, and so do we.
+    #: With the binary protocol, libmemcached reports it as an outage, and so does this
+    #: package.
     not_a_number = (pylibmc.ClientError,)
 
     def is_outage(self, error: Exception, command: Command | None) -> bool:
         """Tell whether a server is down.
 
-        `incr_multi` raises the common base for a value that is not a number as well.
+        `incr_multi` raises the common base class also for a value that is not a number.
         """
         if type(error) is pylibmc.Error:
             increments = command is not None and command.name == "incr_multi"
@@ -101,9 +102,9 @@ class PyLibMCAdapter(Adapter):
     def checks_keys(self, client: Any) -> bool:
         """Tell whether the client refuses a key with a space or control character.
 
-        The binary protocol needs no check, because it carries a key's length. In the
-        text protocol pylibmc sends any key as it is: `get("a b")` asks for two keys,
-        and answers with the value of one that is in no namespace at all.
+        The binary protocol sends a key's length, so any key is safe. With the text
+        protocol, pylibmc sends any key unchanged: `get("a b")` asks for two keys, and
+        may return the value of `b`, which is in no namespace.
         """
         return bool(client.binary)
 
@@ -124,8 +125,8 @@ class PyLibMCAdapter(Adapter):
     ) -> Any:
         """Call a command of the client with wire keys."""
         if command.name == "gets" and isinstance(key, str):
-            # pylibmc 1.6.3 makes bytes of text, and frees them before it sends them:
-            # other threads' keys may be asked for instead. See
+            # pylibmc 1.6.3 encodes text, and frees the bytes before it sends them. So
+            # it may ask for the key of another thread instead. See
             # https://github.com/lericson/pylibmc/issues/300
             key = key.encode()
         return getattr(client, command.name)(key, *args, **kwargs)
@@ -133,27 +134,27 @@ class PyLibMCAdapter(Adapter):
     def compare_and_swap(self, client: Any, key: Key, old: object, new: int) -> None:
         """Store `new` if the key still holds `old`: two round trips.
 
-        By a clone and so a connection of its own, because a client that was made
+        This uses a clone with its own connection, because a client that was made
         without `cas` has no tokens.
         """
         swapping = client.clone()
-        vars(swapping).update(vars(client))  # a subclass's own, for its serializer
+        vars(swapping).update(vars(client))  # attributes of a subclass's serializer
         swapping.behaviors = {"cas": True}
-        # As bytes, for the reason given in `call`.
+        # The key is encoded for the reason given in `call`.
         found, token = swapping.gets(key.encode() if isinstance(key, str) else key)
         if token is not None and found == old:
-            with suppress(pylibmc.NotFound):  # gone meanwhile
+            with suppress(pylibmc.NotFound):  # the counter was deleted meanwhile
                 swapping.cas(key, new, token)
 
     def abandon(self, client: Any) -> None:
-        """Do nothing: libmemcached completes a command that Python breaks off."""
+        """Do nothing: libmemcached completes a command even if Python breaks it off."""
 
     def release(self, client: Any) -> bool:
-        """Keep a client inherited over a fork for ever; it cannot be used again.
+        """Keep a client that a fork inherited for ever. It cannot be used again.
 
-        When it is freed, libmemcached sends `quit` on the socket that it shares with
-        the parent, and the parent's connection breaks. One reference more than
-        Python knows of keeps it from being freed, at exit too.
+        If it were freed, libmemcached would send `quit` on the socket that it shares
+        with the parent, and would end the parent's connection. One extra reference
+        prevents that the client is freed, at exit too.
         """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
         return False

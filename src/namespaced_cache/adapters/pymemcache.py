@@ -28,12 +28,12 @@ from namespaced_cache.keys import MAX_KEY_BYTES, Key
 
 _READS, _STORES = Effect.READS, Effect.STORES
 
-#: What an operator may do and one application must not.
+#: Reasons why commands are refused.
 _FOR_EVERYBODY = "it changes the server for everybody"
 _COUNTER_SERVER = "the counter is stored on one of the servers of LOCATION"
 
-# The outage defaults are those of HashClient while the server of a key is in its retry
-# window. `append` and `prepend` take an expiry too, which memcached ignores.
+# The outage defaults are the answers of HashClient while the server of a key is in its
+# retry window. `append` and `prepend` also take an expiry, but memcached ignores it.
 COMMANDS = table(
     one_key("get", _READS, CALLERS_DEFAULT),
     one_key("gets", _READS, None),
@@ -66,7 +66,7 @@ COMMANDS = table(
 
 
 class PyMemcacheAdapter(Adapter):
-    """What is special about pymemcache."""
+    """What this package knows about pymemcache."""
 
     commands = COMMANDS
     client_classes = (Client, PooledClient, HashClient)
@@ -98,10 +98,10 @@ class PyMemcacheAdapter(Adapter):
     def counter_reader(
         self, client: Any, counter_client: Any, key: str
     ) -> CounterReader | None:
-        """Return what reads the counter in the packets of the client's commands."""
+        """Return a reader that reads the counter in the packets of commands."""
         return pipelined.counter_reader(client, counter_client, key)
 
-    call = staticmethod(hash_client.call)  # one call less
+    call = staticmethod(hash_client.call)  # saves one function call
 
     def compare_and_swap(self, client: Any, key: Key, old: object, new: int) -> None:
         """Store `new` if the key still holds `old`: two round trips."""
@@ -114,11 +114,12 @@ class PyMemcacheAdapter(Adapter):
         client.close()
 
     def release(self, client: Any) -> bool:
-        """Release a client inherited over a fork; tell whether it can be used again.
+        """Release a client that a fork inherited. Tell whether it can be used again.
 
-        `close()` closes this process's end alone; `quit()` would end the parent's
-        connection too. A pool is emptied by hand and cannot be used again, because
-        another thread of the parent may have held its lock.
+        `close()` closes only this process's end of a connection. `quit()` would end the
+        parent's connection too. The connections of a pool are closed one by one. A pool
+        cannot be used again, because another thread of the parent may have held its
+        lock.
         """
         usable = True
         for member in getattr(client, "clients", {"": client}).values():

@@ -1,1 +1,1 @@
-"""A memcached server as seen from outside: what it holds, and what may be deleted."""
+"""A memcached server seen from outside: the items it holds, and which are garbage."""

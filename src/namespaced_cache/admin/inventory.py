@@ -1,10 +1,10 @@
 """Inventory: the items of namespaces on servers, and which of them are garbage.
 
-A generation is dead once it is below its counter, because counters only rise. The items
-of a run are leftovers when its counter was not used for long enough; no other run ever
-has its name. No other item is garbage: a generation above the counter began after the
-counter was read, and a namespace without a counter here may have one on a server that
-these settings do not name.
+A generation that is lower than its counter is dead, because counters only rise. If the
+counter of a run was not used for long enough, the items of the run are leftovers. No
+other run ever has its name. All other items are kept. A generation above the counter
+began after the counter was read. A namespace without a counter here may have one on a
+server that these settings do not name.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from namespaced_cache.core import identity
 from namespaced_cache.core.generation import generation_in
 from namespaced_cache.keys import counter_key, parse
 
-#: A run whose counter was not used for so many seconds is idle, or finished. Its counter
-#: is not read, because that would be a use, and the run would never grow old.
+#: If the counter of a run was not used for so many seconds, the run is idle or
+#: finished. The counter is not read then. A read would count as a use, and the run
+#: would never become old enough to be purged.
 IDLE_AFTER = 10 * 60
 
 
@@ -49,8 +50,8 @@ class Amount:
 class Namespace:
     """A namespace on some servers.
 
-    `idle` is for how many seconds its counter was not used, None if there is none.
-    `generation` is None if the counter was not read or holds no generation.
+    `idle` is the number of seconds since its counter was last used, or None if there is
+    no counter. `generation` is None if the counter was not read or holds no generation.
     """
 
     name: str
@@ -70,9 +71,9 @@ class Found:
     state: State
 
     def is_garbage(self, older_than: int) -> bool:
-        """Tell whether it is in a dead generation or left over from a finished run.
+        """Tell whether the item is in a dead generation, or a leftover of a run.
 
-        A run is finished if it was not used for `older_than` seconds.
+        A run counts as finished if it was not used for `older_than` seconds.
         """
         if self.state is State.DEAD:
             return True
@@ -81,10 +82,10 @@ class Found:
 
 
 class Inventory:
-    """The namespaces on `servers`, as far as they were walked over.
+    """The namespaces that were found on `servers` so far.
 
-    `counter_servers` are the servers on which a counter may be. `prefix` is what the
-    clients put before each key.
+    `counter_servers` are the servers that may store a counter. `prefix` is the text
+    that the clients put before each key.
     """
 
     def __init__(self, prefix: bytes = b"") -> None:
@@ -92,7 +93,7 @@ class Inventory:
         self.counter_servers: list[Server] = []
         self.namespaces: dict[str, Namespace] = {}
         self._prefix = prefix
-        #: The newest generation that was found, when the counter was read last.
+        #: For each namespace, the newest generation for which the counter was read.
         self._read_for: dict[str, int] = {}
 
     def counter_key(self, name: str) -> bytes:
@@ -100,7 +101,7 @@ class Inventory:
         return self._prefix + counter_key(name).encode()
 
     def walk(self, server: Server) -> Iterator[Found]:
-        """Walk over the items of namespaces on a server, and count them.
+        """Yield the items of namespaces on a server, and count them.
 
         Raises NamespaceError for a server that does not answer.
         """
@@ -131,13 +132,15 @@ class Inventory:
         key = self.counter_key(name)
         values = [server.value(key) for server in self.counter_servers]
         numbers = [generation_in(value) for value in values if value is not None]
-        # If there are several, the lowest: the fewest items count as dead then.
+        # If there are several counters, the lowest is used, so that no live item counts
+        # as dead.
         return min((n or 0 for n in numbers), default=0) or None
 
     def _state_of(self, namespace: Namespace, generation: int) -> State:
         live = namespace.generation
         if live is not None and generation > live:
-            # It began after the counter was read, or its counter is on another server.
+            # The generation began after the counter was read, or its counter is on
+            # another server.
             if generation > self._read_for.get(namespace.name, 0):
                 self._read_for[namespace.name] = generation
                 namespace.generation = self._read(namespace.name)

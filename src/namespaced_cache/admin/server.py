@@ -1,7 +1,8 @@
 """Server: asks a memcached which items it holds.
 
-The client libraries have no commands for that. These are from memcached's protocol.txt:
-"LRU_Crawler" for the walk over all items, and "Meta commands", of memcached 1.6.
+The client libraries have no commands for that. The commands here are described in
+memcached's protocol.txt: "LRU_Crawler", which lists all items, and "Meta commands",
+which need memcached 1.6.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from namespaced_cache.adapters import locations
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.keys import KEY_ENDS, MAX_KEY_BYTES
 
-#: For how many seconds a server may be silent before it is given up.
+#: How long to wait for an answer, in seconds.
 _PATIENCE = 30
 
 #: How long to wait, in seconds, before a busy server is asked again.
@@ -41,18 +42,19 @@ class Item(NamedTuple):
 
 
 class Server(AbstractContextManager["Server", None]):
-    """A connection to one memcached, opened when needed, to be closed by `with`.
+    """A connection to one memcached. It is opened when needed, and closed by `with`.
 
     `location` is an entry of LOCATION. `on_busy` is called each time the server answers
-    that another walk is under way. All methods raise NamespaceError, which names the
-    server, if it does not answer, or with a reply that is not understood.
+    that it is listing its items for another program. All methods raise NamespaceError
+    if the server does not answer, or if its reply is not understood. The error names
+    the server.
     """
 
     def __init__(
         self, location: Any, on_busy: Callable[[Server], object] = lambda _: None
     ) -> None:
         self._on_busy = on_busy
-        #: How many items were walked over.
+        #: How many items the server has listed.
         self.walked = 0
         self.name = locations.name(location)
         try:
@@ -62,7 +64,7 @@ class Server(AbstractContextManager["Server", None]):
 
     def __exit__(self, *_: object) -> None:
         if stream := vars(self).pop("_stream", None):
-            with suppress(OSError):  # of what could not be sent
+            with suppress(OSError):  # if the last bytes cannot be sent
                 stream.close()
 
     @cached_property
@@ -70,19 +72,20 @@ class Server(AbstractContextManager["Server", None]):
         return self._connect()
 
     def count(self) -> int:
-        """Return how many items there are: one round trip."""
+        """Return how many items the server holds: one round trip."""
         return int(self._stats()[b"curr_items"])
 
     def items(self, beginning: bytes) -> Iterator[Item]:
-        """Walk over the items whose keys have this beginning, in no order.
+        """Yield the items whose keys begin with `beginning`, in no order.
 
-        An item that is stored or deleted meanwhile may be missed. None comes twice.
+        An item that is stored or deleted meanwhile may be missed. No item is yielded
+        twice.
         """
-        # Seconds of the server's own clock; it rounds as it likes.
+        # In seconds of the server's own clock.
         now = int(self._stats()[b"time"])
         with TemporaryFile() as spool:
-            # The whole walk is read before the first item is yielded. A server whose
-            # walk is not read holds locks, and a command sent meanwhile waits for them.
+            # The whole list is read before the first item is yielded. While the list is
+            # not read, the server holds locks, and other commands wait for these.
             self._dump(b"key=" + quote_from_bytes(beginning, safe="").encode(), spool)
             spool.seek(0)
             for line in spool:
@@ -96,7 +99,8 @@ class Server(AbstractContextManager["Server", None]):
     def idle(self, key: bytes) -> int | None:
         """Return the seconds since an item was last used, or None if it is not there.
 
-        One round trip, which does not count as a use. Memcached notes a use once a minute.
+        One round trip. This does not count as a use. Memcached notes at most one use of
+        an item a minute.
         """
         line = self._ask(b"me " + key)
         if line == b"EN":
@@ -107,7 +111,7 @@ class Server(AbstractContextManager["Server", None]):
         return int(found[1])
 
     def value(self, key: bytes) -> bytes | None:
-        """Return an item as it is stored, None if it is not there: one round trip."""
+        """Return the bytes of an item, or None if it is not there: one round trip."""
         line = self._ask(b"mg %b v" % key)
         if line == b"EN":
             return None
@@ -117,7 +121,7 @@ class Server(AbstractContextManager["Server", None]):
         return self._read(int(size) + 2)[:-2]
 
     def increment(self, key: bytes) -> int | None:
-        """Add 1 to a number and return it, None if it is not there: one round trip."""
+        """Add 1 to a number and return it, or None if it is missing: one round trip."""
         line = self._ask(b"incr %b 1" % key)
         if line == b"NOT_FOUND":
             return None
@@ -126,7 +130,7 @@ class Server(AbstractContextManager["Server", None]):
         return int(line)
 
     def delete(self, keys: Iterable[bytes]) -> None:
-        """Delete items, whether or not they are there: one round trip for them all."""
+        """Delete items if they are there: one round trip for all of them."""
         line = self._ask(b"".join(map(_quiet_delete, keys)) + b"mn")
         while line != b"MN":
             if line != b"NF":
@@ -134,7 +138,7 @@ class Server(AbstractContextManager["Server", None]):
             line = self._line()
 
     def _dump(self, beginning: bytes, spool: IO[bytes]) -> None:
-        """Write the line of each item with this beginning into a file."""
+        """Write the lines that begin with `beginning` into a file."""
         line = self._ask(_WALK)
         while line.startswith(b"BUSY"):
             self._on_busy(self)
@@ -172,7 +176,7 @@ class Server(AbstractContextManager["Server", None]):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             raise self._silent(error) from error
-        with connection:  # the stream keeps it open
+        with connection:  # the stream keeps the socket open
             return connection.makefile("rwb")
 
     def _ask(self, command: bytes) -> bytes:
@@ -213,10 +217,11 @@ class Server(AbstractContextManager["Server", None]):
 
 
 def has_name(key: bytes) -> bool:
-    """Tell whether a command can name a key.
+    """Tell whether a command of the text protocol can name a key.
 
-    Not one of more than 187 bytes with a space or the like in it, as binary clients may
-    store: in base64 it is longer than memcached takes.
+    Clients with the binary protocol may store keys that contain a space or a control
+    character. A command names such a key in base64. If the key has more than 187 bytes,
+    its base64 is longer than memcached's limit.
     """
     return len(_name_of(key).split()[0]) <= MAX_KEY_BYTES
 

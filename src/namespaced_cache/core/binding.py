@@ -1,8 +1,8 @@
 """Bindings: a real client, bound to the counter of its namespace.
 
-A backend may replace its client, and a process may fork or become a test worker. So a
-binding holds for the moment: each operation asks for it, and gets the same one as long
-as nothing has changed.
+A backend may replace its client, and a process may fork or become a test worker. So
+each operation asks for the current binding. It gets the same binding until something
+has changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from namespaced_cache.keys import GenerationKeys, Key
 class Binding:
     """The real client, the counter client and the counter, as they are at the moment.
 
-    The counter client reaches the counter server; with one server it is the real
+    The counter client reaches the counter server. With one server, it is the real
     client. `max_staleness` is how many seconds the latest generation is trusted.
     """
 
@@ -39,9 +39,9 @@ class Binding:
         self.counter = counter
         self.max_staleness = max_staleness
         self.adapter = adapter_of(client)
-        #: A binding is valid as long as the names that it was made of.
+        #: The binding is valid in this epoch only, because it uses the epoch's names.
         self.epoch = identity.epoch
-        #: Reads the counter while a command is carried out; None if that is impossible.
+        #: Reads the counter during a command; None if that is impossible.
         self.counter_reader = self.adapter.counter_reader(
             client, counter_client, counter.key
         )
@@ -63,7 +63,7 @@ class Binding:
         return keys
 
     def ask_counter(self, question: Callable[[Counter, Any], int]) -> int:
-        """Return what the counter answers, such as `Counter.current`."""
+        """Call a method of the counter, such as `Counter.current`."""
         try:
             return question(self.counter, self.counter_client)
         except Exception:
@@ -73,7 +73,7 @@ class Binding:
             raise
 
     def abandon(self) -> None:
-        """Leave no reply behind that the next command would take for its own."""
+        """Make sure that no later command reads the reply to a broken-off one."""
         for client in {self.client, self.counter_client}:
             self.adapter.abandon(client)
 
@@ -82,7 +82,7 @@ class Binding:
 
 
 class Binder(Protocol):
-    """Finds the binding of the moment for a NamespacedClient."""
+    """Finds the current binding for a NamespacedClient."""
 
     def client(self) -> Any:
         """Return the real client."""
@@ -91,14 +91,15 @@ class Binder(Protocol):
         """Return the counter."""
 
     def binding(self) -> Binding:
-        """Return both, bound to each other."""
+        """Return the binding of the real client and the counter."""
 
 
 class BackendBinder:
     """Finds the real client of a wrapped backend, and binds it to its counter.
 
-    `connect` gets the client in the backend's own way, be that Django's cached property
-    or a property that reconnects; `rebuild` makes such a backend anew, after a fork.
+    `connect` gets the client in the backend's own way: by Django's cached property, or
+    by a property that reconnects. `rebuild` makes a new backend of this kind, after a
+    fork.
     """
 
     def __init__(
@@ -122,9 +123,9 @@ class BackendBinder:
         self._counter_client: Any = None
 
     def binding(self) -> Binding:
-        """Return the binding of the moment. No round trip."""
+        """Return the current binding. No round trip."""
         binding = self._binding
-        # The fast path, at nearly every operation.
+        # The fast path, for nearly every operation.
         if (
             binding is not None
             and binding.client is self._attributes.get("_cache")
@@ -151,8 +152,8 @@ class BackendBinder:
         """Return the real client, in the backend's own way. No round trip."""
         if self._process != os.getpid():
             self._replace_inherited_clients()
-        # Django's cached property, or an assignment, leaves it here; a property of the
-        # backend's own is asked each time.
+        # Django's cached property, or an assignment, stores the client here. If the
+        # backend has a property of its own, that is read each time.
         client = self._attributes.get("_cache")
         if client is None:
             client = self._connect()
@@ -164,7 +165,7 @@ class BackendBinder:
                     f"would share. Keep the client in an attribute of the backend, "
                     f"where it can be replaced."
                 )
-            # The backend may have other clients beside it.
+            # The backend may have other clients too.
             for value in (client, *list(self._attributes.values())):
                 release_in_child(value)
             self._client = client
@@ -175,7 +176,7 @@ class BackendBinder:
         namespace = identity.resolve(self._options.namespace)
         counter = self._counter
         if counter is None or counter.namespace != namespace:
-            # The client may itself put something before a key.
+            # The client itself may put a prefix before each key.
             options = self._backend._options
             behaviors = options.get("behaviors") or {}
             prefix = options.get("key_prefix") or b""
@@ -187,12 +188,13 @@ class BackendBinder:
             self._counter = counter
         return counter
 
-    # Of several servers, the first by name is the counter server. The counter does not
-    # move to another server as items do while theirs is down: two processes that do not
-    # agree on which server is down would each use a counter of its own.
+    # Of several servers, the first by name is the counter server. While a server is
+    # down, its items move to another server, but the counter does not. Otherwise, two
+    # processes that disagree on which server is down would each use their own counter.
 
     def _servers(self) -> list[Any]:
-        # Once, for a backend that discovers its servers over a network.
+        # The list is read once, because a backend may discover its servers over a
+        # network.
         if self._sorted_servers is None:
             servers = self._backend.client_servers
             if not servers:
@@ -211,12 +213,12 @@ class BackendBinder:
         return self._counter_client
 
     def _replace_inherited_clients(self) -> None:
-        """Begin anew in a process that was forked: no socket is shared with its parent.
+        """Replace the clients in a forked process, so that it shares no socket.
 
-        What a backend built just now would hold takes the place of each client. One
-        that is held elsewhere is refused when it is used.
+        Each client among the backend's attributes is replaced by the client of a new
+        backend. A client that is stored elsewhere is refused when it is used.
         """
-        with _lock:  # for several threads of the child may come at once
+        with _lock:  # several threads of the child may call this at the same time
             if self._process == os.getpid():
                 return
             fresh = vars(self._rebuild())
@@ -227,18 +229,18 @@ class BackendBinder:
                         self._attributes[name] = fresh[name]
             self._counter_client = None
             self._client = self._binding = None
-            self._connect()  # by one of the threads
+            self._connect()  # now, so that only one thread does it
             self._process = os.getpid()
 
 
 class CloneBinder:
-    """Binds clones of a binder's clients (pylibmc), which another thread is to use."""
+    """Binds clones of a binder's clients (pylibmc), for use in another thread."""
 
     def __init__(self, original: Binder) -> None:
         self._original = original
-        #: By process, because a forked child needs others.
+        #: For each process its own clones, because a forked child needs new ones.
         self._clients: dict[int, tuple[Any, Any]] = {}
-        self._clone()  # now, and not in the other thread, while this one is at work
+        self._clone()  # now, because the other thread must not use the original
 
     def client(self) -> Any:
         """Return the clone of the real client. No round trip."""
@@ -257,7 +259,7 @@ class CloneBinder:
         process = os.getpid()
         if process not in self._clients:
             original = self._original.binding()
-            # With one server the counter client is the same.
+            # With one server, the real client and the counter client are the same.
             clones = {
                 client: client.clone()
                 for client in (original.client, original.counter_client)
@@ -272,7 +274,7 @@ class CloneBinder:
 
 
 def release_in_child(value: object) -> None:
-    """Release what the value holds in forked children, if it is a client."""
+    """If the value is a client, release it in forked children."""
     if is_client(value):
         forks.release_in_child(value, adapter_of(value).release)
 

@@ -1,8 +1,8 @@
 """NamespacedClient: the one place where a key gets its generation.
 
-It is the `_cache` of a wrapped backend. Every command of the real client that takes
-keys is namespaced, by its line in the table of its library (see `adapters`). A command
-that takes no key passes through, and a command that is not in the table is refused.
+It is the `_cache` of a wrapped backend. Each library has a table of commands (see
+`adapters`). A command that takes keys is namespaced as its line in the table says. A
+command that takes no key passes through. A command that is not in the table is refused.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from namespaced_cache.core.pins import Pin, PinnedGeneration
 from namespaced_cache.errors import CommandRefusedError
 from namespaced_cache.keys import Key
 
-#: Is called with the client, the namespace and its new generation.
+#: A function that is called with the client, the namespace and its new generation.
 OnInvalidated = Callable[["NamespacedClient", str, int], object]
 
 
 class NamespacedClient:
     """The real client, with every key moved into the live generation of a namespace.
 
-    `binder` finds the real client and the counter of the moment. Unless `max_timeout`
-    is None, no item stays for more than so many seconds. `on_invalidated` is called
-    after each invalidation that a server acknowledged.
+    `binder` finds the current real client and counter. `max_timeout` is the maximum
+    timeout of an item in seconds, or None. `on_invalidated` is called after each
+    invalidation that a server acknowledged.
 
     Data attributes are read from and written to the real client. The bare client is
     `wrapped`: its keys are in no namespace.
@@ -73,13 +73,13 @@ class NamespacedClient:
     def current_generation(self) -> int:
         """Return the generation on the server: one round trip.
 
-        Raises NamespaceUnavailable if there is none to be had.
+        Raises NamespaceUnavailable if the server does not answer.
         """
         generation: int = self._binder.binding().ask_counter(Counter.current)
         return generation
 
     def pinned_generation(self) -> PinnedGeneration:
-        """Make a block in which this context keeps to one generation."""
+        """Make a block in which this context uses one generation."""
         return PinnedGeneration(self._pin)
 
     def _pin(self) -> Pin:
@@ -99,7 +99,8 @@ class NamespacedClient:
     def flush_all(self) -> bool:
         """Invalidate this namespace and nothing else. Return True, as clients do.
 
-        It takes no delay: an invalidation cannot be put off.
+        Unlike the real client's, it takes no delay, because an invalidation cannot be
+        delayed.
         """
         self.invalidate()
         return True
@@ -162,7 +163,7 @@ class NamespacedClient:
 
     def __setitem__(self, key: Key, value: Any) -> None:
         if self._max_timeout is not None:
-            self.set(key, value)  # which can say when the item expires
+            self.set(key, value)  # set() can give the item an expiry
         else:
             self._item(operator.setitem, key, value)
 
@@ -178,11 +179,11 @@ class NamespacedClient:
         except KeyError:
             raise KeyError(key) from None
 
-    # Attributes: the real client has them, or has not.
+    # Attributes: there are exactly those of the real client.
 
     def __getattr__(self, name: str) -> Any:
         binder = vars(self).get("_binder")
-        if binder is None:  # asked by copy or pickle before there is an instance
+        if binder is None:  # copy and pickle read attributes before __init__()
             raise AttributeError(name)
         client = binder.client()
         adapter = adapter_of(client)  # refuses a client of another library
@@ -200,7 +201,7 @@ class NamespacedClient:
             raise _refused(client, name, command.reason)
         method = self._get if name == "get" else getattr(self, _METHODS[command.shape])
         namespaced = partial(method, command)
-        vars(self)[name] = namespaced  # so that it is not looked up again
+        vars(self)[name] = namespaced  # so that __getattr__ is not called again
         return namespaced
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -234,8 +235,8 @@ _METHODS: Mapping[Shape, str] = {
 def _is_data(attribute: object) -> bool:
     """Tell whether a client's attribute cannot take a key.
 
-    Functions, partials and other objects that can be called may take one; classes,
-    such as pymemcache's `client_class`, do not.
+    Functions, partials and other callable objects may take a key. Classes, such as
+    pymemcache's `client_class`, do not.
     """
     return not callable(attribute) or isinstance(attribute, type)
 

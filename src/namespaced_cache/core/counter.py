@@ -1,9 +1,9 @@
-"""The counter: the number in memcached that says which generation is live.
+"""The counter: the memcached item that holds the live generation.
 
 It is a decimal number without an expiry. A missing counter is seeded with the time in
-nanoseconds, which is ordered, is never the same twice and fits 63 bits until the year
-2262. There is no constant to start from, because a number that was used before would
-bring back what was stored under it.
+nanoseconds. This number only rises, is never the same twice and fits 63 bits until the
+year 2262. The counter does not start from a constant, because a number that was used
+before would bring back the items stored under it.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
 from namespaced_cache.forks import new_lock
 from namespaced_cache.keys import counter_key
 
-#: What libmemcached returns from an `incr` that was told to expect no reply.
+#: The return value of libmemcached's `incr` with the behavior "no reply".
 _NO_REPLY = 2**64 - 1
 
-#: More than the number of invalidations that this process can have missed.
+#: Larger than any number of invalidations that this process can have missed.
 _LEAP = 10**9
 
-#: How often a counter is repaired before the server is given up.
+#: How often a counter is seeded or repaired before an operation fails.
 _MAX_REPAIRS = 10
 
 _lock = new_lock()
 
 
 class Counter:
-    """One namespace's counter on its server, as this process knows it.
+    """One namespace's counter on its server, and the latest generation.
 
-    Shared by all threads, and by all aliases that reach the same counter. Each call
-    brings the counter client to use. `latest` is the latest generation, the newest that
-    this process has seen; it is 0 before the first, and never goes back.
+    There is one object for all threads and all aliases that use the same counter. The
+    caller passes the counter client to each method that needs it. `latest` is the
+    latest generation: the newest that this process has seen. It is 0 at first, and
+    never goes back.
     """
 
     def __init__(self, namespace: str, server: str) -> None:
@@ -52,27 +53,29 @@ class Counter:
         self.server = server
         self.key = counter_key(namespace)
         self.latest = 0
-        #: The moment when the read began that found `latest`.
+        #: The moment at which the counter read began that returned `latest`.
         self._read_at = float("-inf")
 
-    # Without a round trip.
+    # Methods without a round trip.
 
     def trusted(self, max_staleness: float) -> int | None:
-        """Return the generation to use without reading the counter, or None.
+        """Return the generation to use without a counter read, or None.
 
-        It is the one that is pinned in this context, or the latest generation if a
-        server confirmed it within the last `max_staleness` seconds. No round trip.
+        This is the generation that is pinned in this context. Otherwise it is the
+        latest generation, if a server returned it within the last `max_staleness`
+        seconds. No round trip.
         """
         pinned = pins.pinned(self)
         if pinned is not None:
             return pinned
-        # The moment is read before the number, which must not be older than it.
+        # `_read_at` is read before `latest`, because `latest` must not be the older
+        # one.
         if max_staleness and time.monotonic() - self._read_at < max_staleness:
             return self.latest
         return None
 
     def is_trusted(self, generation: int, max_staleness: float) -> bool:
-        """Tell whether a trusted generation still is; threads share the latest one."""
+        """Tell whether a generation is still trusted. Other threads change `latest`."""
         return generation == self.latest or generation == self.trusted(max_staleness)
 
     @property
@@ -83,8 +86,8 @@ class Counter:
     def invalidate_unreached(self) -> None:
         """Start a new generation without the server. No round trip.
 
-        For a server that was never reached. If it can be reached later, its counter is
-        found to be lower than the latest generation, and is repaired.
+        Use this for a server that was never reached. If it is reached later, its
+        counter is lower than the latest generation, and is repaired.
         """
         with _lock:
             self.latest = self._unused()
@@ -93,22 +96,22 @@ class Counter:
         """Begin a read of the counter, for `latest_after`. No round trip."""
         return CounterRead(self.latest, time.monotonic())
 
-    # With the counter client.
+    # Methods that use the counter client.
 
     def read(self, client: Any) -> int | None:
         """Return the generation on the server, and seed a missing counter.
 
-        None if the client hides that the server is down; an error that it does not hide
-        is raised as it is. One round trip; three to seed.
+        Returns None if the client hides that the server is down. An error that the
+        client does not hide is raised unchanged. One round trip, or three to seed.
         """
         read = self.begin_read()
         read.value = self._get(client)
         return self._settle(client, read)
 
     def latest_after(self, client: Any, read: CounterRead) -> int | None:
-        """Return the latest generation after a read; None as `read` returns it.
+        """Return the latest generation after a counter read, or None as in `read`.
 
-        No round trip if the read has its value already, else one.
+        No round trip if the counter read already has its value, else one.
         """
         latest = self.latest
         if read.value == latest == read.floor:  # the fast path
@@ -117,32 +120,32 @@ class Counter:
         if read.value is UNREAD:
             read.began = time.monotonic()
             read.value = self._get(client)
-        # Another thread may have started a newer one since.
+        # Another thread may have started a newer generation since.
         return None if self._settle(client, read) is None else self.latest
 
     def current(self, client: Any) -> int:
         """Return the generation on the server: one round trip, see `read`.
 
-        Raises NamespaceUnavailable if there is none to be had.
+        Raises NamespaceUnavailable if the server does not answer.
         """
         return self._acknowledged(self.read, client)
 
     def invalidate(self, client: Any) -> int:
         """Start a new generation and return it: one round trip.
 
-        The pins of this context move with it. Raises NamespaceUnavailable unless the
-        server acknowledged it.
+        The pins of this context move to it. Raises NamespaceUnavailable unless the
+        server acknowledged the invalidation.
         """
         generation = self._acknowledged(self._increment, client)
         pins.move(self, generation)
         return generation
 
     def _settle(self, client: Any, read: CounterRead) -> int | None:
-        """Return the generation that was read; seed or repair the counter if need be.
+        """Return the generation that was read. Seed or repair the counter if necessary.
 
-        A missing counter is seeded. One below the read's floor, on a server that was
-        down and has returned, is raised above the latest generation. No round trip
-        otherwise. Raises NamespaceError for a value that is not a generation.
+        A missing counter is seeded. A counter below the read's floor is repaired: it is
+        raised above the latest generation. Otherwise this takes no round trip. Raises
+        NamespaceError for a value that is not a generation.
         """
         value, began = read.value, read.began
         for _ in range(_MAX_REPAIRS):
@@ -155,8 +158,7 @@ class Counter:
                     self._note_latest(generation, began)
                     return generation
                 self._repair(client, value, generation, read.floor)
-            # What counts is the value that is there now: another process may have been
-            # first.
+            # Read the counter again, because another process may have been first.
             began = time.monotonic()
             value = self._get(client)
             if value is ABSENT and not seeded:
@@ -164,8 +166,8 @@ class Counter:
         raise self._unsettled()
 
     def _repair(self, client: Any, value: object, found: int, floor: int) -> None:
-        # Only if no other process has raised it meanwhile: what was written under its
-        # number must not be lost to ours.
+        # Compare-and-swap changes nothing if another process has repaired it meanwhile.
+        # Items written under that process's number must not be lost.
         adapter = adapter_of(client)
         with self._named_in_errors(client, "decoded"):
             adapter.compare_and_swap(client, self.key, value, self._unused())
@@ -178,17 +180,18 @@ class Counter:
         )
 
     def _increment(self, client: Any) -> int | None:
-        # Again if the counter had to be seeded or repaired: of the processes that find
-        # it lost, or too low, at the same time, each gets a number of its own.
+        # Increment again if the counter had to be seeded or repaired. If several
+        # processes find it lost or too low at the same time, each must get a number of
+        # its own.
         for _ in range(_MAX_REPAIRS):
             read = CounterRead(self.latest + 1, time.monotonic())
             read.value = answer = self._incremented(client)
             if answer is False:
-                # pymemcache within its retry window, or with ignore_exc.
+                # pymemcache in its retry window, or with ignore_exc.
                 return None
             own = answer
             if answer is ABSENT:
-                # A counter that is seeded anew starts a new generation as well.
+                # A newly seeded counter starts a new generation as well.
                 own = self._seed(client)
             if answer in (ABSENT, _NO_REPLY):
                 read.began = time.monotonic()
@@ -205,13 +208,13 @@ class Counter:
         except adapter.not_found:
             answer = None
         except adapter.not_a_number as error:
-            # The value may say better what is wrong.
+            # The error for the counter's value is clearer, if there is one.
             self.read(client)
             raise self._unfit(f"cannot be incremented ({error})") from error
         return ABSENT if answer is None else answer
 
     def _seed(self, client: Any) -> int | None:
-        """Store a counter if there is none; return its number, or None."""
+        """Store a counter if there is none. Return its number, or None."""
         seed = self._unused()
         with self._named_in_errors(client, "encoded"):
             if not client.add(self.key, seed):
@@ -230,8 +233,8 @@ class Counter:
         now = time.time_ns()
         if now < MIN_GENERATION:  # a machine whose clock was never set
             now += MIN_GENERATION
-        # After the clock was set back: far above what other processes have reached by
-        # invalidating meanwhile.
+        # If the clock was set back, the number must be far above the numbers that other
+        # processes have reached by invalidations meanwhile.
         return now if now > self.latest else self.latest + _LEAP
 
     def _note_latest(self, generation: int, began: float) -> None:
@@ -240,15 +243,16 @@ class Counter:
         elif generation > self.latest:
             with _lock:
                 if generation > self.latest:
-                    # In this order, because `trusted` takes no lock.
+                    # `latest` comes first, because `trusted` takes no lock.
                     self.latest, self._read_at = generation, began
 
     # Errors.
 
     def generation_in(self, value: object) -> int:
-        """Return the generation that a value of this counter stands for.
+        """Return the generation that a value of this counter represents.
 
-        Raises NamespaceError, which names the counter and the value, if it is none.
+        Raises NamespaceError for any other value. The error names the counter and the
+        value.
         """
         generation = generation_in(value)
         if generation is not None:
@@ -265,7 +269,7 @@ class Counter:
         )
 
     def _acknowledged(self, ask: Callable[[Any], int | None], client: Any) -> int:
-        """Return the number that the server answers with, or raise an error."""
+        """Return the number that the server answers, or raise NamespaceUnavailable."""
         try:
             number = ask(client)
         except NamespaceError:

@@ -1,4 +1,4 @@
-"""Expiry: how memcached reads a number of seconds, and how MAX_TIMEOUT caps one."""
+"""Expiry: the number of seconds until an item expires, capped by MAX_TIMEOUT."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from namespaced_cache.adapters.commands import Command
 
-#: Memcached takes a larger number for a moment, in seconds since 1970 (its
+#: Memcached reads a larger number as a point in time, in seconds since 1970 (its
 #: protocol.txt, "Expiration times").
 LONGEST_RELATIVE = 30 * 24 * 60 * 60
 
 
 def capped(expiry: object, max_timeout: int) -> object:
-    """Return an expiry as a client takes it, but not later than in `max_timeout` s.
+    """Return an expiry for the client, at most `max_timeout` seconds from now.
 
-    0 is never, and so the latest of all; a negative number is at once. Anything but a
-    whole number is returned as it is, for the client to refuse.
+    0 means "never", so it is capped. A negative number means "at once". A value that is
+    not a whole number is returned unchanged, so that the client refuses it.
     """
     if not isinstance(expiry, int) or expiry < 0:
         return expiry

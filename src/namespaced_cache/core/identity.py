@@ -1,8 +1,8 @@
 """Identity: the name of this run, and of this worker within it.
 
 A run is named as early as possible, so that every process that is started later
-inherits the name. Names are looked up once in each epoch of a process, and a fork
-begins one: backends are built before test workers fork, and a worker that kept its
+inherits the name. A process looks names up once in each epoch. A fork begins a new
+epoch, because backends are built before test workers fork. A worker that kept its
 parent's name would share its parent's namespace.
 """
 
@@ -18,20 +18,20 @@ from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache.forks import renew_in_child
 
-#: The environment variable that carries the name of a run to its child processes.
+#: The environment variable that passes the name of a run on to child processes.
 RUN_VARIABLE = "NAMESPACED_CACHE_RUN"
 
-#: The environment variable that carries the name of a worker to what it starts.
+#: The environment variable that passes the name of a worker on to child processes.
 WORKER_VARIABLE = "NAMESPACED_CACHE_WORKER"
 
-#: pytest-xdist's documented variable; "gw0", "gw1", … in its workers.
+#: pytest-xdist's documented variable. In its workers it is "gw0", "gw1", …
 XDIST_VARIABLE = "PYTEST_XDIST_WORKER"
 
-#: The name of a run that this process begins. Made once, so that two threads that need
-#: it at the same time, and children that fork before, agree on it.
+#: The name of the run, if this process begins it. It is made at import, so that all
+#: threads and all forked children agree on it.
 _OWN_RUN = f"run-{secrets.token_hex(8)}"
 
-#: Such a name, and a worker's after it.
+#: The namespace of such a run, with or without a worker.
 _RUN = re.compile(r"run-[0-9a-f]{16}(?:\.|$)")
 
 NAME_RULE = "1 to 32 letters, digits, '_' and '-'"
@@ -44,11 +44,11 @@ def is_name(name: object) -> bool:
 
 
 def run() -> str:
-    """Return the name of this run: the inherited one, or a new one for its children.
+    """Return the name of this run: the inherited name, or else a new one.
 
-    The name is random, not made of a process id or of the time, so that two runs on
-    one server never share one. Raises ImproperlyConfigured if the variable does not
-    hold a name.
+    A new name is put into the environment, so that children inherit it. It is random,
+    not made of a process id or of the time, so that two runs on one server never share
+    a name. Raises ImproperlyConfigured if the variable does not hold a valid name.
     """
     if not os.environ.get(RUN_VARIABLE):
         os.environ[RUN_VARIABLE] = _OWN_RUN
@@ -56,60 +56,61 @@ def run() -> str:
 
 
 def is_run(namespace: str) -> bool:
-    """Tell whether this is the namespace of a run without NAMESPACE, or its worker."""
+    """Tell whether this is the namespace of a run (or worker) without NAMESPACE."""
     return _RUN.match(namespace) is not None
 
 
 def is_named_here() -> bool:
-    """Tell whether this process itself began its run, so that no other knows it."""
+    """Tell whether this process itself began its run."""
     return run() == _OWN_RUN
 
 
 def worker() -> str:
-    """Return the name of this test worker, or "" in a process that is none.
+    """Return the name of this test worker, or "" if this process is not a worker.
 
-    pytest-xdist names its workers by an environment variable. Django's parallel runner
-    numbers its own in a global of `django.test.runner`, 0 where there is no worker; it
-    is only read if something else has imported that module. A process that a worker
-    starts inherits its name; a worker of another worker adds its own.
+    pytest-xdist names its workers in an environment variable. Django's parallel runner
+    numbers its workers in a global of `django.test.runner`, which is 0 outside workers.
+    It is only read if that module is already imported. A process that a worker starts
+    inherits the worker's name. If that process is a worker too, it adds its own name.
 
-    Raises ImproperlyConfigured if a variable holds no name.
+    Raises ImproperlyConfigured if a variable does not hold a valid name.
     """
     inherited = _name_in(WORKER_VARIABLE)
     number = _number()
     own = (_name_in(XDIST_VARIABLE), f"w{number}" if number else "")
-    # Its own name may be among those that it has left to what it starts.
+    # The variable may already contain this worker's own name: see name_children().
     known = {"", *inherited.split("-")}
     names = [inherited, *(name for name in own if name not in known)]
     return "-".join(filter(None, names))
 
 
 def name_children() -> None:
-    """Let the processes that this worker starts inherit its name."""
+    """Put this worker's name into the environment, for child processes."""
     if name := worker():
         os.environ[WORKER_VARIABLE] = name
 
 
 @cache
 def resolve(name: str | None) -> str:
-    """Return the namespace that `name` (None: one for each run) means in this process.
+    """Return the namespace of `name` (None: the run's name) in this process.
 
-    The worker follows after a dot, which no name contains, so that worker w1 of "shop"
-    never shares a namespace with a project that is named "shop-w1". Once in each
-    epoch, because a test may clear the environment.
+    The worker's name follows after a dot. No name contains a dot, so worker w1 of
+    "shop" never shares a namespace with a project that is named "shop-w1". The result
+    is cached for the epoch, because a test may clear the environment.
     """
     name = run() if name is None else name
     worker_name = worker()
     return f"{name}.{worker_name}" if worker_name else name
 
 
-#: Stands for the time in which a process keeps its names: a new object for each. A fork
-#: ends it, because the child may be another worker.
+#: The current epoch: the time in which a process keeps the names of its run and worker.
+#: Each epoch is a new object. A fork begins one, because the child may be another
+#: worker.
 epoch = object()
 
 
 def begin_epoch() -> None:
-    """Look names up again."""
+    """Begin a new epoch, so that names are looked up again."""
     global epoch
     resolve.cache_clear()
     epoch = object()

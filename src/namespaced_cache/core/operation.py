@@ -1,10 +1,10 @@
 """Operations: one command, carried out in one generation and validated.
 
-An operation uses the latest generation that this process has seen, and reads the
-counter: while the command is carried out where that is possible, else after it. If the
-counter has moved, the operation is repeated. What it did is invisible, because it
-happened in a dead generation. If the generation is pinned, or may be trusted for some
-seconds, the counter is not read.
+An operation uses the latest generation and reads the counter. If possible, the counter
+is read during the command, otherwise after it. If the counter has moved, the operation
+is repeated. What the first attempt did is invisible, because it happened in a dead
+generation. If the generation is pinned, or is trusted for some seconds, the counter is
+not read.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from namespaced_cache.adapters.counter_read import ABSENT, CounterRead
 from namespaced_cache.core.binding import Binding
 from namespaced_cache.keys import GenerationKeys, Key
 
-#: How often an operation is repeated before it fails. Each time means that another
-#: process invalidated the namespace within the few microseconds between.
+#: How often an operation is tried before it fails. Each failed attempt means that
+#: another process invalidated the namespace during that attempt.
 MAX_ATTEMPTS = 100
 
-#: After so many attempts, it waits a moment before each, up to so many seconds.
+#: After so many attempts, the operation waits before each further one, for a random
+#: time of up to _MAX_PAUSE seconds.
 _ATTEMPTS_AT_ONCE = 10
 _MAX_PAUSE = 0.002
 
 _REPEAT = object()
 
-#: Stands for "the client's answer", for operations whose answer a missing counter does
-#: not decide.
+#: Means "the client's answer". It is for operations whose answer does not depend on
+#: whether the counter is missing.
 _CLIENTS = object()
 
 
@@ -43,16 +44,16 @@ class Operation:
 
     __slots__ = ("command",)
 
-    #: What `is_outage` is told of; item access has no command.
+    #: The command, for `Adapter.is_outage`. Item access has none.
     command: Command | None
 
     def carry_out(
         self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
     ) -> Any:
-        """Carry out the command with wire keys, and return the caller's answer.
+        """Carry out the command with wire keys, and return the answer for the caller.
 
-        `read` is the counter read of this attempt; None where the generation is
-        trusted. A command that fetches the counter itself sets its value.
+        `read` is the counter read of this attempt, or None if the generation is
+        trusted. A command that fetches the counter itself sets the value of `read`.
         """
         raise NotImplementedError
 
@@ -61,15 +62,15 @@ class Operation:
         raise NotImplementedError
 
     def missing(self) -> Any:
-        """Return the answer where there is no counter, and so nothing to find."""
+        """Return the answer if the counter is missing, so that there are no items."""
         return _CLIENTS
 
     def run(self, binding: Binding) -> Any:
-        """Carry the command out until the counter has not moved meanwhile.
+        """Carry out the command. Repeat it until the counter does not move meanwhile.
 
-        One round trip if the counter is read while the command is carried out, or not
-        at all; else two. As many again for each repetition. Raises
-        NamespaceUnavailable after MAX_ATTEMPTS.
+        One attempt takes one round trip if the counter is read during the command, or
+        not at all. Otherwise it takes two. Raises NamespaceUnavailable after
+        MAX_ATTEMPTS.
         """
         counter = binding.counter
         try:
@@ -93,7 +94,7 @@ class Operation:
         )
 
     def _trusting(self, binding: Binding, generation: int) -> Any:
-        """Carry out in a generation that needs no validation while it is trusted."""
+        """Carry out in a trusted generation, which needs no validation."""
         counter, max_staleness = binding.counter, binding.max_staleness
         try:
             answer = self.carry_out(binding, binding.keys(generation), None)
@@ -116,7 +117,8 @@ class Operation:
         except Exception as raised:
             if binding.adapter.is_outage(raised, self.command):
                 raise
-            # It may come from a dead generation, or from the counter itself.
+            # The error may come from a dead generation, or from the counter itself. It
+            # is raised below if the counter has not moved.
             error = raised
         if read and read.value is ABSENT:
             missing = self.missing()
@@ -136,7 +138,7 @@ class Operation:
     def _carry_out_reading(
         self, binding: Binding, generation: int, read: CounterRead | None
     ) -> Any:
-        """Carry out, and read the counter meanwhile where that is possible."""
+        """Carry out, and read the counter meanwhile if that is possible."""
         keys = binding.keys(generation)
         reader = binding.counter_reader
         if reader is None or read is None:
@@ -204,7 +206,7 @@ class OneKey(Operation):
         )
 
     def outage_default(self) -> Any:
-        """Return what the command's line in the table says."""
+        """Return the default in the command's line in the table."""
         return self.command.outage_default
 
 
@@ -230,10 +232,10 @@ class GetMany(Operation):
     def carry_out(
         self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
     ) -> Any:
-        """Get what there is, under the keys as the caller spelled them."""
+        """Get the items that exist, under the keys as the caller wrote them."""
         callers_keys = self.arguments.callers_keys
         wire_keys = keys.wire_keys(self.arguments.keys)
-        # Only get_many returns plain values, as the counter is read.
+        # The "gets" commands return tokens too, so they cannot fetch the counter.
         is_plain = not self.command.name.startswith("gets_")
         if is_plain and read is not None and binding.fetches_counter:
             found = _fetch(binding, wire_keys, read)
@@ -243,7 +245,7 @@ class GetMany(Operation):
         return {spelled[wire_key]: value for wire_key, value in found.items()}
 
     def outage_default(self) -> Any:
-        """Return nothing found."""
+        """Return an empty dictionary: no item was found."""
         return {}
 
     missing = outage_default
@@ -262,7 +264,7 @@ class ManyKeys(Operation):
     def carry_out(
         self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
     ) -> Any:
-        """Call the command; keys that it returns are the caller's again."""
+        """Call the command, and translate keys that it returns back to the caller's."""
         arguments = self.arguments
         wire_keys = keys.wire_keys(arguments.keys)
         answer = binding.adapter.call(
@@ -279,7 +281,7 @@ class ManyKeys(Operation):
         return [spelled[failed] for failed in answer]
 
     def outage_default(self) -> Any:
-        """Return all keys, as failed, or what the command's line in the table says."""
+        """Return all keys as failed, or the default in the command's line."""
         return self._outage_default(self.arguments.callers_keys)
 
     def _outage_default(self, keys: list[Key]) -> Any:
@@ -305,12 +307,12 @@ class Item(Operation):
         return self.access(binding.client, keys.wire_key(self.key), *self.values)
 
     def outage_default(self) -> Any:
-        """Return nothing."""
+        """Return None."""
         return None
 
 
 def _fetch(binding: Binding, wire_keys: list[Key], read: CounterRead) -> dict[Key, Any]:
-    """Fetch items and the counter together, and give the read its value."""
+    """Fetch items together with the counter, and set the value of the counter read."""
     counter_key: Key = binding.counter.key
     found: dict[Key, Any] = binding.client.get_multi([counter_key, *wire_keys])
     read.value = found.pop(counter_key, ABSENT)

@@ -21,10 +21,10 @@ NAMES = ("WRAPPED_BACKEND", "NAMESPACE", "MAX_STALENESS", "MAX_TIMEOUT")
 
 @dataclass(frozen=True)
 class Options:
-    """The settings of an alias, checked.
+    """The validated settings of an alias.
 
-    `wrapped_params` are the settings for the wrapped backend: the alias's own, without
-    this package's OPTIONS.
+    `wrapped_params` are the settings for the wrapped backend: the alias's settings
+    without this package's OPTIONS.
     """
 
     wrapped_class: type[BaseMemcachedCache]
@@ -35,11 +35,11 @@ class Options:
 
 
 def read(params: dict[str, Any], wrapper: type) -> Options:
-    """Read the settings of one alias, and do not change them.
+    """Read the settings of one alias without changing them.
 
-    Django builds a backend for each thread from the same dictionaries, so an option
-    that was popped here would be missing in the second thread. `wrapper` is
-    NamespacedCache or its subclass, which cannot wrap itself.
+    Django builds a backend for each thread from the same dictionaries. An option that
+    was removed here would be missing in the second thread. `wrapper` is NamespacedCache
+    or a subclass of it. It cannot wrap itself.
 
     Raises ImproperlyConfigured, or InvalidCacheBackendError for WRAPPED_BACKEND. Both
     name the option, the value it got and the values it accepts.
@@ -72,7 +72,7 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
 
 
 def _seconds(name: str, value: object) -> float:
-    # Not converted: a whole number may be too large for a float.
+    # The value is not converted, because a whole number may be too large for a float.
     if (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -100,7 +100,7 @@ def _wrapped_class(path: object, wrapper: type) -> type[BaseMemcachedCache]:
         f"it takes the dotted path of a memcached backend, such as {DEFAULT_BACKEND!r}."
     )
     found = import_backend("OPTIONS['WRAPPED_BACKEND']", path, takes)
-    # Of the base class itself no backend can be made.
+    # The base class itself cannot be used as a backend.
     if not issubclass(found, BaseMemcachedCache) or found is BaseMemcachedCache:
         raise InvalidCacheBackendError(
             f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, which is no memcached backend: "
@@ -116,15 +116,15 @@ def _wrapped_class(path: object, wrapper: type) -> type[BaseMemcachedCache]:
 def import_backend(setting: str, path: object, takes: str) -> type:
     """Import the class at a dotted path.
 
-    Raises InvalidCacheBackendError, which names the setting, its value and what it
-    takes.
+    Raises InvalidCacheBackendError, which names the setting, the value it got and the
+    values it accepts.
     """
     if not isinstance(path, str):
         raise InvalidCacheBackendError(f"{setting} is {path!r}: {takes}")
     try:
         found = import_string(path)
     except (ImportError, TypeError, ValueError) as error:
-        # The last two are what a path with a dot too many raises.
+        # A path with one dot too many raises TypeError or ValueError.
         raise InvalidCacheBackendError(
             f"{setting} is {path!r}, which cannot be imported ({error}): {takes}"
         ) from error

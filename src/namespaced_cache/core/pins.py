@@ -1,4 +1,4 @@
-"""Pins: the generation that a block uses without reading the counter."""
+"""Pins: the generation that a block uses without counter reads."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Pin:
         self.generation = generation
 
 
-#: The pins of this context, the innermost last. A task that is started within a block
-#: inherits them; it shares each Pin itself, which an invalidation in either moves.
+#: The pins of this context, the innermost last. A task that is started inside a block
+#: inherits them. Both contexts share each Pin, so an invalidation in one moves both.
 _pins: ContextVar[tuple[Pin, ...]] = ContextVar("namespaced_cache_pins", default=())
 
 _lock = new_lock()
@@ -49,7 +49,7 @@ class PinnedGeneration(
 ):
     """A block, `with` or `async with`, in which one generation is used: see `Pin`.
 
-    `make_pin` reads the counter, in one round trip, at the block's start. The block
+    At the block's start, `make_pin` reads the counter, in one round trip. The block
     gives that generation. It cannot be entered twice.
     """
 
@@ -61,8 +61,8 @@ class PinnedGeneration(
         return self._begin(self._make_pin())
 
     def __exit__(self, *_: object) -> None:
-        # Not by a ContextVar's token, which is invalid where an asynchronous fixture
-        # begins in one context and ends in another.
+        # A ContextVar's token is not used. It would be invalid if an asynchronous
+        # fixture begins in one context and ends in another.
         _pins.set(tuple(pin for pin in _pins.get() if pin is not self._pin))
 
     async def __aenter__(self) -> int:

@@ -10,9 +10,10 @@ _lock = new_lock()
 
 
 def counter(namespace: str, server: str, client_prefix: str) -> Counter:
-    """Return this process's one Counter of a namespace on a server. No round trip.
+    """Return this process's only Counter of a namespace on a server. No round trip.
 
-    `client_prefix` tells apart clients that would store it there under different keys.
+    Clients with different values of `client_prefix` store their counters under
+    different keys.
     """
     with _lock:
         return _counters.setdefault(

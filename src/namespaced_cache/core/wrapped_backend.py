@@ -16,14 +16,15 @@ from namespaced_cache.core.options import Options
 class ClientBoundary(BaseMemcachedCache):
     """A base before a memcached backend's class, which gives it a NamespacedClient.
 
-    The backend makes, keeps and renews its real client in its own way, be that Django's
-    cached property or a property that reconnects. All of its methods see the
+    The backend makes, stores and replaces its real client in its own way: by Django's
+    cached property, or by a property that reconnects. All its methods use the
     NamespacedClient.
     """
 
-    # Its own names have two underscores: the backend's class may use any other.
+    # Names of this class have two underscores, because the backend's class may use any
+    # other name.
 
-    # Django's own, which its type stubs leave out.
+    # These are Django's attributes, which its type stubs leave out.
     _class: type
     _options: dict[str, Any]
 
@@ -31,14 +32,15 @@ class ClientBoundary(BaseMemcachedCache):
         self, server: Any, options: Options, on_invalidated: OnInvalidated
     ) -> None:
         self.__begin(server, options, on_invalidated)
-        # The next base is the backend's own class, which takes what Django gives it.
+        # The next base is the backend's own class. It takes the same arguments as from
+        # Django.
         super().__init__(server, options.wrapped_params)  # type: ignore[call-arg]
 
     @classmethod
     def adopt(
         cls, backend: Any, server: Any, options: Options, on_invalidated: OnInvalidated
     ) -> None:
-        """Give a backend that exists already a NamespacedClient."""
+        """Give an existing backend a NamespacedClient."""
         backend.__class__ = cls
         backend.__begin(server, options, on_invalidated)
 
@@ -58,8 +60,8 @@ class ClientBoundary(BaseMemcachedCache):
 
     @_cache.setter
     def _cache(self, client: Any) -> None:
-        # Backends that reconnect may assign the new client. Code that puts ours aside
-        # for a while (mock.patch) puts it back.
+        # A backend that reconnects may assign its new client. mock.patch assigns the
+        # NamespacedClient again at its end, which changes nothing.
         if client is self.__namespaced_client:
             return
         _, options, _ = self.__arguments
@@ -90,7 +92,7 @@ def _bounded_class(backend_class: Any) -> type[Any]:
 def build(
     server: Any, options: Options, on_invalidated: OnInvalidated
 ) -> BaseMemcachedCache:
-    """Build the backend that the options name, as Django would, on these servers."""
+    """Build the backend that the options name, on these servers, as Django does."""
     wrapped_class: Any = options.wrapped_class  # mypy takes no class to be hashable
     backend: BaseMemcachedCache = _bounded_class(wrapped_class)(
         server, options, on_invalidated
@@ -104,9 +106,9 @@ def adopt(
     options: Options,
     on_invalidated: OnInvalidated,
 ) -> None:
-    """Namespace a backend that Django built before, wherever it is held.
+    """Namespace a backend that Django has already built, for all code that holds it.
 
-    Its client stays, and its keys come into the namespace.
+    The backend keeps its client. From now on its keys are in the namespace.
     """
     backend_class: Any = type(backend)  # as above
     _bounded_class(backend_class).adopt(backend, server, options, on_invalidated)

@@ -20,10 +20,11 @@ __all__ = [
     "NamespacedTestSuite",
 ]
 
-# Type checkers read the imports above; with this, they would accept any name.
+# Not for type checkers. They read the imports above, and with this function they
+# would accept any name.
 if not TYPE_CHECKING:  # pragma: no branch
-    # Imported when used: the pytest plugin reads the scopes, which are beside this, in
-    # projects without Django.
+    # Each name is imported when it is used, because the pytest plugin imports the
+    # scopes of this package in projects without Django.
     def __getattr__(name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The guard: warns of a test run that uses a shared memcached without a namespace."""
+"""The guard: warns if a test run uses a shared memcached without a namespace."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from namespaced_cache.adapters.adapter import LIBRARIES, adapter_for
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.errors import NamespaceWarning
 
-#: Packages between the project's code and a call that is warned of.
+#: Packages whose frames are skipped, so that a warning names a line of the project.
 _BETWEEN = {"asgiref", "django", "namespaced_cache", *LIBRARIES}
 
-#: From here on, systems give ports to programs that ask for any free one.
+#: From this number on, systems choose the port if a program asks for any free one.
 _FREE_PORTS = 32768
 
 
 class Guard:
-    """Warns of aliases without a namespace, once, and of each bare `flush_all`.
+    """Warns once of an alias without a namespace, and of each bare `flush_all`.
 
-    `remedy` is the line that gives the aliases their namespace.
+    `remedy` is the line of settings that gives the aliases a namespace.
     """
 
     def __init__(self, remedy: str) -> None:
@@ -53,7 +53,8 @@ class Guard:
                 f"{self._remedy}",
                 _place(),
             )
-            # Not before: if warnings are errors, each test gets one.
+            # This is set after the warning, so that each test fails if warnings are
+            # errors.
             self._has_warned = True
 
     def warn(self, error: Exception) -> None:
@@ -61,9 +62,9 @@ class Guard:
         _warn(f"{error} Tests that need it will fail, or find nothing.", _place())
 
     def watch_clients(self) -> None:
-        """Warn of each `flush_all` of a bare client, which empties a server.
+        """Warn of each `flush_all` of a bare client, because it empties a server.
 
-        To be called repeatedly, because a client library is imported when it is needed.
+        Call this repeatedly, because a client library is imported when it is needed.
         """
         for library in LIBRARIES:
             if library in sys.modules:
@@ -73,7 +74,7 @@ class Guard:
                         self._watch(client_class)
 
     def close(self) -> None:
-        """Warn no more."""
+        """Stop warning of `flush_all`."""
         while self._unwatch:
             self._unwatch.pop()()
 
@@ -83,7 +84,8 @@ class Guard:
         @wraps(original)
         def flush_all(client: Any, *args: Any, **kwargs: Any) -> Any:
             caller = sys._getframe(1)
-            # Once, and not again for each server of a HashClient.
+            # A HashClient calls flush_all() of a client for each server. These calls
+            # cause no further warning.
             if _package(caller) != "pymemcache":
                 place = _place()
                 _warn(
@@ -103,12 +105,12 @@ class Guard:
 
 
 def is_private(server: Any) -> bool:
-    """Tell whether a server was evidently started for this test run alone.
+    """Tell whether a server was probably started for this test run alone.
 
-    Its socket is in the folder of temporary files, or it listens on a loopback port of
-    the range in which systems choose free ports.
+    Such a server has its socket in the folder of temporary files, or it listens on a
+    loopback port in the range from which systems choose free ports.
     """
-    with suppress(ValueError):  # not an address, or the name of a host
+    with suppress(ValueError):  # of an invalid address, or of a host's name
         address = locations.address(server)
         if isinstance(address, str):
             return Path(address).is_relative_to(tempfile.gettempdir())
@@ -119,7 +121,7 @@ def is_private(server: Any) -> bool:
 
 
 def _place() -> FrameType:
-    """Return the innermost frame that is not in one of the packages between."""
+    """Return the innermost frame that belongs to the project's code."""
     place = sys._getframe()
     while _package(place) in _BETWEEN and place.f_back is not None:
         place = place.f_back

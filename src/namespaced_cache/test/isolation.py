@@ -1,7 +1,7 @@
-"""Isolation of tests: what the pytest plugin, the runner and the mixin have in common.
+"""Isolation of tests: the common part of the pytest plugin, the runner and the mixin.
 
-Each of them knows when a class or a test begins, and calls `invalidate()`. Memcached
-aliases are wrapped when backends are created; `settings.CACHES` is not changed, because
+Each of them calls `invalidate()` when a class or a test begins. Memcached aliases are
+wrapped when their backends are created. `settings.CACHES` is not changed, because
 applications read it.
 """
 
@@ -30,7 +30,7 @@ from namespaced_cache.test.guard import Guard
 #: The environment variable that tells child processes that aliases are wrapped.
 WRAP_VARIABLE = "NAMESPACED_CACHE_WRAP"
 
-#: How many seconds an item of a test may stay, unless MAX_TIMEOUT is set.
+#: The default of MAX_TIMEOUT in a test run, in seconds.
 DAY = 24 * 60 * 60
 
 
@@ -38,8 +38,8 @@ class Isolation:
     """The isolation of a test run in this process, from `start()` to `stop()`.
 
     With `wrap`, memcached aliases that have no namespace get one. Without it, a warning
-    names them and recommends `remedy`. `invalidations` counts how often each namespace,
-    by its name and server, was invalidated.
+    names such an alias and recommends `remedy`. `invalidations` counts how often each
+    namespace was invalidated. Its keys are the namespace's name and server.
     """
 
     def __init__(self, *, wrap: bool, remedy: str = "") -> None:
@@ -47,7 +47,7 @@ class Isolation:
         self._wrap = wrap
         self._guard = Guard(remedy)
         self._is_started = False
-        #: Whether a namespace that is not fresh is invalidated when it is opened.
+        #: Whether opening an alias invalidates its namespace, if it is not fresh.
         self._invalidates_opened = False
         #: The counters that were invalidated since the last test or class began.
         self._fresh: set[Counter] = set()
@@ -55,18 +55,18 @@ class Isolation:
         self._unreached: set[Counter] = set()
 
     def start(self) -> None:
-        """Isolate the backends that are open, and all that are created from now on."""
+        """Isolate the open backends, and all backends that are created from now on."""
         global _current
-        # A test may run tests of its own.
+        # A test may start another test run in this process.
         self._outer, _current = _current, self
         self._outer_wrap = os.environ.get(WRAP_VARIABLE)
-        # Named now, so that child processes inherit the names.
+        # The names are made now, so that child processes inherit them.
         identity.run()
         identity.name_children()
         if self._wrap:
             os.environ[WRAP_VARIABLE] = "1"
         self._is_started = True
-        handlers: Any = CacheHandler  # mypy lets no method be assigned
+        handlers: Any = CacheHandler  # mypy allows no assignment to a method
         self._original = handlers.create_connection
 
         @wraps(self._original)
@@ -79,7 +79,7 @@ class Isolation:
             self._isolate_opened_backends()
 
     def stop(self) -> None:
-        """Stop isolating the backends that are created."""
+        """Stop isolating new backends."""
         global _current
         _current = self._outer
         if self._outer_wrap is None:
@@ -91,21 +91,21 @@ class Isolation:
         handlers: Any = CacheHandler
         if (
             handlers.create_connection is self._patch
-        ):  # unless another patch lies on top
+        ):  # another package may have patched it since
             handlers.create_connection = self._original
 
     def invalidate(self) -> None:
         """Invalidate all namespaces of this process: one round trip for each.
 
-        A server that was never reached causes one warning and is then left alone,
-        because tests that do not use it must not fail. For the others, raises what
-        `invalidate_namespaces()` raises.
+        If a server was never reached, one warning names it. After that it is left
+        alone, because tests that do not use it must not fail. For all other servers,
+        this raises the same errors as `invalidate_namespaces()`.
         """
-        identity.name_children()  # a process that was forked may be a worker by now
+        identity.name_children()  # a forked process may have become a worker
         with _lock:
             self._fresh.clear()
             self._invalidates_opened = True
-            # Bare backends are not opened here: the guard would warn of them.
+            # Bare backends are not opened, because the guard would warn of them.
             found = aliases.namespaced_caches(
                 alias
                 for alias in caches
@@ -113,24 +113,24 @@ class Isolation:
             )
             for alias in self._invalidate_stale(found):
                 del caches[alias]
-        # After the backends have imported their client libraries.
+        # This comes last, because the backends import their client libraries.
         self._guard.watch_clients()
 
     def suspend(self) -> None:
-        """Invalidate nothing until `invalidate()`, not even an alias that is opened."""
+        """Stop invalidating aliases that are opened, until the next `invalidate()`."""
         self._invalidates_opened = False
 
     def _create(self, handler: Any, alias: str) -> Any:
         setting = handler.settings[alias]
         isolated = self._isolated(alias, setting)
         if isolated:
-            # All threads share the handler and its settings.
+            # The handler is copied, because all threads share it and its settings.
             handler = copy(handler)
             handler.settings = {alias: isolated}
         cache = self._original(handler, alias)
         self._guard.check(alias, cache)
-        # Settings that a test overrides may lead to another server or namespace, where
-        # an earlier test may have left items.
+        # If a test overrides settings, the alias may have another server or namespace,
+        # with items of an earlier test.
         if isinstance(cache, NamespacedCache) and self._invalidates_opened:
             with _lock:
                 if self._invalidate_stale({alias: cache}):
@@ -140,8 +140,8 @@ class Isolation:
     def _invalidate_stale(self, found: Mapping[str, NamespacedCache]) -> list[str]:
         """Invalidate the namespaces that are not fresh.
 
-        Returns the aliases whose client has just found its server down: its state
-        differs from a new client's, which the test expects.
+        Returns the aliases whose client has just found out that its server is down. The
+        caller has to replace such a client, because tests expect a new one's state.
         """
         stale: dict[Counter, str] = {}
         for alias, cache in found.items():
@@ -173,7 +173,7 @@ class Isolation:
         try:
             backend = wrapping.backend_class(alias, setting)
         except InvalidCacheBackendError:
-            return False  # Django raises it when the alias is used
+            return False  # Django raises this error when the alias is used
         return issubclass(
             backend, BaseMemcachedCache if self._wrap else NamespacedCache
         )
@@ -190,12 +190,12 @@ class Isolation:
         return {**setting, "OPTIONS": capped}
 
     def _isolate_opened_backends(self) -> None:
-        """Isolate the open backends of this thread, wherever they are held."""
+        """Isolate the open backends of this thread, for all code that holds them."""
         connections = caches._connections  # type: ignore[attr-defined]
         for alias in caches:
             opened = getattr(connections, alias, None)
             if opened is None:
-                continue  # and its class need not be importable
+                continue  # the class of an unused alias may be missing
             setting = caches.settings[alias]
             isolated = self._isolated(alias, setting)
             if not isolated:
@@ -211,13 +211,13 @@ _lock = new_lock()
 
 
 def join_run() -> None:
-    """Wrap aliases in a process that a test has started, if its run wraps them."""
+    """Wrap the aliases of this process if a test run that wraps them has started it."""
     if _current is None and os.environ.get(WRAP_VARIABLE):
         Isolation(wrap=True).start()
 
 
 def current() -> Isolation | None:
-    """Return the isolation that is started in this process, or None."""
+    """Return the active isolation of this process, or None."""
     return _current
 
 
@@ -225,7 +225,7 @@ def begin_test(test: Any, isolation: Isolation) -> None:
     """Invalidate before a unittest test, which fails if the invalidation fails."""
     try:
         isolation.invalidate()
-    except Exception as error:  # noqa: BLE001  # the test's error, not the run's
+    except Exception as error:  # noqa: BLE001  # reported as the test's error
         test.setUp = partial(_raise, error)
 
 

@@ -1,4 +1,4 @@
-"""Isolation for test classes that neither our runner nor the pytest plugin runs."""
+"""Isolation for test classes without this package's runner or its pytest plugin."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ _REMEDY = (
 class NamespacedCacheMixin:
     """Gives each test of a class, or the class as a whole, an empty cache.
 
-    It is a base before the test case's class. The class's `cache_isolation` says when
-    the namespaces are invalidated. "function", the default: before each test. "class":
-    before the class is set up, so that what `setUpClass()` and `setUpTestData()` cache
-    stays for its tests. "off": never. One round trip for each namespace. The settings
-    must namespace the aliases.
+    Put it before the test case's class among the bases. The attribute `cache_isolation`
+    of the class sets when the namespaces are invalidated:
 
-    If our runner or the pytest plugin runs the tests, it isolates these classes too,
-    by the same attribute.
+    - "function", the default: before each test.
+    - "class": before the class is set up. Items that `setUpClass()` and
+      `setUpTestData()` cache stay for its tests.
+    - "off": never.
+
+    An invalidation takes one round trip for each namespace. The settings must namespace
+    the aliases.
+
+    If this package's runner or the pytest plugin runs the tests, it isolates these
+    classes in the same way, and the mixin does nothing.
     """
 
     @classmethod
@@ -37,7 +42,7 @@ class NamespacedCacheMixin:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Invalidate the namespaces before the test."""
-        # Not in setUp(): Django loads fixtures before that.
+        # setUp() would be too late, because Django loads fixtures before it.
         isolated = _isolation_of_mixins()
         if isolated and scope_of(type(self)) == "function":
             begin_test(self, isolated)
@@ -48,7 +53,7 @@ _shared: Isolation | None = None
 
 
 def _isolation_of_mixins() -> Isolation | None:
-    """Return the isolation that mixins share; None if a runner or plugin isolates."""
+    """Return the isolation of all mixins, or None if a runner or plugin isolates."""
     global _shared
     if isolation.current() is None:
         _shared = Isolation(wrap=False, remedy=_REMEDY)

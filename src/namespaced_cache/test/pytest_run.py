@@ -1,6 +1,6 @@
-"""The isolation of a pytest run: when the hooks of the plugin invalidate.
+"""The isolation of a pytest run: decides when the plugin's hooks invalidate.
 
-Imports nothing from Django before settings are configured, unless the ini option
+It imports nothing from Django before settings are configured, unless the ini option
 `cache_namespace_wrap` is on.
 """
 
@@ -23,7 +23,7 @@ _REMEDY = "Add to pytest's ini options: cache_namespace_wrap = true"
 class Run:
     """The isolation of one pytest run in this process.
 
-    `invalidations` counts as Isolation's does.
+    `invalidations` is the count of Isolation.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -33,17 +33,17 @@ class Run:
             config.getini("cache_isolation"), "The ini option cache_isolation"
         )
         self._isolation: Isolation | None = None
-        #: The current class, and the classes that it is defined in.
+        #: The current class, and the classes that enclose it.
         self._classes: list[Any] = []
-        #: Whether the current test has not set up a fixture of its own yet.
+        #: Whether no fixture of the current test's own was set up yet.
         self._is_in_wider_set_up = False
-        #: Whether a fixture of a wider scope was set up since the test began.
+        #: Whether a fixture of a wider scope was set up after the test began.
         self._is_wider_set_up = False
         if self._wrap:
             self._start()
 
     def begin_test(self, item: pytest.Item) -> None:
-        """Invalidate, before anything is set up for this test."""
+        """Invalidate before any set-up of this test."""
         scope, node = self._scope_of(item)
         is_first = node not in self._classes
         self._classes = [n for n in item.listchain() if isinstance(n, pytest.Class)]
@@ -56,7 +56,7 @@ class Run:
 
     def begin_fixture(self, scope: str) -> None:
         """Note that a fixture of this scope is about to be set up."""
-        # In a test without a class, fixtures of the class's scope are the test's own.
+        # If a test has no class, fixtures of class scope are the test's own.
         if scope == "function" or (scope == "class" and not self._classes):
             self.begin_own_set_up()
         else:
@@ -65,11 +65,11 @@ class Run:
     def begin_own_set_up(self) -> None:
         """Invalidate after fixtures of a wider scope, before the test's own.
 
-        So that the first test of a class finds what the others find.
+        So the first test of a class starts with the same empty cache as the others.
         """
         if self._is_in_wider_set_up and self._is_wider_set_up:
             self._invalidate()
-        # A fixture of a wider scope that is set up later is requested by the test.
+        # If a fixture of a wider scope is set up later, the test itself requests it.
         self._is_in_wider_set_up = False
 
     def end(self) -> None:
@@ -79,11 +79,11 @@ class Run:
             self._isolation = None
 
     def _scope_of(self, item: pytest.Item) -> tuple[str, Any]:
-        """Return a test's scope, and the class that "class" means.
+        """Return a test's scope, and the class that the scope "class" refers to.
 
-        The scope that is set closest to the test counts; the ini option comes last. If
-        it is set on a class, "class" means that one, else the outermost. A function
-        outside of a class counts as a class of its own.
+        The scope that is set closest to the test is used. The ini option comes last. If
+        the scope is set on a class, "class" refers to that class, else to the outermost
+        class. A function outside a class counts as a class of its own.
         """
         scope = self._scope
         chain = item.listchain()
@@ -100,7 +100,7 @@ class Run:
 
     def _start(self) -> Isolation:
         if self._isolation is None:
-            # Not at the top: it imports Django, which a project may not have.
+            # Not at the top, because it imports Django, which a project may not have.
             from namespaced_cache.test.isolation import Isolation  # noqa: PLC0415
 
             self._isolation = Isolation(wrap=self._wrap, remedy=_REMEDY)

@@ -1,4 +1,4 @@
-"""Isolation for Django's test runner: it isolates every test, of any class."""
+"""Isolation for Django's test runner: isolates every test of every class."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from namespaced_cache.test.scopes import scope_of
 
 
 class NamespacedTestSuite(unittest.TestSuite):
-    """A suite that isolates its tests, each by the scope of its class.
+    """A suite that isolates each test by the scope of its class.
 
-    Unless the scope is "off", the namespaces are also invalidated before a class, or
-    the module that it is the first of, is set up.
+    Unless the scope is "off", the namespaces are also invalidated before a class is set
+    up. For the first class of a module, this is before the module is set up.
     """
 
-    # Before each test unittest calls these two in this order. They are private, and as
-    # old as its class fixtures; no public hook runs between those and the test.
+    # Before each test, unittest calls _handleModuleFixture() and then
+    # _handleClassSetUp(). They are private, but as old as unittest's class fixtures. No
+    # public hook runs between class fixtures and the test.
 
     def _handleModuleFixture(self, test: Any, result: Any) -> None:  # noqa: N802
         test_class = type(test)
@@ -35,7 +36,7 @@ class NamespacedTestSuite(unittest.TestSuite):
         super()._handleModuleFixture(test, result)  # type: ignore[misc]
 
     def _handleModuleTearDown(self, result: Any) -> None:  # noqa: N802
-        # unittest calls it from the method above as well, before it sets up a module.
+        # unittest also calls this from the method above, before it sets up a module.
         super()._handleModuleTearDown(result)  # type: ignore[misc]
         self._begin_class()
 
@@ -61,7 +62,7 @@ class NamespacedTestSuite(unittest.TestSuite):
             begin_test(test, _active())
 
     def _fail_class(self, test_class: Any, result: Any, error: Exception) -> None:
-        """Report it as an error of setUpClass(), and run no test of the class."""
+        """Report the error as one of setUpClass(), and run no test of the class."""
         test_class._classSetupFailed = True
         try:
             raise error  # unittest formats the exception that is being handled
@@ -79,24 +80,26 @@ def _active() -> Isolation:
 
 
 def _begin_process(*_: Any) -> None:
-    """Isolate a worker that was not forked, before Django is set up in it."""
+    """Isolate a worker that was spawned, before Django is set up in it."""
     Isolation(wrap=True).start()
 
 
 class NamespacedParallelTestSuite(runner.ParallelTestSuite):
-    """A suite whose workers have a namespace each."""
+    """A suite in which each worker has its own namespace."""
 
     process_setup = _begin_process
 
 
 class NamespacedRunnerMixin:
-    """Isolates every test that a runner runs. It is a base before the runner's class.
+    """Isolates every test that a runner runs.
 
-    Every memcached alias is wrapped for the run, as `namespaced_cache.namespaced()`
-    wraps it; `settings.CACHES` stays as it is. The namespaces are invalidated before
-    each class and each test, or by the class's `cache_isolation` ("function", "class",
-    "off"). A runner that has suites of its own derives them from NamespacedTestSuite
-    and NamespacedParallelTestSuite; any other suite raises ImproperlyConfigured.
+    Put it before the runner's class among the bases. It wraps every memcached alias for
+    the run, as `namespaced_cache.namespaced()` does, but leaves `settings.CACHES` as it
+    is. The namespaces are invalidated before each class and each test. A class can
+    change this with its `cache_isolation` ("function", "class", "off").
+
+    If the runner has suites of its own, derive them from NamespacedTestSuite and
+    NamespacedParallelTestSuite. Any other suite raises ImproperlyConfigured.
     """
 
     test_suite = NamespacedTestSuite

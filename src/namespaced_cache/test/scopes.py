@@ -1,6 +1,6 @@
 """Scopes of isolation: when the namespaces of a test run are invalidated.
 
-Imports nothing, because the pytest plugin reads it in projects without Django.
+It imports nothing, because the pytest plugin imports it in projects without Django.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ SCOPES = ("function", "class", "off")
 
 
 def checked(scope: object, source: str) -> str:
-    """Return the scope, or raise ValueError, which names its source."""
+    """Return a valid scope. For any other, raise ValueError, which names the source."""
     if isinstance(scope, str) and scope in SCOPES:
         return scope
     raise ValueError(f"{source} is {scope!r}: it takes {', '.join(SCOPES)}.")
 
 
 def scope_of(test_class: type) -> str:
-    """Return the scope of isolation of a test class, "function" if it names none.
+    """Return the scope of a test class, or "function" if it sets no scope.
 
     Raises ValueError for an unknown scope.
     """

@@ -1,1 +1,1 @@
-"""The shop's test-suite: it knows nothing of cache wrappers."""
+"""The shop's test-suite: it does not use this package."""

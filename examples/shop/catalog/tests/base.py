@@ -13,7 +13,7 @@ class ShopTestCase(TestCase):
     def make_product(
         self, name: str, price: str = "10.00", stock: int = 5, shelf: str = "Kitchen"
     ) -> Product:
-        """Create a product, and its category where that is missing."""
+        """Create a product, and its category if that is missing."""
         category, _ = Category.objects.get_or_create(name=shelf)
         return Product.objects.create(
             category=category, name=name, price=Decimal(price), stock=stock

@@ -47,7 +47,10 @@ _INTERRUPTED = 130
 
 
 class Command(BaseCommand):
-    """Works on the servers of all memcached aliases, or of one, namespaced or not."""
+    """Works on the servers of all memcached aliases, or of one alias.
+
+    The aliases need not be namespaced.
+    """
 
     help = "List, invalidate and purge the namespaces on the memcached servers."
     requires_system_checks = ()
@@ -63,7 +66,9 @@ class Command(BaseCommand):
         invalidating.add_argument(
             "name", nargs="?", help="the namespace's name; else each alias's own"
         )
-        purging = ways.add_parser("purge", help="delete dead generations and leftovers of runs")
+        purging = ways.add_parser(
+            "purge", help="delete dead generations and leftovers of runs"
+        )
         purging.add_argument(
             "--older-than",
             type=_age,
@@ -142,7 +147,9 @@ class Command(BaseCommand):
 
     def _invalidate(self, inventories: Sequence[Inventory], name: str) -> None:
         if not all(map(identity.is_name, name.split("."))):
-            raise CommandError(f"{name!r} is not a namespace: it takes a name that `list` shows.")
+            raise CommandError(
+                f"{name!r} is not a namespace: it takes a name that `list` shows."
+            )
         is_known = False
         for inventory in inventories:
             key = inventory.counter_key(name)
@@ -150,7 +157,8 @@ class Command(BaseCommand):
                 value = server.value(key)
                 if value is None:
                     continue
-                Counter(name, server.name).generation_in(value)  # raises for another value
+                # This raises an error if the value is not a generation.
+                Counter(name, server.name).generation_in(value)
                 generation = server.increment(key)
                 if generation is not None:
                     is_known = True
@@ -210,7 +218,7 @@ def _garbage(
 
 
 class _Progress:
-    """A progress bar on a terminal; elsewhere a line for each tenth."""
+    """A progress bar on a terminal. Elsewhere, one line for each 10 %."""
 
     def __init__(self, out: OutputWrapper, servers: Sequence[Server]) -> None:
         self._out = out
@@ -219,7 +227,7 @@ class _Progress:
         self._shown = 0
 
     def show(self) -> None:
-        """Show how far the walk has come, if that is more than was shown."""
+        """Show the progress, if it is higher than what was shown last."""
         walked = sum(server.walked for server in self._servers)
         percent = min(100, 100 * walked // max(1, self._total))
         step = 1 if self._out.isatty() else 10
@@ -241,9 +249,9 @@ class _Progress:
 def _inventories(
     chosen: str | None, stack: ExitStack, on_busy: Callable[[Server], object]
 ) -> list[Inventory]:
-    """Return inventories of the servers of one alias, or of all (None).
+    """Return inventories of the servers of one alias, or of all aliases (None).
 
-    The stack closes them.
+    The stack closes the connections.
     """
     if chosen is not None and not _is_memcached(chosen):
         raise CommandError(f"The cache alias {chosen!r} is not on memcached.")
