@@ -130,6 +130,12 @@ def cache(build):
 
 
 @pytest.fixture
+def real(cache):
+    """The real client, outside any namespace."""
+    return cache._cache.wrapped
+
+
+@pytest.fixture
 def bare(backend, server):
     """Django's own backend for `client` on `server`: a neighbour in no namespace."""
     neighbour = bare_cache(backend, server.location)
