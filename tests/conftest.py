@@ -1,4 +1,4 @@
-"""Servers, and backends on them: the bare one and ours, for both clients."""
+"""Servers, wires before them, caches on them for both clients, and other processes."""
 
 from __future__ import annotations
 
