@@ -1,4 +1,4 @@
-"""Servers, and backends on them: the bare one and ours, for both clients."""
+"""Servers, wires before them, caches on them for both clients, and other processes."""
 
 from __future__ import annotations
 
@@ -127,6 +127,12 @@ def build(backend, server):
 def cache(build):
     """NamespacedCache for `client` on `server`, in a namespace of the test's own."""
     return build()
+
+
+@pytest.fixture
+def real(cache):
+    """The real client, outside any namespace."""
+    return cache._cache.wrapped
 
 
 @pytest.fixture

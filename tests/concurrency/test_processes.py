@@ -3,7 +3,7 @@
 A test that forks runs in a process of its own (see `apart`). There a child may end in
 any way, and pytest's own process is not affected. The names of runs and workers are
 tested in tests/unit/core/test_identity.py. Backends that keep their clients in other
-ways are tested in tests/unit/core/test_wrapped_backend.py.
+ways are tested in tests/unit/test_forks.py.
 """
 
 from __future__ import annotations
@@ -541,9 +541,7 @@ class TwoClientsCache(PyLibMCCache):
 @apart
 def test_a_child_frees_no_client_of_an_idle_thread(location):
     """Though the thread is not there, and what it alone holds is freed at once."""
-    cache = our_cache(
-        "tests.unit.core.test_wrapped_backend.LocalPyLibMCCache", location
-    )
+    cache = our_cache("tests.support.backends.LocalPyLibMCCache", location)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(cache.set, "k", 1).result()
         assert cache.get("k") == 1  # by another client, which is the last in use

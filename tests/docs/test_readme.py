@@ -11,13 +11,14 @@ from django.test import override_settings
 from namespaced_cache.core import options
 from tests.support import ROOT
 from tests.support.caches import BACKENDS
+from tests.support.pages import blocks
 from tests.support.projects import Project
 
 README = (ROOT / "README.md").read_text()
-RUNNER, NAMESPACED, SETTINGS, CLASS, MIXIN, APP, USE, PINNED = re.findall(
-    r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE
+RUNNER, NAMESPACED, SETTINGS, CLASS, MIXIN, APP, USE, PINNED = blocks(
+    ROOT / "README.md", "python"
 )
-(PYTEST_INI,) = re.findall(r"^```ini\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+(PYTEST_INI,) = blocks(ROOT / "README.md", "ini")
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import yaml
 from django.core.cache.backends.base import default_key_func
+from sybil import Document, Region
+from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 
 from namespaced_cache.keys import GenerationKeys, parse
 from tests.support import ROOT
@@ -25,7 +27,9 @@ from tests.support.servers import Memcached, Twemproxy
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-_FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
+#: Finds the blocks of a page, whatever their language is.
+_LEXER = FencedCodeBlockLexer(language=".*")
+
 _HEADING = re.compile(r"^#{1,3} (.+)$", re.MULTILINE)
 _FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
 
@@ -42,6 +46,11 @@ class Block:
 
     language: str
     text: str
+
+    @classmethod
+    def of(cls, region: Region) -> Block:
+        """Make one of what Sybil has found."""
+        return cls(region.lexemes["language"], region.lexemes["source"])
 
     @property
     def file(self) -> str | None:
@@ -62,25 +71,42 @@ class Section:
         return f"{self.page}, {self.title}"
 
 
-def prose(text: str) -> str:
+def _parsed(page: Path) -> tuple[str, list[Region]]:
+    """Return a page's text, and the regions of its blocks."""
+    document = Document.parse(str(page), _LEXER)
+    return document.text, [region for _, region in document.regions]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the text of each of a page's blocks in one language."""
+    found = [Block.of(region) for region in _parsed(page)[1]]
+    return [block.text for block in found if block.language == language]
+
+
+def prose(page: Path) -> str:
     """Return a page without its blocks."""
-    return _FENCE.sub("", text)
+    text, regions = _parsed(page)
+    starts = [0, *(region.end for region in regions)]
+    ends = [*(region.start for region in regions), len(text)]
+    return "".join(text[a:b] for a, b in zip(starts, ends, strict=True))
 
 
-def headings(text: str) -> list[str]:
-    return re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+def headings(page: Path) -> list[str]:
+    return re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
 
 
 def sections(page: Path) -> Iterator[Section]:
-    """Take a page apart. Fences are seen before headings: a comment is none."""
-    text = page.read_text()
-    found = [(m.start(), Block(m[1], m[2])) for m in _FENCE.finditer(text)]
-    blank = _FENCE.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
-    starts = [(m.start(), m[1]) for m in _HEADING.finditer(blank)]
+    """Divide a page at its headings. A comment within a block is no heading."""
+    text, regions = _parsed(page)
+    starts = [
+        (heading.start(), heading[1])
+        for heading in _HEADING.finditer(text)
+        if not any(region.start < heading.start() < region.end for region in regions)
+    ]
     ends = [start for start, _ in starts[1:]] + [len(text)]
     for (start, title), end in zip(starts, ends, strict=True):
-        blocks = [block for place, block in found if start < place < end]
-        yield Section(page.name, title, blocks)
+        inside = [Block.of(each) for each in regions if start < each.start < end]
+        yield Section(page.name, title, inside)
 
 
 #: Opens every alias that the settings have, and has Django check them.

@@ -32,6 +32,11 @@ def ask(server: Memcached, request: bytes) -> bytes:
         return connection.recv(65536)
 
 
+def answer_of(server: Memcached, line: str) -> str:
+    """Return what a memcached answers to a line of text, as text."""
+    return ask(server, line.encode()).decode().strip()
+
+
 def stat(server: Memcached, name: str) -> int:
     """Return one of the numbers that a memcached counts."""
     return int(re.search(f"STAT {name} ([0-9]+)".encode(), ask(server, b"stats"))[1])

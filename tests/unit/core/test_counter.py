@@ -1,52 +1,30 @@
-"""generation: the counter, on real memcached, through both clients."""
+"""The counter on a real memcached, through both clients."""
 
 from __future__ import annotations
 
 import logging
 import reprlib
-import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from operator import attrgetter, methodcaller
 
 import pylibmc
 import pytest
-from pymemcache.exceptions import MemcacheUnexpectedCloseError
 
-from namespaced_cache import NamespaceError, NamespaceUnavailable
-from namespaced_cache.adapters import adapter
-from namespaced_cache.adapters.counter_read import CounterRead
-from namespaced_cache.core import registry
-from namespaced_cache.core.counter import Counter
-from tests.support.caches import BACKENDS, bare_cache, our_cache
-from tests.support.uses import overtake
-
-NO_ANSWER = "no answer from the server"
-QUIET = f"{NO_ANSWER} (the client takes it to be down, or hides why)"
-
-
-@pytest.fixture
-def real(cache):
-    """The real client, outside any namespace."""
-    return cache._cache.wrapped
+from namespaced_cache import NamespaceError, NamespaceUnavailable, generation, libraries
+from namespaced_cache.generation import Counter
+from namespaced_cache.look import Look
+from tests.support.caches import BACKENDS, our_cache
+from tests.support.servers import answer_of
 
 
 @pytest.fixture
 def counter(cache):
     """The counter of `cache`."""
     return cache._cache.counter
-
-
-def answer_of(server, line: str) -> str:
-    """Return what a server answers to a line of memcached's text protocol."""
-    where = ("127.0.0.1", server.port)
-    with socket.create_connection(where, timeout=10) as connection:
-        connection.sendall(f"{line}\r\n".encode())
-        return connection.recv(65536).decode().strip()
 
 
 @pytest.fixture
@@ -56,10 +34,10 @@ def raw(server):
 
 
 def answered(answer, floor=0):
-    """Return a counter read that found this value."""
-    read = CounterRead(floor, began=0)
-    read.value = answer
-    return read
+    """A look at the counter, and its answer."""
+    look = Look(floor, asked=0)
+    look.answer = answer
+    return look
 
 
 def another_process(counter) -> Counter:
@@ -115,10 +93,10 @@ def test_two_seeders_end_on_one_number(real, counter, monkeypatch):
     before_next(monkeypatch, real, "add", lambda: numbers.append(other.read(real)))
     numbers.append(counter.read(real))
     assert len(numbers) == 2
-    assert numbers[0] == numbers[1] == other.latest == counter.latest
+    assert numbers[0] == numbers[1] == other.known == counter.known
 
 
-@pytest.mark.parametrize("verb", ["read", "invalidate"])
+@pytest.mark.parametrize("verb", ["read", "bump"])
 def test_a_bump_that_comes_second_to_seed_gives_a_number_of_its_own(
     real, counter, monkeypatch, verb
 ):
@@ -128,9 +106,9 @@ def test_a_bump_that_comes_second_to_seed_gives_a_number_of_its_own(
     before_next(
         monkeypatch, real, "add", lambda: numbers.append(getattr(other, verb)(real))
     )
-    numbers.append(counter.invalidate(real))
-    assert numbers == [other.latest, other.latest + 1]
-    assert other.read(real) == counter.latest == numbers[1]
+    numbers.append(counter.bump(real))
+    assert numbers == [other.known, other.known + 1]
+    assert other.read(real) == counter.known == numbers[1]
 
 
 def test_seeding_is_logged(cache, caplog):
@@ -174,8 +152,8 @@ def test_a_bump_counts_from_where_the_server_stands(real, counter):
     other = another_process(counter)
     other.read(real)
     for _ in range(5):
-        counter.invalidate(real)
-    assert other.invalidate(real) == counter.latest + 1
+        counter.bump(real)
+    assert other.bump(real) == counter.known + 1
 
 
 def test_no_two_bumps_give_one_number(build):
@@ -194,13 +172,13 @@ def test_no_two_bumps_give_one_number(build):
     assert all(mine == sorted(mine) for mine in numbers)
     flat = sorted(number for mine in numbers for number in mine)
     assert flat == list(range(before + 1, before + 1 + threads * bumps))
-    assert caches[0]._cache.counter.latest == flat[-1]
+    assert caches[0]._cache.counter.known == flat[-1]
 
 
 # The known number.
 
 
-@pytest.mark.parametrize(("verb", "asks"), [("read", "get"), ("invalidate", "incr")])
+@pytest.mark.parametrize(("verb", "asks"), [("read", "get"), ("bump", "incr")])
 def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
     real, counter, monkeypatch, verb, asks
 ):
@@ -213,12 +191,12 @@ def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
         answer = ask(*args)
         if not answers:
             answers.append(answer)
-            counter.invalidate(real)
+            counter.bump(real)
         return answer
 
     monkeypatch.setattr(real, asks, answer_late)
     assert getattr(counter, verb)(real) == answers[0]
-    assert real.get(counter.key) == counter.latest == answers[0] + 1
+    assert real.get(counter.key) == counter.known == answers[0] + 1
 
 
 def test_the_known_number_does_not_go_back_between_threads():
@@ -241,10 +219,10 @@ def test_the_known_number_does_not_go_back_between_threads():
             vars(self)["known"] = number
 
     slow = Slow("shop", "127.0.0.1:1")
-    other = threading.Thread(target=slow._note_latest, args=(102, 0))
-    slow._note_latest(101, 0)
+    other = threading.Thread(target=slow._learn, args=(102, 0))
+    slow._learn(101, 0)
     other.join()
-    assert slow.latest == 102
+    assert slow.known == 102
 
 
 def test_threads_and_aliases_share_one_counter(build, server):
@@ -265,7 +243,7 @@ def test_threads_and_aliases_share_one_counter(build, server):
 
 def test_a_place_has_a_counter_of_its_own():
     def found(place):
-        return registry.counter("shop", "127.0.0.1:1", place)
+        return generation.counter("shop", "127.0.0.1:1", place)
 
     assert found("here") is found("here")
     assert found("here") is not found("there")
@@ -296,22 +274,22 @@ def test_servers_in_any_order_have_one_home(build):
 
 def test_what_one_namespace_knows_is_not_known_to_another(build):
     known, fresh = build(OPTIONS={"NAMESPACE": "known"}), build()
-    assert known.generation == known._cache.counter.latest
-    assert fresh._cache.counter.latest == 0
+    assert known.generation == known._cache.counter.known
+    assert fresh._cache.counter.known == 0
 
 
 def test_a_bump_is_known_to_the_other_alias_without_looking(build):
     one, other = build(), build()
-    assert one.invalidate_namespace() == other._cache.counter.latest
+    assert one.invalidate_namespace() == other._cache.counter.known
 
 
 def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
     code = (
         "import os, signal, threading\n"
-        "from namespaced_cache.core import counter, registry\n"
+        "from namespaced_cache import generation\n"
         "held, done = threading.Event(), threading.Event()\n"
         "def hold():\n"
-        "    with counter._lock, registry._lock:\n"
+        "    with generation._lock:\n"
         "        held.set()\n"
         "        done.wait()\n"
         "thread = threading.Thread(target=hold)\n"
@@ -320,7 +298,7 @@ def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
         "child = os.fork()\n"
         "if not child:\n"
         "    signal.alarm(10)\n"
-        "    registry.counter('shop', '127.0.0.1:1', '')._note_latest(1, 0)\n"
+        "    generation.counter('shop', '127.0.0.1:1', '')._learn(1, 0)\n"
         "    raise SystemExit\n"
         "print(os.waitpid(child, 0)[1])\n"
         "done.set()\n"
@@ -334,19 +312,19 @@ def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
 # A counter that is lost, or went back.
 
 
-@pytest.mark.parametrize("verb", ["read", "invalidate"])
+@pytest.mark.parametrize("verb", ["read", "bump"])
 @pytest.mark.parametrize("clock", ["right", "behind"])
 def test_a_lost_counter_begins_above_all_that_was_seen(
     real, counter, monkeypatch, verb, clock
 ):
     counter.read(real)
-    seen = counter.invalidate(real)
+    seen = counter.bump(real)
     real.delete(counter.key)
     if clock == "behind":
         monkeypatch.setattr(time, "time_ns", lambda: 7)
     number = getattr(counter, verb)(real)
     assert number > seen
-    assert number == counter.latest == real.get(counter.key)
+    assert number == counter.known == real.get(counter.key)
     # Others may have bumped it meanwhile, so a clock that is behind needs a leap.
     assert (number == seen + 10**9) is (clock == "behind")
 
@@ -357,7 +335,7 @@ def test_nothing_comes_back_with_a_lost_counter(cache, real, counter):
     assert cache.get("k") is None
 
 
-@pytest.mark.parametrize(("verb", "bumped"), [("read", 0), ("invalidate", 1)])
+@pytest.mark.parametrize(("verb", "bumped"), [("read", 0), ("bump", 1)])
 def test_a_counter_that_went_back_is_raised_above_the_known_one(
     real, counter, caplog, verb, bumped
 ):
@@ -366,10 +344,10 @@ def test_a_counter_that_went_back_is_raised_above_the_known_one(
     real.set(counter.key, seen - 5)
     number = getattr(counter, verb)(real)
     assert number > seen
-    assert number == counter.latest == real.get(counter.key)
+    assert number == counter.known == real.get(counter.key)
     text = (
         f"Namespace {counter.namespace!r}: the counter went back from {seen + bumped} "
-        f"to {seen - 5 + bumped}: repaired"
+        f"to {seen - 5 + bumped}: set right"
     )
     assert caplog.record_tuples == [("namespaced_cache", logging.WARNING, text)]
 
@@ -378,9 +356,9 @@ def test_what_another_process_makes_of_it_meanwhile_counts(real, counter, monkey
     other = another_process(counter)
     seen = counter.read(real)
     real.set(counter.key, seen - 5)
-    before_next(monkeypatch, real, "get", lambda: other.invalidate(real))
-    number = counter._settle(real, answered(seen - 5, floor=seen))
-    assert number == other.latest > seen
+    before_next(monkeypatch, real, "get", lambda: other.bump(real))
+    number = counter.judge(real, answered(seen - 5, floor=seen))
+    assert number == other.known > seen
 
 
 def test_a_counter_that_is_lost_again_is_seeded_again(real, counter, monkeypatch):
@@ -407,14 +385,14 @@ def test_a_counter_that_another_process_raised_first_is_left_to_it(real, counter
     seen = counter.read(real)
     raised = seen + 10**9
     real.set(counter.key, raised)
-    assert counter._settle(real, answered(seen - 5, floor=seen)) == raised
+    assert counter.judge(real, answered(seen - 5, floor=seen)) == raised
     assert real.get(counter.key) == raised
 
 
 def test_a_counter_that_does_not_stay_is_given_up(cache, real, counter, monkeypatch):
     known = cache.generation
     real.set(counter.key, known - 1)
-    monkeypatch.setattr(adapter.adapter_of(real), "compare_and_swap", lambda *_: None)
+    monkeypatch.setattr(libraries.of(real), "swap", lambda *_: None)
     with pytest.raises(NamespaceUnavailable) as caught:
         _ = cache.generation
     assert str(caught.value) == (
@@ -439,9 +417,7 @@ def test_a_bump_whose_counter_does_not_stay_is_given_up(cache, counter, monkeypa
     monkeypatch.setattr(real, "incr", lost)
     monkeypatch.setattr(real, "add", second)
     real.set(counter.key, 1)
-    with pytest.raises(
-        NamespaceUnavailable, match="does not keep the value that it is given"
-    ):
+    with pytest.raises(NamespaceUnavailable, match="does not stay where it is put"):
         cache.invalidate_namespace()
 
 
@@ -456,10 +432,10 @@ def test_a_bump_that_comes_second_to_raise_gives_a_number_of_its_own(
     numbers = []
 
     def overtaken():
-        numbers.append(other.invalidate(real))
+        numbers.append(other.bump(real))
 
-    before_next(monkeypatch, adapter.adapter_of(real), "compare_and_swap", overtaken)
-    numbers.append(counter.invalidate(real))
+    before_next(monkeypatch, libraries.of(real), "swap", overtaken)
+    numbers.append(counter.bump(real))
     assert seen < numbers[0] < numbers[1] == real.get(counter.key)
 
 
@@ -486,8 +462,8 @@ RUBBISH = [
 def unfit(counter, fault) -> str:
     return (
         f"The counter of namespace {counter.namespace!r}, the key {counter.key!r} on "
-        f"{counter.server}, {fault}. If the client's serializer is not the cause, "
-        f"delete that key, and the namespace starts anew."
+        f"{counter.server}, {fault}. If it is not the client's serializer that makes "
+        f"it so, delete that key, and the namespace starts anew."
     )
 
 
@@ -579,9 +555,7 @@ def test_an_item_that_cannot_be_decoded_is_the_clients_own_error(
 ):
     """As on the bare client; the counter is in order."""
     wire_key = (
-        cache._cache._binder.binding()
-        .keys(cache.generation)
-        .wire_key(cache.make_key("k"))
+        cache._cache._find_route().keys(cache.generation).name(cache.make_key("k"))
     )
     for key in (wire_key, bare.make_key("k")):
         assert raw(f"set {key} {flags} 0 3\r\nxyz") == "STORED"
@@ -630,7 +604,7 @@ def test_a_counter_that_the_clients_serializer_spoils_is_said_to_be(cache, clien
         cache.invalidate_namespace()
     assert caught.type is NamespaceError
     cause = caught.value.__cause__
-    assert isinstance(cause, adapter.adapter_of(cache._cache.wrapped).not_a_number)
+    assert isinstance(cause, libraries.of(cache._cache.wrapped).not_a_number)
     fault = f"cannot be incremented ({cause})"
     assert str(caught.value) == unfit(cache._cache.counter, fault)
 
@@ -656,202 +630,14 @@ def test_a_client_that_waits_for_no_reply_seeds_a_lost_counter(build, raw):
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_bool_is_no_generation(real, counter, answer):
     with pytest.raises(NamespaceError) as caught:
-        counter._settle(real, answered(answer))
+        counter.judge(real, answered(answer))
     assert str(caught.value) == refused(counter, answer)
 
 
 @pytest.mark.parametrize("answer", [10**18, f"{10**18}", b"%d" % 10**18, 2**63 - 1])
 def test_a_whole_number_is_a_generation_however_it_comes(real, counter, answer):
     """Without a serializer, pymemcache returns what it finds as bytes."""
-    assert counter._settle(real, answered(answer)) == int(answer)
-
-
-# A server that is away.
-
-
-@pytest.fixture
-def away(build, start):
-    """Build a cache on a server of its own; call its `kill()` to take that away."""
-    server = start()
-
-    def build_one(**options):
-        cache = build(server.location, OPTIONS={"NAMESPACE": "shop", **options})
-        assert cache.invalidate_namespace()
-        return cache, server
-
-    return build_one
-
-
-def unavailable(act) -> NamespaceUnavailable:
-    with pytest.raises(NamespaceUnavailable) as caught:
-        act()
-    return caught.value
-
-
-@pytest.mark.parametrize(
-    "ask", [methodcaller("invalidate_namespace"), attrgetter("generation")], ids=repr
-)
-def test_without_a_server_there_is_no_generation(away, ask):
-    """The error names the namespace, its servers, and what the client says."""
-    cache, server = away()
-    known = cache._cache.counter.latest
-    server.kill()
-    error = unavailable(lambda: ask(cache))
-    cause = error.__cause__
-    assert isinstance(cause, OSError | MemcacheUnexpectedCloseError | pylibmc.Error)
-    reason = f"{type(cause).__name__}: {cause}".removesuffix(": ")
-    assert (
-        str(error) == f"Namespace 'shop' on {server.location}: {NO_ANSWER} ({reason})."
-    )
-    assert cache._cache.counter.latest == known
-
-
-def test_a_server_that_dies_before_it_is_seeded_is_away(build, start, monkeypatch):
-    """It is no fault of the serializer's."""
-    server = start()
-    cache = build(server.location)
-    overtake(monkeypatch, cache._cache.wrapped, ["get"], server.kill)
-    with pytest.raises(NamespaceUnavailable, match="no answer from the server"):
-        cache.generation  # noqa: B018
-
-
-@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_an_answer_that_no_server_gave_is_no_bump(away):
-    """Within its retry window, pymemcache answers `incr` with False and `get` too."""
-    cache, server = away(retry_timeout=60)
-    server.kill()
-    unavailable(cache.invalidate_namespace)  # the connection breaks
-    unavailable(cache.invalidate_namespace)  # another is refused
-    for act in (cache.invalidate_namespace, lambda: cache.generation):
-        error = unavailable(act)
-        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
-
-
-@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_ignored_exceptions_are_no_bump(away):
-    cache, server = away(ignore_exc=True, retry_timeout=0)
-    server.kill()
-    for act in (cache.invalidate_namespace, lambda: cache.generation) * 3:
-        error = unavailable(act)
-        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
-
-
-@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_a_server_that_was_given_up_is_named(away):
-    cache, server = away(retry_attempts=0)
-    server.kill()
-    unavailable(cache.invalidate_namespace)  # the connection breaks
-    unavailable(cache.invalidate_namespace)  # another is refused
-    assert str(unavailable(cache.invalidate_namespace)) == (
-        f"Namespace 'shop' on {server.location}: {NO_ANSWER} (MemcacheError: All "
-        f"servers seem to be down right now)."
-    )
-
-
-def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monkeypatch):
-    """And who waited for a server once does not wait for it once more."""
-
-    lost = TimeoutError if real.__module__.startswith("pymemcache") else pylibmc.Error
-
-    def timed_out(*_):
-        raise lost
-
-    monkeypatch.setattr(real, "get", None)
-    monkeypatch.setattr(real, "incr", timed_out)
-    assert str(unavailable(cache.invalidate_namespace)) == (
-        f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
-        f"({lost.__name__})."
-    )
-
-
-def test_an_error_of_incr_alone_is_told(cache, real, server, monkeypatch):
-    """The counter can be read, so the error of `incr` is the one to show."""
-
-    def fails(*_):
-        raise RuntimeError("told")
-
-    monkeypatch.setattr(real, "incr", fails)
-    assert str(unavailable(cache.invalidate_namespace)) == (
-        f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
-        f"(RuntimeError: told)."
-    )
-
-
-@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_a_server_that_returns_empty_begins_above_all_that_was_seen(away):
-    cache, server = away(retry_timeout=0)
-    seen = cache.generation
-    server.kill()
-    unavailable(cache.invalidate_namespace)
-    server.start()
-    assert cache.invalidate_namespace() > seen
-
-
-# Several servers: the counter has one home.
-
-
-@pytest.fixture
-def several(build, start):
-    """Build a cache on three servers; give it, the counter's home and the others."""
-
-    def build_one(**options):
-        home, *others = sorted((start() for _ in range(3)), key=attrgetter("location"))
-        locations = [server.location for server in (others[0], home, others[1])]
-        return build(locations, OPTIONS=options), home, others
-
-    return build_one
-
-
-def test_the_counter_is_kept_by_the_first_server_by_name_and_no_other(several):
-    cache, home, others = several()
-    key = cache._cache.counter.key
-    cache.set_many(dict.fromkeys(map(str, range(50)), "v"))
-    number = cache.invalidate_namespace()
-    assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
-    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
-    assert answer_of(home, f"delete {key}") == "DELETED"
-    number = cache.generation
-    assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
-    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
-
-
-def test_another_server_than_the_home_may_be_away(several):
-    cache, _, others = several()
-    assert cache.generation
-    for server in others:
-        server.kill()
-    before = cache.generation
-    assert cache.invalidate_namespace() == before + 1
-
-
-@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_without_its_home_a_namespace_holds_nothing(several):
-    """Though other servers hold items of it, and answer, and the client hides it."""
-    cache, home, _ = several(ignore_exc=True, retry_timeout=0)
-    keys = [str(number) for number in range(50)]
-    cache.set_many(dict.fromkeys(keys, "v"))
-    home.kill()
-    bare = bare_cache(BACKENDS["pymemcache"], home.location, OPTIONS=cache._options)
-    for each in (cache, bare):
-        assert [each.get(key, "miss") for key in keys] == ["miss"] * 50
-        assert each.get_many(keys) == {}
-        assert each.set_many(dict.fromkeys(keys, "w")) == keys
-        assert [each.add(key, "w") for key in keys] == [False] * 50
-        assert [each.delete(key) for key in keys] == [False] * 50
-    assert str(unavailable(cache.invalidate_namespace)) == (
-        f"Namespace {cache.namespace!r} on {home.location}: {QUIET}."
-    )
-    bare.close()
-
-
-@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_closing_closes_the_connection_to_the_home_as_well(several):
-    cache, *_ = several()
-    assert cache.generation
-    (home,) = cache._cache._binder.binding().counter_client.clients.values()
-    assert home.sock is not None
-    cache.close()
-    assert home.sock is None
+    assert counter.judge(real, answered(answer)) == int(answer)
 
 
 def test_what_is_outdated_before_the_server_is_reached_is_not_answered(
@@ -860,11 +646,11 @@ def test_what_is_outdated_before_the_server_is_reached_is_not_answered(
     """In a namespace that an earlier run has filled."""
     earlier = build(OPTIONS={"NAMESPACE": "shop"})
     earlier.set("k", "an earlier run's")
-    monkeypatch.setattr(registry, "_counters", {})  # as in another process
+    monkeypatch.setattr(generation, "_counters", {})  # as in another process
     later = build(OPTIONS={"NAMESPACE": "shop", "MAX_STALENESS": 60})
     counter = later._cache.counter
     assert not counter.was_reached
-    counter.invalidate_unreached()
+    counter.outdate()
     assert later.get("k") is None
     assert counter.was_reached
     assert earlier.get("k") is None

@@ -1,104 +1,18 @@
-"""Wrapped backends with ways of their own, servers of all kinds, and forks."""
-
-import os
-import subprocess
-import sys
-import threading
+"""Wrapped backends with ways of their own, and servers of all kinds."""
 
 import pytest
-from django.core.cache.backends.memcached import PyLibMCCache, PyMemcacheCache
+from django.core.cache.backends.memcached import PyMemcacheCache
 from django.core.exceptions import ImproperlyConfigured
 from django_prometheus.cache.metrics import django_cache_get_total
 
 from namespaced_cache import NamespaceError
+from tests.support.backends import (
+    AssigningCache,
+    DiscoveringCache,
+    HoldingCache,
+    ReconnectingCache,
+)
 from tests.support.caches import BACKENDS, bare_cache, our_cache
-
-
-class ReconnectingCache(PyMemcacheCache):
-    """Makes its client anew at every other use, through a property of its own."""
-
-    _held = None
-    made = 0
-
-    @property
-    def _cache(self):
-        if self._held is None or self.made % 2:
-            if self._held is not None:
-                self._held.close()
-            self._held = self._class(self.client_servers, **self._options)
-        self.made += 1
-        return self._held
-
-    def get_twice(self, key):
-        """A verb of the backend's own, on the raw client."""
-        key = self.make_and_validate_key(key)
-        return self._cache.get(key), self._cache.get(key)
-
-
-class AssigningCache(PyLibMCCache):
-    """Makes its client in `__init__`, as many did before Django had a property."""
-
-    def __init__(self, server, params):
-        super().__init__(server, params)
-        self._cache = self._class(self.client_servers)
-
-
-class SettingCache(PyMemcacheCache):
-    """Keeps its client behind a property that can be assigned and deleted."""
-
-    _held = None
-
-    @property
-    def _cache(self):
-        if self._held is None:
-            self._held = self._class(self.client_servers, **self._options)
-        return self._held
-
-    @_cache.setter
-    def _cache(self, client):
-        self._held = client
-
-
-class DiscoveringCache(PyMemcacheCache):
-    """Finds its servers out, as some do in a cloud."""
-
-    nodes = ()
-
-    @property
-    def client_servers(self):
-        return list(self.nodes)
-
-
-class HoldingCache(PyLibMCCache):
-    """Holds a client from the first, under a name of its own."""
-
-    def __init__(self, server, params):
-        super().__init__(server, params)
-        self._held = self._class(self.client_servers)
-
-    _cache = property(lambda self: self._held)
-
-
-class LocalCache:
-    """Hides its client where nobody looks for one."""
-
-    def __init__(self, server, params):
-        super().__init__(server, params)
-        self._local = threading.local()
-
-    @property
-    def _cache(self):
-        if not hasattr(self._local, "client"):
-            self._local.client = self._class(self.client_servers, **self._options)
-        return self._local.client
-
-
-class LocalPyMemcacheCache(LocalCache, PyMemcacheCache):
-    pass
-
-
-class LocalPyLibMCCache(LocalCache, PyLibMCCache):
-    pass
 
 
 class ForeignClient:
@@ -111,7 +25,7 @@ class ForeignCache(PyMemcacheCache):
 
 @pytest.mark.parametrize("own", [ReconnectingCache, AssigningCache, HoldingCache])
 def test_a_backend_keeps_its_way_of_making_clients(own, server, bare):
-    cache = our_cache(f"{__name__}.{own.__name__}", server.location)
+    cache = our_cache(f"{own.__module__}.{own.__name__}", server.location)
     cache.set("k", 1)
     clients = {id(cache._cache.wrapped) for _ in range(4)}
     assert (len(clients) > 1) == (own is ReconnectingCache)
@@ -123,7 +37,7 @@ def test_a_backend_keeps_its_way_of_making_clients(own, server, bare):
 
 
 def test_a_verb_of_the_backends_own_is_in_the_namespace(server, bare):
-    cache = our_cache(f"{__name__}.ReconnectingCache", server.location)
+    cache = our_cache("tests.support.backends.ReconnectingCache", server.location)
     cache.set("k", 1)
     bare.set("k", "theirs")
     assert cache.get_twice("k") == (1, 1)
@@ -284,11 +198,11 @@ def test_the_binary_protocol_takes_any_key(server):
 def test_a_backend_that_finds_its_servers_has_one_home(start, monkeypatch):
     nodes = sorted(start().location for _ in range(2))
     monkeypatch.setattr(DiscoveringCache, "nodes", nodes[::-1])
-    cache = our_cache(f"{__name__}.DiscoveringCache", "config:11211")
+    cache = our_cache("tests.support.backends.DiscoveringCache", "config:11211")
     cache.set_many({str(number): number for number in range(20)})
     client, counter = cache._cache.wrapped, cache._cache.counter
     assert counter.server == nodes[0]
-    assert client.clients[nodes[0]].get(counter.key) == counter.latest
+    assert client.clients[nodes[0]].get(counter.key) == counter.known
     assert client.clients[nodes[1]].get(counter.key) is None
     cache.close()
 
@@ -316,7 +230,7 @@ def test_a_unix_sockets_home_does_not_depend_on_its_spelling():
 
 
 def test_a_client_assigned_through_the_backends_own_property_is_used(server):
-    cache = our_cache(f"{__name__}.SettingCache", server.location)
+    cache = our_cache("tests.support.backends.SettingCache", server.location)
     cache.set("k", 1)
     first = cache._cache.wrapped
     cache._cache = None
@@ -324,227 +238,6 @@ def test_a_client_assigned_through_the_backends_own_property_is_used(server):
     assert cache.get("k") == 1
     first.close()
     cache.close()
-
-
-# Forks.
-
-
-def run_script(code, *arguments):
-    """Run code in a process of its own, which may fork and end as it likes."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-
-
-FORKING = """
-import os, sys, traceback
-from django.conf import settings
-settings.configure()
-from namespaced_cache import NamespacedCache
-
-cache = NamespacedCache(sys.argv[2], {"OPTIONS": {"WRAPPED_BACKEND": sys.argv[1]}})
-raw = cache._cache
-cache.key_prefix = "assigned"
-cache.set("before", "value")
-inherited = raw.wrapped
-reader, writer = os.pipe()
-child = os.fork()
-if not child:
-    try:
-        if "Local" not in sys.argv[1]:
-            assert raw.wrapped is not inherited
-        assert raw.wrapped is raw.wrapped
-        for number in range(200):
-            cache.set("childs", number)
-            assert cache.get("childs") == number
-        assert cache.get("before") == "value"
-        assert cache.make_key("k") == "assigned:1:k"
-        os.write(writer, b"child ok")
-        if len(sys.argv) > 3:
-            sys.exit()
-    except Exception:
-        traceback.print_exc()
-    os._exit(0)
-for number in range(200):
-    cache.set("parents", number)
-    assert cache.get("parents") == number
-os.waitpid(child, 0)
-os.close(writer)
-assert os.read(reader, 100) == b"child ok"
-assert raw.wrapped is inherited
-assert cache.get("parents") == 199
-assert cache.get("childs") == 199
-cache.close()
-print("parent ok")
-"""
-
-
-@pytest.mark.parametrize("how_the_child_ends", [[], ["sys.exit"]])
-@pytest.mark.parametrize("own", [*BACKENDS.values(), f"{__name__}.HoldingCache"])
-def test_a_child_never_shares_a_socket_with_its_parent(own, server, how_the_child_ends):
-    """Both talk at the same time; either end of the child leaves the parent's alone."""
-    done = run_script(FORKING, own, server.location, *how_the_child_ends)
-    assert done.stdout == "parent ok\n", done.stderr
-
-
-HIDDEN = """
-import os, sys, traceback
-from django.conf import settings
-settings.configure()
-from namespaced_cache import NamespacedCache, NamespaceError
-
-options = {"WRAPPED_BACKEND": "tests.unit.core.test_wrapped_backend." + sys.argv[1]}
-cache = NamespacedCache(sys.argv[2], {"OPTIONS": options})
-cache.set("k", 1)
-clone = cache._cache.clone()
-clone.set("k", 2)
-if not (child := os.fork()):
-    status = 1
-    try:
-        try:
-            (cache if sys.argv[1] == "LocalPyLibMCCache" else clone).set("k", 3)
-        except NamespaceError as error:
-            print(error, flush=True)
-        status = 0
-    except Exception:
-        traceback.print_exc()
-    sys.exit(status)
-_, status = os.waitpid(child, 0)
-assert status == 0, status
-print(cache.get("k"), clone.get("k"))
-"""
-
-
-def run_hidden(backend, server):
-    done = run_script(HIDDEN, backend, server.location)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_hidden_client_that_cannot_be_replaced_after_a_fork_is_refused(server):
-    assert run_hidden("LocalPyLibMCCache", server) == (
-        "LocalPyLibMCCache still has the client of the process that this one was "
-        "forked from, whose connections it would share. Keep the client in an "
-        "attribute of the backend, where it can be replaced.\n1 2\n"
-    )
-
-
-def test_a_clone_is_made_anew_after_a_fork(server):
-    assert run_hidden("AssigningCache", server) == "1 3\n"
-
-
-OTHERS_CLIENTS = """
-import os, signal, sys, threading
-from django.conf import settings
-settings.configure()
-from namespaced_cache import NamespacedCache, NamespaceError
-
-options = {"WRAPPED_BACKEND": "tests.unit.core.test_wrapped_backend.LocalPyLibMCCache"}
-cache = NamespacedCache(sys.argv[1], {"OPTIONS": options})
-cache.set("k", 1)
-thread = threading.Thread(target=cache.get, args=("k",))
-thread.start()
-thread.join()
-if not (child := os.fork()):
-    signal.alarm(10)
-    try:
-        cache.get("k")
-    except NamespaceError:
-        os._exit(0)
-    os._exit(1)
-print(os.waitpid(child, 0)[1], cache.get("k"))
-"""
-
-
-def test_a_hidden_client_is_refused_though_another_was_used_last(server):
-    done = run_script(OTHERS_CLIENTS, server.location)
-    assert done.stdout == "0 1\n", done.stderr
-
-
-POOLED = """
-import os, signal, sys
-from django.conf import settings
-settings.configure()
-from namespaced_cache import NamespacedCache
-
-cache = NamespacedCache(sys.argv[1], {"OPTIONS": {"use_pooling": True}})
-cache.set("k", 1)
-(inner,) = cache._cache.clients.values()
-(inherited,) = inner.client_pool.free
-inner.client_pool._lock.acquire()  # as another thread may
-if not (child := os.fork()):
-    signal.alarm(10)
-    assert inherited.sock is None
-    assert cache.get("k") == 1
-    os._exit(0)
-inner.client_pool._lock.release()
-print(os.waitpid(child, 0)[1], inherited.sock is not None, cache.get("k"))
-"""
-
-
-def test_a_pool_whose_lock_was_held_at_the_fork_leaves_no_deadlock(server):
-    done = run_script(POOLED, server.location)
-    assert done.stdout == "0 True 1\n", done.stderr
-
-
-RUDE = """
-import os, sys
-from django.conf import settings
-settings.configure()
-import pymemcache
-from namespaced_cache import NamespacedCache
-from namespaced_cache import forks
-from namespaced_cache.core.binding import release_in_child
-
-class Rude(pymemcache.Client):
-    def close(self):
-        raise RuntimeError("not now")
-
-cache = NamespacedCache(sys.argv[1], {})
-rude = [Rude(sys.argv[1]) for _ in range(5)]
-for client in (*rude, cache._cache.wrapped):
-    release_in_child(client)
-cache.set("k", 1)
-(inner,) = cache._cache.clients.values()
-if not (child := os.fork()):
-    assert inner.sock is None
-    assert all(map(forks.is_unusable, rude))
-    os._exit(0)
-print(os.waitpid(child, 0)[1])
-"""
-
-
-def test_a_client_that_does_not_close_keeps_no_other_from_being_left(server):
-    done = run_script(RUDE, server.location)
-    assert done.stdout == "0\n", done.stderr
-    assert done.stderr.count("A client that was inherited over a fork does not") == 5
-
-
-IDLE = """
-import os, sys
-from django.conf import settings
-settings.configure()
-from namespaced_cache import NamespacedCache
-
-cache = NamespacedCache(sys.argv[2], {"OPTIONS": {"WRAPPED_BACKEND": sys.argv[1]}})
-cache.set("k", 1)
-if not (child := os.fork()):
-    sys.exit()
-os.waitpid(child, 0)
-print(cache.get("k"))
-"""
-
-
-def test_a_child_that_never_uses_the_cache_leaves_its_parents_connection(
-    backend, server
-):
-    """As a pylibmc client that is freed at the child's end does not, by itself."""
-    done = run_script(IDLE, backend, server.location)
-    assert done.stdout == "1\n", done.stderr
 
 
 def test_a_location_that_names_no_server_is_refused():

@@ -1,0 +1,205 @@
+"""The counter while its server is away, and where there are several servers."""
+
+from __future__ import annotations
+
+from operator import attrgetter, methodcaller
+
+import pylibmc
+import pytest
+from pymemcache.exceptions import MemcacheUnexpectedCloseError
+
+from namespaced_cache import NamespaceUnavailable
+from tests.support.caches import BACKENDS, bare_cache
+from tests.support.servers import answer_of
+from tests.support.uses import overtake
+
+NO_ANSWER = "no answer from the server"
+QUIET = f"{NO_ANSWER} (the client takes it to be away, or hides why)"
+
+
+# A server that is away.
+
+
+@pytest.fixture
+def away(build, start):
+    """Build a cache on a server of its own; call its `kill()` to take that away."""
+    server = start()
+
+    def build_one(**options):
+        cache = build(server.location, OPTIONS={"NAMESPACE": "shop", **options})
+        assert cache.invalidate_namespace()
+        return cache, server
+
+    return build_one
+
+
+def unavailable(act) -> NamespaceUnavailable:
+    with pytest.raises(NamespaceUnavailable) as caught:
+        act()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "ask", [methodcaller("invalidate_namespace"), attrgetter("generation")], ids=repr
+)
+def test_without_a_server_there_is_no_generation(away, ask):
+    """The error names the namespace, its servers, and what the client says."""
+    cache, server = away()
+    known = cache._cache.counter.known
+    server.kill()
+    error = unavailable(lambda: ask(cache))
+    cause = error.__cause__
+    assert isinstance(cause, OSError | MemcacheUnexpectedCloseError | pylibmc.Error)
+    reason = f"{type(cause).__name__}: {cause}".removesuffix(": ")
+    assert (
+        str(error) == f"Namespace 'shop' on {server.location}: {NO_ANSWER} ({reason})."
+    )
+    assert cache._cache.counter.known == known
+
+
+def test_a_server_that_dies_before_it_is_seeded_is_away(build, start, monkeypatch):
+    """It is no fault of the serializer's."""
+    server = start()
+    cache = build(server.location)
+    overtake(monkeypatch, cache._cache.wrapped, ["get"], server.kill)
+    with pytest.raises(NamespaceUnavailable, match="no answer from the server"):
+        cache.generation  # noqa: B018
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_an_answer_that_no_server_gave_is_no_bump(away):
+    """Within its retry window, pymemcache answers `incr` with False and `get` too."""
+    cache, server = away(retry_timeout=60)
+    server.kill()
+    unavailable(cache.invalidate_namespace)  # the connection breaks
+    unavailable(cache.invalidate_namespace)  # another is refused
+    for act in (cache.invalidate_namespace, lambda: cache.generation):
+        error = unavailable(act)
+        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_ignored_exceptions_are_no_bump(away):
+    cache, server = away(ignore_exc=True, retry_timeout=0)
+    server.kill()
+    for act in (cache.invalidate_namespace, lambda: cache.generation) * 3:
+        error = unavailable(act)
+        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_a_server_that_was_given_up_is_named(away):
+    cache, server = away(retry_attempts=0)
+    server.kill()
+    unavailable(cache.invalidate_namespace)  # the connection breaks
+    unavailable(cache.invalidate_namespace)  # another is refused
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace 'shop' on {server.location}: {NO_ANSWER} (MemcacheError: All "
+        f"servers seem to be down right now)."
+    )
+
+
+def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monkeypatch):
+    """And who waited for a server once does not wait for it once more."""
+
+    lost = TimeoutError if real.__module__.startswith("pymemcache") else pylibmc.Error
+
+    def timed_out(*_):
+        raise lost
+
+    monkeypatch.setattr(real, "get", None)
+    monkeypatch.setattr(real, "incr", timed_out)
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
+        f"({lost.__name__})."
+    )
+
+
+def test_an_error_of_incr_alone_is_told(cache, real, server, monkeypatch):
+    """The counter can be read, so the error of `incr` is the one to show."""
+
+    def fails(*_):
+        raise RuntimeError("told")
+
+    monkeypatch.setattr(real, "incr", fails)
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
+        f"(RuntimeError: told)."
+    )
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_a_server_that_returns_empty_begins_above_all_that_was_seen(away):
+    cache, server = away(retry_timeout=0)
+    seen = cache.generation
+    server.kill()
+    unavailable(cache.invalidate_namespace)
+    server.start()
+    assert cache.invalidate_namespace() > seen
+
+
+# Several servers: the counter has one home.
+
+
+@pytest.fixture
+def several(build, start):
+    """Build a cache on three servers; give it, the counter's home and the others."""
+
+    def build_one(**options):
+        home, *others = sorted((start() for _ in range(3)), key=attrgetter("location"))
+        locations = [server.location for server in (others[0], home, others[1])]
+        return build(locations, OPTIONS=options), home, others
+
+    return build_one
+
+
+def test_the_counter_is_kept_by_the_first_server_by_name_and_no_other(several):
+    cache, home, others = several()
+    key = cache._cache.counter.key
+    cache.set_many(dict.fromkeys(map(str, range(50)), "v"))
+    number = cache.invalidate_namespace()
+    assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
+    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
+    assert answer_of(home, f"delete {key}") == "DELETED"
+    number = cache.generation
+    assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
+    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
+
+
+def test_another_server_than_the_home_may_be_away(several):
+    cache, _, others = several()
+    assert cache.generation
+    for server in others:
+        server.kill()
+    before = cache.generation
+    assert cache.invalidate_namespace() == before + 1
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_without_its_home_a_namespace_holds_nothing(several):
+    """Though other servers hold items of it, and answer, and the client hides it."""
+    cache, home, _ = several(ignore_exc=True, retry_timeout=0)
+    keys = [str(number) for number in range(50)]
+    cache.set_many(dict.fromkeys(keys, "v"))
+    home.kill()
+    bare = bare_cache(BACKENDS["pymemcache"], home.location, OPTIONS=cache._options)
+    for each in (cache, bare):
+        assert [each.get(key, "miss") for key in keys] == ["miss"] * 50
+        assert each.get_many(keys) == {}
+        assert each.set_many(dict.fromkeys(keys, "w")) == keys
+        assert [each.add(key, "w") for key in keys] == [False] * 50
+        assert [each.delete(key) for key in keys] == [False] * 50
+    assert str(unavailable(cache.invalidate_namespace)) == (
+        f"Namespace {cache.namespace!r} on {home.location}: {QUIET}."
+    )
+    bare.close()
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+def test_closing_closes_the_connection_to_the_home_as_well(several):
+    cache, *_ = several()
+    assert cache.generation
+    (home,) = cache._cache._find_route().home.clients.values()
+    assert home.sock is not None
+    cache.close()
+    assert home.sock is None
