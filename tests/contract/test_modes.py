@@ -425,10 +425,10 @@ def test_a_number_is_never_younger_than_its_confirmation(clock):
                 seen.append(self.trusted(WINDOW))
 
     counter = Watched("shop", "127.0.0.1:1")
-    counter._learn(101, clock.now)
+    counter._note_latest(101, clock.now)
     clock.now += WINDOW
     seen.clear()
-    counter._learn(102, clock.now)
+    counter._note_latest(102, clock.now)
     assert 101 not in seen
     assert seen[-1] == 102
 
@@ -442,7 +442,7 @@ def test_a_number_that_is_overtaken_while_its_age_is_read_is_not_trusted(clock):
             number = vars(self)["known"]
             if clock.now == later and self.todo:
                 self.todo = False
-                self._learn(102, later)
+                self._note_latest(102, later)
             return number
 
         @known.setter
@@ -451,7 +451,7 @@ def test_a_number_that_is_overtaken_while_its_age_is_read_is_not_trusted(clock):
 
     later = clock.now + WINDOW
     counter = Overtaken("shop", "127.0.0.1:1")
-    counter._learn(101, clock.now)
+    counter._note_latest(101, clock.now)
     assert counter.trusted(WINDOW) == 101
     clock.now = later
     assert counter.trusted(WINDOW) is None

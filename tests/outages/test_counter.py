@@ -14,7 +14,7 @@ from tests.support.servers import answer_of
 from tests.support.uses import overtake
 
 NO_ANSWER = "no answer from the server"
-QUIET = f"{NO_ANSWER} (the client takes it to be away, or hides why)"
+QUIET = f"{NO_ANSWER} (the client takes it to be down, or hides why)"
 
 
 # A server that is away.
@@ -45,7 +45,7 @@ def unavailable(act) -> NamespaceUnavailable:
 def test_without_a_server_there_is_no_generation(away, ask):
     """The error names the namespace, its servers, and what the client says."""
     cache, server = away()
-    known = cache._cache.counter.known
+    known = cache._cache.counter.latest
     server.kill()
     error = unavailable(lambda: ask(cache))
     cause = error.__cause__
@@ -54,7 +54,7 @@ def test_without_a_server_there_is_no_generation(away, ask):
     assert (
         str(error) == f"Namespace 'shop' on {server.location}: {NO_ANSWER} ({reason})."
     )
-    assert cache._cache.counter.known == known
+    assert cache._cache.counter.latest == known
 
 
 def test_a_server_that_dies_before_it_is_seeded_is_away(build, start, monkeypatch):
@@ -199,7 +199,7 @@ def test_without_its_home_a_namespace_holds_nothing(several):
 def test_closing_closes_the_connection_to_the_home_as_well(several):
     cache, *_ = several()
     assert cache.generation
-    (home,) = cache._cache._find_route().home.clients.values()
+    (home,) = cache._cache._binder.binding().counter_client.clients.values()
     assert home.sock is not None
     cache.close()
     assert home.sock is None

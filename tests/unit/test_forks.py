@@ -178,7 +178,9 @@ import os, sys
 from django.conf import settings
 settings.configure()
 import pymemcache
-from namespaced_cache import NamespacedCache, libraries
+from namespaced_cache import NamespacedCache
+from namespaced_cache import forks
+from namespaced_cache.core.binding import release_in_child
 
 class Rude(pymemcache.Client):
     def close(self):
@@ -187,12 +189,12 @@ class Rude(pymemcache.Client):
 cache = NamespacedCache(sys.argv[1], {})
 rude = [Rude(sys.argv[1]) for _ in range(5)]
 for client in (*rude, cache._cache.wrapped):
-    libraries.watch(client)
+    release_in_child(client)
 cache.set("k", 1)
 (inner,) = cache._cache.clients.values()
 if not (child := os.fork()):
     assert inner.sock is None
-    assert all(map(libraries.is_left, rude))
+    assert all(map(forks.is_unusable, rude))
     os._exit(0)
 print(os.waitpid(child, 0)[1])
 """

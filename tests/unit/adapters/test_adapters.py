@@ -1,4 +1,4 @@
-"""libraries: what is said of pymemcache and pylibmc holds of the real clients."""
+"""What the adapters say of pymemcache and pylibmc holds of the real clients."""
 
 from __future__ import annotations
 

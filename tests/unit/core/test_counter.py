@@ -14,9 +14,11 @@ from functools import partial
 import pylibmc
 import pytest
 
-from namespaced_cache import NamespaceError, NamespaceUnavailable, generation, libraries
-from namespaced_cache.generation import Counter
-from namespaced_cache.look import Look
+from namespaced_cache import NamespaceError, NamespaceUnavailable
+from namespaced_cache.adapters import adapter
+from namespaced_cache.adapters.counter_read import CounterRead
+from namespaced_cache.core import registry
+from namespaced_cache.core.counter import Counter
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.servers import answer_of
 
@@ -34,10 +36,10 @@ def raw(server):
 
 
 def answered(answer, floor=0):
-    """A look at the counter, and its answer."""
-    look = Look(floor, asked=0)
-    look.answer = answer
-    return look
+    """Return a counter read that found this value."""
+    read = CounterRead(floor, began=0)
+    read.value = answer
+    return read
 
 
 def another_process(counter) -> Counter:
@@ -93,10 +95,10 @@ def test_two_seeders_end_on_one_number(real, counter, monkeypatch):
     before_next(monkeypatch, real, "add", lambda: numbers.append(other.read(real)))
     numbers.append(counter.read(real))
     assert len(numbers) == 2
-    assert numbers[0] == numbers[1] == other.known == counter.known
+    assert numbers[0] == numbers[1] == other.latest == counter.latest
 
 
-@pytest.mark.parametrize("verb", ["read", "bump"])
+@pytest.mark.parametrize("verb", ["read", "invalidate"])
 def test_a_bump_that_comes_second_to_seed_gives_a_number_of_its_own(
     real, counter, monkeypatch, verb
 ):
@@ -106,9 +108,9 @@ def test_a_bump_that_comes_second_to_seed_gives_a_number_of_its_own(
     before_next(
         monkeypatch, real, "add", lambda: numbers.append(getattr(other, verb)(real))
     )
-    numbers.append(counter.bump(real))
-    assert numbers == [other.known, other.known + 1]
-    assert other.read(real) == counter.known == numbers[1]
+    numbers.append(counter.invalidate(real))
+    assert numbers == [other.latest, other.latest + 1]
+    assert other.read(real) == counter.latest == numbers[1]
 
 
 def test_seeding_is_logged(cache, caplog):
@@ -152,8 +154,8 @@ def test_a_bump_counts_from_where_the_server_stands(real, counter):
     other = another_process(counter)
     other.read(real)
     for _ in range(5):
-        counter.bump(real)
-    assert other.bump(real) == counter.known + 1
+        counter.invalidate(real)
+    assert other.invalidate(real) == counter.latest + 1
 
 
 def test_no_two_bumps_give_one_number(build):
@@ -172,13 +174,13 @@ def test_no_two_bumps_give_one_number(build):
     assert all(mine == sorted(mine) for mine in numbers)
     flat = sorted(number for mine in numbers for number in mine)
     assert flat == list(range(before + 1, before + 1 + threads * bumps))
-    assert caches[0]._cache.counter.known == flat[-1]
+    assert caches[0]._cache.counter.latest == flat[-1]
 
 
 # The known number.
 
 
-@pytest.mark.parametrize(("verb", "asks"), [("read", "get"), ("bump", "incr")])
+@pytest.mark.parametrize(("verb", "asks"), [("read", "get"), ("invalidate", "incr")])
 def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
     real, counter, monkeypatch, verb, asks
 ):
@@ -191,12 +193,12 @@ def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
         answer = ask(*args)
         if not answers:
             answers.append(answer)
-            counter.bump(real)
+            counter.invalidate(real)
         return answer
 
     monkeypatch.setattr(real, asks, answer_late)
     assert getattr(counter, verb)(real) == answers[0]
-    assert real.get(counter.key) == counter.known == answers[0] + 1
+    assert real.get(counter.key) == counter.latest == answers[0] + 1
 
 
 def test_the_known_number_does_not_go_back_between_threads():
@@ -219,10 +221,10 @@ def test_the_known_number_does_not_go_back_between_threads():
             vars(self)["known"] = number
 
     slow = Slow("shop", "127.0.0.1:1")
-    other = threading.Thread(target=slow._learn, args=(102, 0))
-    slow._learn(101, 0)
+    other = threading.Thread(target=slow._note_latest, args=(102, 0))
+    slow._note_latest(101, 0)
     other.join()
-    assert slow.known == 102
+    assert slow.latest == 102
 
 
 def test_threads_and_aliases_share_one_counter(build, server):
@@ -243,7 +245,7 @@ def test_threads_and_aliases_share_one_counter(build, server):
 
 def test_a_place_has_a_counter_of_its_own():
     def found(place):
-        return generation.counter("shop", "127.0.0.1:1", place)
+        return registry.counter("shop", "127.0.0.1:1", place)
 
     assert found("here") is found("here")
     assert found("here") is not found("there")
@@ -274,22 +276,22 @@ def test_servers_in_any_order_have_one_home(build):
 
 def test_what_one_namespace_knows_is_not_known_to_another(build):
     known, fresh = build(OPTIONS={"NAMESPACE": "known"}), build()
-    assert known.generation == known._cache.counter.known
-    assert fresh._cache.counter.known == 0
+    assert known.generation == known._cache.counter.latest
+    assert fresh._cache.counter.latest == 0
 
 
 def test_a_bump_is_known_to_the_other_alias_without_looking(build):
     one, other = build(), build()
-    assert one.invalidate_namespace() == other._cache.counter.known
+    assert one.invalidate_namespace() == other._cache.counter.latest
 
 
 def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
     code = (
         "import os, signal, threading\n"
-        "from namespaced_cache import generation\n"
+        "from namespaced_cache.core import counter, registry\n"
         "held, done = threading.Event(), threading.Event()\n"
         "def hold():\n"
-        "    with generation._lock:\n"
+        "    with counter._lock, registry._lock:\n"
         "        held.set()\n"
         "        done.wait()\n"
         "thread = threading.Thread(target=hold)\n"
@@ -298,7 +300,7 @@ def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
         "child = os.fork()\n"
         "if not child:\n"
         "    signal.alarm(10)\n"
-        "    generation.counter('shop', '127.0.0.1:1', '')._learn(1, 0)\n"
+        "    registry.counter('shop', '127.0.0.1:1', '')._note_latest(1, 0)\n"
         "    raise SystemExit\n"
         "print(os.waitpid(child, 0)[1])\n"
         "done.set()\n"
@@ -312,19 +314,19 @@ def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
 # A counter that is lost, or went back.
 
 
-@pytest.mark.parametrize("verb", ["read", "bump"])
+@pytest.mark.parametrize("verb", ["read", "invalidate"])
 @pytest.mark.parametrize("clock", ["right", "behind"])
 def test_a_lost_counter_begins_above_all_that_was_seen(
     real, counter, monkeypatch, verb, clock
 ):
     counter.read(real)
-    seen = counter.bump(real)
+    seen = counter.invalidate(real)
     real.delete(counter.key)
     if clock == "behind":
         monkeypatch.setattr(time, "time_ns", lambda: 7)
     number = getattr(counter, verb)(real)
     assert number > seen
-    assert number == counter.known == real.get(counter.key)
+    assert number == counter.latest == real.get(counter.key)
     # Others may have bumped it meanwhile, so a clock that is behind needs a leap.
     assert (number == seen + 10**9) is (clock == "behind")
 
@@ -335,7 +337,7 @@ def test_nothing_comes_back_with_a_lost_counter(cache, real, counter):
     assert cache.get("k") is None
 
 
-@pytest.mark.parametrize(("verb", "bumped"), [("read", 0), ("bump", 1)])
+@pytest.mark.parametrize(("verb", "bumped"), [("read", 0), ("invalidate", 1)])
 def test_a_counter_that_went_back_is_raised_above_the_known_one(
     real, counter, caplog, verb, bumped
 ):
@@ -344,10 +346,10 @@ def test_a_counter_that_went_back_is_raised_above_the_known_one(
     real.set(counter.key, seen - 5)
     number = getattr(counter, verb)(real)
     assert number > seen
-    assert number == counter.known == real.get(counter.key)
+    assert number == counter.latest == real.get(counter.key)
     text = (
         f"Namespace {counter.namespace!r}: the counter went back from {seen + bumped} "
-        f"to {seen - 5 + bumped}: set right"
+        f"to {seen - 5 + bumped}: repaired"
     )
     assert caplog.record_tuples == [("namespaced_cache", logging.WARNING, text)]
 
@@ -356,9 +358,9 @@ def test_what_another_process_makes_of_it_meanwhile_counts(real, counter, monkey
     other = another_process(counter)
     seen = counter.read(real)
     real.set(counter.key, seen - 5)
-    before_next(monkeypatch, real, "get", lambda: other.bump(real))
-    number = counter.judge(real, answered(seen - 5, floor=seen))
-    assert number == other.known > seen
+    before_next(monkeypatch, real, "get", lambda: other.invalidate(real))
+    number = counter._settle(real, answered(seen - 5, floor=seen))
+    assert number == other.latest > seen
 
 
 def test_a_counter_that_is_lost_again_is_seeded_again(real, counter, monkeypatch):
@@ -385,14 +387,14 @@ def test_a_counter_that_another_process_raised_first_is_left_to_it(real, counter
     seen = counter.read(real)
     raised = seen + 10**9
     real.set(counter.key, raised)
-    assert counter.judge(real, answered(seen - 5, floor=seen)) == raised
+    assert counter._settle(real, answered(seen - 5, floor=seen)) == raised
     assert real.get(counter.key) == raised
 
 
 def test_a_counter_that_does_not_stay_is_given_up(cache, real, counter, monkeypatch):
     known = cache.generation
     real.set(counter.key, known - 1)
-    monkeypatch.setattr(libraries.of(real), "swap", lambda *_: None)
+    monkeypatch.setattr(adapter.adapter_of(real), "compare_and_swap", lambda *_: None)
     with pytest.raises(NamespaceUnavailable) as caught:
         _ = cache.generation
     assert str(caught.value) == (
@@ -417,7 +419,9 @@ def test_a_bump_whose_counter_does_not_stay_is_given_up(cache, counter, monkeypa
     monkeypatch.setattr(real, "incr", lost)
     monkeypatch.setattr(real, "add", second)
     real.set(counter.key, 1)
-    with pytest.raises(NamespaceUnavailable, match="does not stay where it is put"):
+    with pytest.raises(
+        NamespaceUnavailable, match="does not keep the value that it is given"
+    ):
         cache.invalidate_namespace()
 
 
@@ -432,10 +436,10 @@ def test_a_bump_that_comes_second_to_raise_gives_a_number_of_its_own(
     numbers = []
 
     def overtaken():
-        numbers.append(other.bump(real))
+        numbers.append(other.invalidate(real))
 
-    before_next(monkeypatch, libraries.of(real), "swap", overtaken)
-    numbers.append(counter.bump(real))
+    before_next(monkeypatch, adapter.adapter_of(real), "compare_and_swap", overtaken)
+    numbers.append(counter.invalidate(real))
     assert seen < numbers[0] < numbers[1] == real.get(counter.key)
 
 
@@ -462,8 +466,8 @@ RUBBISH = [
 def unfit(counter, fault) -> str:
     return (
         f"The counter of namespace {counter.namespace!r}, the key {counter.key!r} on "
-        f"{counter.server}, {fault}. If it is not the client's serializer that makes "
-        f"it so, delete that key, and the namespace starts anew."
+        f"{counter.server}, {fault}. If the client's serializer is not the cause, "
+        f"delete that key, and the namespace starts anew."
     )
 
 
@@ -555,7 +559,9 @@ def test_an_item_that_cannot_be_decoded_is_the_clients_own_error(
 ):
     """As on the bare client; the counter is in order."""
     wire_key = (
-        cache._cache._find_route().keys(cache.generation).name(cache.make_key("k"))
+        cache._cache._binder.binding()
+        .keys(cache.generation)
+        .wire_key(cache.make_key("k"))
     )
     for key in (wire_key, bare.make_key("k")):
         assert raw(f"set {key} {flags} 0 3\r\nxyz") == "STORED"
@@ -604,7 +610,7 @@ def test_a_counter_that_the_clients_serializer_spoils_is_said_to_be(cache, clien
         cache.invalidate_namespace()
     assert caught.type is NamespaceError
     cause = caught.value.__cause__
-    assert isinstance(cause, libraries.of(cache._cache.wrapped).not_a_number)
+    assert isinstance(cause, adapter.adapter_of(cache._cache.wrapped).not_a_number)
     fault = f"cannot be incremented ({cause})"
     assert str(caught.value) == unfit(cache._cache.counter, fault)
 
@@ -630,14 +636,14 @@ def test_a_client_that_waits_for_no_reply_seeds_a_lost_counter(build, raw):
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_bool_is_no_generation(real, counter, answer):
     with pytest.raises(NamespaceError) as caught:
-        counter.judge(real, answered(answer))
+        counter._settle(real, answered(answer))
     assert str(caught.value) == refused(counter, answer)
 
 
 @pytest.mark.parametrize("answer", [10**18, f"{10**18}", b"%d" % 10**18, 2**63 - 1])
 def test_a_whole_number_is_a_generation_however_it_comes(real, counter, answer):
     """Without a serializer, pymemcache returns what it finds as bytes."""
-    assert counter.judge(real, answered(answer)) == int(answer)
+    assert counter._settle(real, answered(answer)) == int(answer)
 
 
 def test_what_is_outdated_before_the_server_is_reached_is_not_answered(
@@ -646,11 +652,11 @@ def test_what_is_outdated_before_the_server_is_reached_is_not_answered(
     """In a namespace that an earlier run has filled."""
     earlier = build(OPTIONS={"NAMESPACE": "shop"})
     earlier.set("k", "an earlier run's")
-    monkeypatch.setattr(generation, "_counters", {})  # as in another process
+    monkeypatch.setattr(registry, "_counters", {})  # as in another process
     later = build(OPTIONS={"NAMESPACE": "shop", "MAX_STALENESS": 60})
     counter = later._cache.counter
     assert not counter.was_reached
-    counter.outdate()
+    counter.invalidate_unreached()
     assert later.get("k") is None
     assert counter.was_reached
     assert earlier.get("k") is None

@@ -202,7 +202,7 @@ def test_a_backend_that_finds_its_servers_has_one_home(start, monkeypatch):
     cache.set_many({str(number): number for number in range(20)})
     client, counter = cache._cache.wrapped, cache._cache.counter
     assert counter.server == nodes[0]
-    assert client.clients[nodes[0]].get(counter.key) == counter.known
+    assert client.clients[nodes[0]].get(counter.key) == counter.latest
     assert client.clients[nodes[1]].get(counter.key) is None
     cache.close()
 
