@@ -148,7 +148,7 @@ def test_a_counter_that_the_proxy_has_moved_is_raised_when_it_returns(tier, capl
     knows.set_many(dict.fromkeys(KEYS, "old"))
     old = knows.generation
     home = on.home(knows)
-    name = GenerationKeys(knows.namespace, old).name
+    name = GenerationKeys(knows.namespace, old).wire_key
     names = [name(knows.make_key(key)) for key in KEYS]
     names.append(knows._cache.counter.key)
     copy = on.on(home, lambda client: client.get_multi(names))

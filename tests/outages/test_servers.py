@@ -76,7 +76,7 @@ class Servers:
 
     def held(self, server: Memcached, cache: Any, generation: int) -> dict[Any, Any]:
         """Return what one server holds of a generation, with the counter."""
-        name = GenerationKeys(cache.namespace, generation).name
+        name = GenerationKeys(cache.namespace, generation).wire_key
         names = [name(cache.make_key(key)) for key in KEYS]
         names.append(cache._cache.counter.key)
         return self.on(server, methodcaller("get_multi", names))

@@ -208,17 +208,17 @@ def test_the_known_number_does_not_go_back_between_threads():
         reads = 0
 
         @property
-        def known(self):
-            number = vars(self)["known"]
+        def latest(self):
+            number = vars(self)["latest"]
             self.reads += 1
             if self.reads == 2:
                 other.start()
                 other.join(timeout=0.2)  # with the lock it waits for us, in vain
             return number
 
-        @known.setter
-        def known(self, number):
-            vars(self)["known"] = number
+        @latest.setter
+        def latest(self, number):
+            vars(self)["latest"] = number
 
     slow = Slow("shop", "127.0.0.1:1")
     other = threading.Thread(target=slow._note_latest, args=(102, 0))
@@ -399,7 +399,7 @@ def test_a_counter_that_does_not_stay_is_given_up(cache, real, counter, monkeypa
         _ = cache.generation
     assert str(caught.value) == (
         f"Namespace {cache.namespace!r} on {counter.server}: its counter does not "
-        f"stay where it is put."
+        f"keep the value that it is given."
     )
 
 
