@@ -92,7 +92,11 @@ def as_another_process(cache):
         mine = binding()
         if mine not in bindings:
             bindings[mine] = Binding(
-                mine.client, mine.counter_client, theirs, mine.max_staleness
+                mine.client,
+                mine.counter_client,
+                theirs,
+                mine.max_staleness,
+                mine.client_options,
             )
         return bindings[mine]
 
