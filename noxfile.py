@@ -23,6 +23,9 @@ nox.options.stop_on_first_error = True
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+WORKFLOWS = sorted(
+    str(path.relative_to(ROOT)) for path in ROOT.glob(".github/workflows/*.yml")
+)
 
 MATRIX = [("3.11", "5.2"), ("3.12", "6.0"), ("3.12", "6.1"), ("3.13", "6.1")]
 
@@ -34,6 +37,10 @@ LINT = [
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy",),
+    ("lint-imports", "--no-cache"),
+    ("shellcheck", "scripts/run", ".ci/run"),
+    ("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS),
+    ("zizmor", "--offline", "--quiet", "--persona", "pedantic", *WORKFLOWS),
 ]
 
 #: Three workers even on two cores, because many tests wait for a server that is down.
@@ -117,7 +124,7 @@ def smallest(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Run ruff and mypy."""
+    """Run ruff, mypy, import-linter, shellcheck, check-jsonschema and zizmor."""
     # mypy reads the types of pytest too.
     session.install("--editable", ".", *group("lint"), *group("test"))
     run_lint(session)
