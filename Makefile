@@ -1,16 +1,22 @@
-.PHONY: help demo bench test stress test-all instrumentation clean
+.PHONY: help demo bench test test-all stress instrumentation clean
 
 help:
-	@echo "make demo             a small Django site, its tests, and one memcached: see it work"
-	@echo "make bench            what a namespace costs, beside Django's own backend: five minutes"
-	@echo "make test             lint, types and tests on the default interpreter"
-	@echo "make stress           long histories of many processes, with kills, held to the promise"
-	@echo "make test-all         the tests on every supported Django and Python"
-	@echo "make instrumentation  debug-toolbar, Sentry, ddtrace and others see each call once"
-	@echo "make clean            remove what these made"
+	@echo "make demo             show on a small Django site and one memcached what the package does"
+	@echo "make test             run the linters and the tests on the default interpreter"
+	@echo "make test-all         run the tests on every supported Python and Django"
+	@echo "make stress           check long histories of many processes, with servers killed, for strictness"
+	@echo "make instrumentation  test that debug-toolbar, Sentry, ddtrace and others record each call once"
+	@echo "make bench            measure the cost beside Django's own backend: five minutes"
+	@echo "make clean            delete what these commands made"
 
-demo bench test stress test-all instrumentation:
+demo bench stress instrumentation:
 	@scripts/run $@
+
+test:
+	@scripts/run check
+
+test-all:
+	@scripts/run tests
 
 clean:
 	rm -rf .venv .nox .cache .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

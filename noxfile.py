@@ -1,11 +1,13 @@
-"""The tests on all that is supported, and on what is published: see CONTRIBUTING.md.
+"""The steps of `make test`, `make test-all` and CI: see CONTRIBUTING.md.
 
-`nox` alone, which is `make test-all`, runs every supported pair of Django and Python.
-What follows `--` goes to pytest: `nox -s wheel -- tests/unit/test_backend.py`.
+`nox --session NAME` runs one session. pytest gets the arguments that follow `--`:
+`nox --session wheel -- tests/unit/test_backend.py`.
 """
 
 import json
+import os
 import shutil
+import sysconfig
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,78 +15,127 @@ from tempfile import TemporaryDirectory
 import nox
 
 nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "virtualenv"  # uv's environments have no pip
 nox.options.error_on_missing_interpreters = True
+nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
+nox.options.stop_on_first_error = True
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+WORKFLOWS = sorted(
+    str(path.relative_to(ROOT)) for path in ROOT.glob(".github/workflows/*.yml")
+)
 
 MATRIX = [("3.11", "5.2"), ("3.12", "6.0"), ("3.12", "6.1"), ("3.13", "6.1")]
 
-#: What pyproject.toml asks for at the least, and the least that this Django takes.
+#: The oldest versions that pyproject.toml accepts, and the oldest asgiref that this
+#: Django accepts.
 SMALLEST = ["django==5.2.0", "asgiref==3.8.1", "pymemcache==4.0.0", "pylibmc==1.6.3"]
 
-#: More than there are cores, for many a test waits for a server that is away; by file,
-#: because a file's tests share what is slow to make.
-WORKERS = ("--numprocesses", "3", "--dist", "loadfile")
+LINT = [
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("mypy",),
+    ("lint-imports", "--no-cache"),
+    ("shellcheck", "scripts/run", ".ci/run"),
+    ("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS),
+    ("zizmor", "--offline", "--quiet", "--persona", "pedantic", *WORKFLOWS),
+]
 
-ROOT = Path(__file__).parent
+#: Three workers even on two cores, because many tests wait for a server that is down.
+#: A file stays with one worker, because its tests share fixtures that are slow to make.
+PYTEST = ("pytest", "--numprocesses", "3", "--dist", "loadfile")
+
+
+def group(name: str) -> tuple[str, ...]:
+    """Return what a dependency group of pyproject.toml asks for."""
+    return nox.project.dependency_groups(PYPROJECT, name)
 
 
 def install(session: nox.Session, package: str, *wanted: str) -> None:
     """Install the package, not editable, and what its tests need."""
-    session.install("pip>=25.1")  # which came with `--group`
-    session.install(
-        f"{package}[pymemcache,pylibmc]", *wanted, "--group", "test", silent=False
-    )
-    # Installed by itself, because it declares Django below 6.1 and works with it.
+    session.install(f"{package}[pymemcache,pylibmc]", *wanted, *group("test"))
+    # A separate call, because django-prometheus works with Django 6.1 but refuses it.
     session.install("--no-deps", "django-prometheus", "prometheus-client")
+    session.run("pip", "list")
+
+
+def use_programs_beside_nox() -> None:
+    """Let a session without an environment find the programs of nox's environment."""
+    programs = sysconfig.get_path("scripts")
+    os.environ["PATH"] = os.pathsep.join([programs, os.environ["PATH"]])
+
+
+def run_lint(session: nox.Session) -> None:
+    """Run each linter."""
+    for step in LINT:
+        session.run(*step)
+
+
+def run_tests(session: nox.Session) -> None:
+    """Run all tests and require complete coverage, or run those that were asked for."""
+    if session.posargs:
+        session.run(*PYTEST, *session.posargs)
+        return
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", *PYTEST)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session(venv_backend="none")
+def check(session: nox.Session) -> None:
+    """Run the linters, then the tests, in .venv: `make test`."""
+    use_programs_beside_nox()
+    run_lint(session)
+    run_tests(session)
+
+
+@nox.session(venv_backend="none")
+def stress(session: nox.Session) -> None:
+    """Run the tests that take minutes, in .venv: `make stress`."""
+    use_programs_beside_nox()
+    session.run("pytest", "-m", "stress", "-rP", *session.posargs)
 
 
 @nox.session
 @nox.parametrize(("python", "django"), MATRIX)
 def tests(session: nox.Session, django: str) -> None:
-    """Run the tests on a Django and a Python, and see that they leave no line out."""
+    """Run the tests on every supported Python and Django: `make test-all`."""
     install(session, ".", f"django~={django}.0")
-    session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *WORKERS, *session.posargs)
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report")
+    run_tests(session)
 
 
 @nox.session(python="3.11")
 def instrumentation(session: nox.Session) -> None:
     """Run the tests of tools that watch caches: `make instrumentation`."""
-    session.install("pip>=25.1")
-    session.install(
-        ".[pymemcache,pylibmc]", "django~=5.2.0", "--group", "instrumentation"
-    )
-    # ddtrace's own plugin is for who wants his tests watched.
+    session.install(".[pymemcache,pylibmc]", "django~=5.2.0", *group("instrumentation"))
+    # ddtrace's plugin would trace these tests themselves.
     session.run("pytest", "-p", "no:ddtrace", "tests/tools", *session.posargs)
 
 
 @nox.session(python="3.11")
 def smallest(session: nox.Session) -> None:
-    """Run the tests on the oldest of everything that is supported."""
+    """Run the tests on the oldest supported version of everything."""
     install(session, ".", *SMALLEST)
-    session.run("pip", "list")
-    session.run("pytest", *WORKERS, *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Look at the style, and have mypy look at the types."""
-    session.install("pip>=25.1")
-    # pytest's types are its own, and so it is needed, too.
-    session.install("--editable", ".", "--group", "lint", "--group", "test")
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    session.run("mypy")
+    """Run ruff, mypy, import-linter, shellcheck, check-jsonschema and zizmor."""
+    # mypy reads the types of pytest too.
+    session.install("--editable", ".", *group("lint"), *group("test"))
+    run_lint(session)
 
 
 @nox.session
 def pyright(session: nox.Session) -> None:
-    """Have pyright look at a typed use of the package as it is installed."""
-    session.install("pip>=25.1")
-    session.install(".", "--group", "lint", "pyright")
-    # Away from `src`, where types are inferred that an installed package has to state.
+    """Run pyright on a typed use of the installed package."""
+    session.install(".", *group("lint"), "pyright")
+    # Outside the checkout, because pyright infers types in `src` that an installed
+    # package has to declare.
     with TemporaryDirectory() as folder:
         shutil.copy(ROOT / "tests" / "unit" / "typed_use.py", folder)
         settings = {
@@ -96,18 +147,18 @@ def pyright(session: nox.Session) -> None:
         session.run("pyright", "--project", folder, "--warnings")
 
 
-# In a new environment each time: pip would keep a wheel of the same version.
+# A new environment each time, because pip does not replace a wheel of the same version.
 @nox.session(reuse_venv=False)
 def wheel(session: nox.Session) -> None:
-    """Build what is published, and run the tests on it where there is no source.
+    """Build the sdist and the wheel, and run the sdist's tests on the wheel.
 
-    What has passed is left in dist/.
+    Both are left in dist/ if the tests pass.
     """
     session.install("build", "check-wheel-contents", "twine")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     with TemporaryDirectory() as folder:
         built = Path(folder, "dist")
-        # The wheel is made from the sdist, and so has all that it needs.
+        # `build` makes the wheel from the sdist, so the sdist has all that it needs.
         session.run("python", "-m", "build", "--outdir", str(built), str(ROOT))
         (sdist,) = built.glob("*.tar.gz")
         (wheel,) = built.glob("*.whl")
@@ -120,7 +171,7 @@ def wheel(session: nox.Session) -> None:
         with session.chdir(unpacked):
             install(session, str(wheel))
             session.run("python", "-c", WHERE_FROM)
-            session.run("pytest", *WORKERS, *session.posargs)
+            session.run(*PYTEST, *session.posargs)
         shutil.copytree(built, ROOT / "dist")
 
 

@@ -292,8 +292,8 @@ def test_many_processes_break_no_rule(build, start, plan, strangers, operations)
 
 
 @pytest.mark.parametrize(("blind", "rule"), [("reads", "dead"), ("writes", "lost")])
-def test_without_the_look_at_the_counter_they_do(start, plan, blind, rule):
-    """So the histories can tell: the same traffic, but the known number is trusted."""
+def test_without_validation_they_do(start, plan, blind, rule):
+    """So the histories can tell: it is the same traffic, without validation."""
     history = History(record(plan(start("-m", "512"), blind=blind), 2_000))
     assert rule in {violation.rule for violation in history.violations()}
 

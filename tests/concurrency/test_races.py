@@ -22,7 +22,7 @@ from tests.support.wires import once
 MOMENTS = {
     "before the write": None,
     "while the write is under way": rb"^(set|add) nsc:",
-    "before the writer looks whether its number still stands": rb"^get nsc:",
+    "before the writer reads the counter": rb"^get nsc:",
     "after the write": None,
 }
 
@@ -34,8 +34,8 @@ def test_a_write_is_seen_after_a_bump_only_if_it_ended_after_it(
 ):
     cache, other = patient(wire.location), another()
     cache.set("warm", 1)
-    if cache._cache._binder.binding().request and "looks" in moment:
-        moment = "while the write is under way"  # the look is in the same packet
+    if cache._cache._binder.binding().counter_reader and "reads" in moment:
+        moment = "while the write is under way"  # the read is in the same packet
     bumped = []
 
     def bump():

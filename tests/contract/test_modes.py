@@ -421,7 +421,7 @@ def test_a_number_is_never_younger_than_its_confirmation(clock):
     class Watched(Counter):
         def __setattr__(self, name, value):
             super().__setattr__(name, value)
-            if vars(self).keys() >= {"known", "_asked"}:
+            if vars(self).keys() >= {"latest", "_read_at"}:
                 seen.append(self.trusted(WINDOW))
 
     counter = Watched("shop", "127.0.0.1:1")
@@ -438,16 +438,16 @@ def test_a_number_that_is_overtaken_while_its_age_is_read_is_not_trusted(clock):
         todo = True
 
         @property
-        def known(self):
-            number = vars(self)["known"]
+        def latest(self):
+            number = vars(self)["latest"]
             if clock.now == later and self.todo:
                 self.todo = False
                 self._note_latest(102, later)
             return number
 
-        @known.setter
-        def known(self, number):
-            vars(self)["known"] = number
+        @latest.setter
+        def latest(self, number):
+            vars(self)["latest"] = number
 
     later = clock.now + WINDOW
     counter = Overtaken("shop", "127.0.0.1:1")

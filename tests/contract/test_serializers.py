@@ -241,7 +241,10 @@ def spoilt(library, serializer):
 @pytest.mark.parametrize(
     ("serializer", "fault"),
     [
-        (Texts, "cannot be encoded (only text). If it is not the client's serializer"),
+        (
+            Texts,
+            "cannot be encoded (only text). If the client's serializer is not the ",
+        ),
         (Floats, "holds 1."),
         (Losing, "holds None: "),
         (Failing, "cannot be decoded (no such codec). "),

@@ -277,7 +277,9 @@ def test_a_purge_that_is_broken_off_can_be_run_again(site, named, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Server, "delete", interrupted)
         out = io.StringIO()
-        with pytest.raises(CommandError, match="another purge goes on") as broken_off:
+        with pytest.raises(
+            CommandError, match="the next purge continues"
+        ) as broken_off:
             run(site, "purge", out=out)
     assert broken_off.value.returncode == 130
     assert out.getvalue().startswith("shop: 1,000 (")
@@ -508,8 +510,8 @@ LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
     ("caches", "arguments", "said"),
     [
         ({}, ["invalidate", "nobody"], "No server has a namespace 'nobody'."),
-        ({}, ["invalidate", "a b"], "'a b' is no namespace"),
-        ({}, ["invalidate", "a..b"], "'a..b' is no namespace"),
+        ({}, ["invalidate", "a b"], "'a b' is not a namespace"),
+        ({}, ["invalidate", "a..b"], "'a..b' is not a namespace"),
         ({}, ["invalidate"], "No alias of CACHES has a namespace: name one."),
         ({}, ["invalidate", "--alias", "default"], "'default' has no namespace"),
         ({"default": OURS}, ["invalidate"], "has a new namespace for each run"),
@@ -521,8 +523,8 @@ LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
             "The cache alias 'default' is not on memcached.",
         ),
         ({"default": OURS}, ["list"], "No answer from memcached at 127.0.0.1:1: "),
-        ({}, ["purge", "--older-than", "5m"], "'5m' is no age"),
-        ({}, ["purge", "--older-than", "soon"], "'soon' is no age"),
+        ({}, ["purge", "--older-than", "5m"], "'5m' is not an age"),
+        ({}, ["purge", "--older-than", "soon"], "'soon' is not an age"),
         ({}, [], "the following arguments are required: WAY"),
     ],
 )

@@ -586,8 +586,8 @@ def test_a_shared_server_without_a_namespace_is_warned_of_once(project):
     run = project.pytest("-W", "default", **environment)
     warning = (
         "test_warned.py:4: NamespaceWarning: The cache alias 'default' reaches "
-        "memcached at 127.0.0.1:1 without a namespace: tests read and overwrite what "
-        "others keep there. Add to pytest's ini options: cache_namespace_wrap = true"
+        "memcached at 127.0.0.1:1 without a namespace: tests read and overwrite the "
+        "keys of others there. Add to pytest's ini options: cache_namespace_wrap = true"
     )
     assert run.output.count("NamespaceWarning:") == 1, run.output
     assert warning in run.output, run.output

@@ -236,7 +236,8 @@ class Warned(NamespacedCacheMixin, SimpleTestCase):
     assert run.output.count("NamespaceWarning:") == 1, run.output
     assert (
         "NamespaceWarning: The cache alias 'default' reaches memcached at 127.0.0.1:1 "
-        "without a namespace: tests read and overwrite what others keep there. Add to "
+        "without a namespace: tests read and overwrite the keys of others there. Add "
+        "to "
         'the settings: TEST_RUNNER = "namespaced_cache.test.NamespacedDiscoverRunner"'
     ) in run.output
 

@@ -11,6 +11,9 @@ from namespaced_cache.keys import Key
 #: Parameters that change the meaning of the keys or of the answer.
 _INTERPRETED = {"gets", "key_prefix"}
 
+#: Reading it from the Enum takes longer.
+_MAPPING = Shape.MAPPING
+
 
 class Arguments:
     """The arguments of one call of a command that takes many keys.
@@ -26,7 +29,7 @@ class Arguments:
         # The fast path: nearly all calls have only the keys, or a mapping and an
         # expiry.
         if not kwargs and (
-            len(args) == 1 or (len(args) == 2 and command.shape is Shape.MAPPING)  # noqa: PLR2004
+            len(args) == 1 or (len(args) == 2 and command.shape is _MAPPING)  # noqa: PLR2004
         ):
             self._given = args[0]
             self.gets = False

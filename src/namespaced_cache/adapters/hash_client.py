@@ -13,7 +13,7 @@ from typing import Any
 
 from pymemcache import HashClient  # tracers replace the name in its own module
 
-from namespaced_cache.adapters.commands import Command, Shape
+from namespaced_cache.adapters.commands import Command
 
 #: HashClient has no public method that calls a member's method and counts the member's
 #: failures.
@@ -21,6 +21,13 @@ _PRIVATE = "_get_client", "_run_cmd", "_safely_run_func", "_safely_run_set_many"
 
 #: HashClient's own methods.
 _OWN: dict[str, object] = dict(vars(HashClient))
+
+#: The names that HashClient uses for its members' methods. A tracer of its members may
+#: know only these.
+_MEMBERS_NAMES = {name: name.replace("_multi", "_many") for name in _OWN}
+
+_DELETES_MANY = {"delete_many", "delete_multi"}
+_STORES_MANY = {"set_many", "set_multi"}
 
 #: The maximum number of keys in one round trip. The client sends all keys before it
 #: reads a reply. The replies to many more keys would fill the socket's buffers.
@@ -49,7 +56,7 @@ def call(
     client_class: Any = type(client)  # mypy takes no class to be hashable
     if not is_own or not _is_plain(client_class):
         return method(*args, **kwargs)
-    deletes = name in ("delete_many", "delete_multi")
+    deletes = name in _DELETES_MANY
     # HashClient checks keys before it hides errors.
     if len(client.clients) != 1 or client._dead_clients or client.ignore_exc:
         if deletes:
@@ -58,10 +65,9 @@ def call(
     (member,) = client.clients.values()
     if deletes:
         return _delete_from(client, member, *args, **kwargs)
-    if command.shape is Shape.MAPPING:
+    if name in _STORES_MANY:
         return _set_many(client, member, *args, **kwargs)
-    # HashClient uses the same name. A tracer of its members may know only that one.
-    members_method = getattr(member, name.replace("_multi", "_many"))
+    members_method = getattr(member, _MEMBERS_NAMES[name])
     return client._safely_run_func(
         member, members_method, outage_default, *args, **kwargs
     )

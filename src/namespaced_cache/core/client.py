@@ -26,7 +26,6 @@ from namespaced_cache.core.operation import (
     Item,
     ManyKeys,
     OneKey,
-    Operation,
 )
 from namespaced_cache.core.pins import Pin, PinnedGeneration
 from namespaced_cache.errors import CommandRefusedError
@@ -34,6 +33,10 @@ from namespaced_cache.keys import Key
 
 #: A function that is called with the client, the namespace and its new generation.
 OnInvalidated = Callable[["NamespacedClient", str, int], object]
+
+
+#: Reading it from the Enum takes longer.
+_READS = Effect.READS
 
 
 class NamespacedClient:
@@ -108,17 +111,17 @@ class NamespacedClient:
     # The commands, one method for each shape.
 
     def _get(self, command: Command, key: Key, default: Any = None) -> Any:
-        return self._run(Get(command, key, default))
+        return Get(command, key, default).run(self._binder.binding())
 
     def _one_key(self, command: Command, key: Key, *args: Any, **kwargs: Any) -> Any:
         if self._max_timeout is not None:
             args = capped_arguments(command, args, kwargs, self._max_timeout)
         kind = Gets if command.name == "gets" else OneKey
-        return self._run(kind(command, key, args, kwargs))
+        return kind(command, key, args, kwargs).run(self._binder.binding())
 
     def _many_keys(self, command: Command, *args: Any, **kwargs: Any) -> Any:
         arguments = Arguments(command, args, kwargs)
-        if command.effect is Effect.READS:
+        if command.effect is _READS:
             return self._get_many(command, arguments)
         rest = arguments.args
         if self._max_timeout is not None:
@@ -126,7 +129,7 @@ class NamespacedClient:
         if not arguments.callers_keys:
             method = getattr(self.wrapped, command.name)
             return method(arguments.with_keys([]), *rest, **arguments.kwargs)
-        return self._run(ManyKeys(command, arguments, rest))
+        return ManyKeys(command, arguments, rest).run(self._binder.binding())
 
     def _get_many(self, command: Command, arguments: Arguments) -> Any:
         if arguments.args or arguments.kwargs:
@@ -138,7 +141,7 @@ class NamespacedClient:
             return {}
         if arguments.gets:
             command = adapter_of(self.wrapped).commands["gets_many"]
-        return self._run(GetMany(command, arguments))
+        return GetMany(command, arguments).run(self._binder.binding())
 
     def _clone(self, _: Command) -> NamespacedClient:
         """Return a clone of the real client in the same namespace (pylibmc)."""
@@ -152,9 +155,6 @@ class NamespacedClient:
         if binding.counter_client is not binding.client:
             getattr(binding.counter_client, command.name)()
         return getattr(binding.client, command.name)()
-
-    def _run(self, operation: Operation) -> Any:
-        return operation.run(self._binder.binding())
 
     # Item access.
 
@@ -175,7 +175,7 @@ class NamespacedClient:
 
     def _item(self, access: Callable[..., Any], key: Key, *values: Any) -> Any:
         try:
-            return self._run(Item(access, key, *values))
+            return Item(access, key, *values).run(self._binder.binding())
         except KeyError:
             raise KeyError(key) from None
 

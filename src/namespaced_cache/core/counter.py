@@ -65,9 +65,11 @@ class Counter:
         latest generation, if a server returned it within the last `max_staleness`
         seconds. No round trip.
         """
-        pinned = pins.pinned(self)
-        if pinned is not None:
-            return pinned
+        held = pins.current.get()
+        if held:
+            pinned = pins.pinned(held, self)
+            if pinned is not None:
+                return pinned
         # `_read_at` is read before `latest`, because `latest` must not be the older
         # one.
         if max_staleness and 0 <= clock.monotonic() - self._read_at < max_staleness:

@@ -21,24 +21,22 @@ class Pin:
 
 #: The pins of this context, the innermost last. A task that is started inside a block
 #: inherits them. Both contexts share each Pin, so an invalidation in one moves both.
-_pins: ContextVar[tuple[Pin, ...]] = ContextVar("namespaced_cache_pins", default=())
+current: ContextVar[tuple[Pin, ...]] = ContextVar("namespaced_cache_pins", default=())
 
 _lock = new_lock()
 
 
-def pinned(counter: object) -> int | None:
-    """Return the generation of a counter that is pinned in this context, or None."""
-    pins = _pins.get()
-    if pins:
-        for pin in reversed(pins):
-            if pin.counter is counter:
-                return pin.generation
+def pinned(pins: tuple[Pin, ...], counter: object) -> int | None:
+    """Return the generation of a counter that is among the pins, or None."""
+    for pin in reversed(pins):
+        if pin.counter is counter:
+            return pin.generation
     return None
 
 
 def move(counter: object, generation: int) -> None:
     """Move the pins of a counter in this context on to a new generation."""
-    for pin in _pins.get():
+    for pin in current.get():
         if pin.counter is counter:
             with _lock:  # tasks that share the pin may invalidate at the same time
                 pin.generation = max(pin.generation, generation)
@@ -63,7 +61,7 @@ class PinnedGeneration(
     def __exit__(self, *_: object) -> None:
         # A ContextVar's token is not used. It would be invalid if an asynchronous
         # fixture begins in one context and ends in another.
-        _pins.set(tuple(pin for pin in _pins.get() if pin is not self._pin))
+        current.set(tuple(pin for pin in current.get() if pin is not self._pin))
 
     async def __aenter__(self) -> int:
         make_pin = sync_to_async(self._make_pin, thread_sensitive=True)
@@ -76,5 +74,5 @@ class PinnedGeneration(
         if self._pin is not None:
             raise RuntimeError("A pinned_generation() is entered once; make another.")
         self._pin = pin
-        _pins.set((*_pins.get(), pin))
+        current.set((*current.get(), pin))
         return pin.generation

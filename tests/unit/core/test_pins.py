@@ -564,5 +564,5 @@ def test_without_a_server_nothing_is_pinned(build, start):
 def test_pins_do_not_pile_up(cache):
     for _ in range(3):
         with cache.pinned_generation(), cache.pinned_generation():
-            assert len(pins._pins.get()) == 2
-    assert pins._pins.get() == ()
+            assert len(pins.current.get()) == 2
+    assert pins.current.get() == ()
