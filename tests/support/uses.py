@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 from operator import methodcaller
 
@@ -72,7 +71,6 @@ class Clock:
     """The time by which a generation grows stale; it stands until a test sets it on."""
 
     now = 1000.0
-    time_ns = staticmethod(time.time_ns)
 
     def monotonic(self):
         return self.now
