@@ -16,7 +16,7 @@ from tests.support.other_processes import LIMIT
 from tests.support.servers import stat
 
 #: What scenario 23 bumps: few in `make test`, or it would take ten seconds.
-BUMPS = 100_000 if os.environ.get("NAMESPACED_CACHE_STRESS") else 10_000
+INVALIDATIONS = 100_000 if os.environ.get("NAMESPACED_CACHE_STRESS") else 10_000
 
 
 # 21. Two workers have equal primary keys, on one memcached, and one bumps in a loop.
@@ -32,18 +32,18 @@ WORKERS_OF = {
 def test_a_worker_that_bumps_in_a_loop_takes_nothing_from_another(
     another, become_worker
 ):
-    bumps, works = another(), another()
-    for number, worker in enumerate((bumps, works), 1):
+    invalidates, works = another(), another()
+    for number, worker in enumerate((invalidates, works), 1):
         worker(become_worker.format(number))
     objects = {f"pk:{number}": number for number in range(50)}
     for _ in range(10):
-        bumps.begin(
+        invalidates.begin(
             "[cache.set('pk:1', 'theirs') or cache.invalidate_namespace()"
             " for _ in range(50)]"
         )
         assert works(f"cache.set_many({objects})") == []
         assert {key: works(f"cache.get({key!r})") for key in objects} == objects
-        bumps.end()
+        invalidates.end()
         assert works(f"cache.get_many({[*objects]})") == objects
 
 
@@ -93,7 +93,7 @@ def test_a_child_and_its_parent_never_share_a_connection(wire, another):
     assert own not in ports[b"childs"]
 
 
-# 23. The namespace is bumped very often: what that costs the neighbours.
+# 23. The namespace is invalidated very often: what that costs the neighbours.
 
 
 def test_many_bumps_cost_the_neighbours_nothing(build, start, strangers):
@@ -104,9 +104,9 @@ def test_many_bumps_cost_the_neighbours_nothing(build, start, strangers):
     assert neighbour.set_many(items, timeout=None) == []
     before = stat(server, "curr_items")
     first = cache.generation
-    for _ in range(BUMPS):
+    for _ in range(INVALIDATIONS):
         cache.invalidate_namespace()
-    assert cache.generation == first + BUMPS
+    assert cache.generation == first + INVALIDATIONS
     assert neighbour.get_many(items) == items
     assert stat(server, "curr_items") == before + 1
     assert stat(server, "evictions") == 0

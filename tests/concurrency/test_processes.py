@@ -570,14 +570,14 @@ def test_a_child_frees_no_client_that_a_backend_has_beside(used, location):
 
 
 def answer(cache, pipe):
-    """Call the verbs that are asked for."""
+    """Call the methods that are asked for."""
     while True:
-        verb, *arguments = pipe.recv()
-        pipe.send(getattr(cache, verb)(*arguments))
+        method, *arguments = pipe.recv()
+        pipe.send(getattr(cache, method)(*arguments))
 
 
 def family(cache):
-    """Fork a child and, from it, a grandchild; return what calls a verb in each."""
+    """Fork a child and, from it, a grandchild; return what calls a method in each."""
     pipes = [multiprocessing.Pipe() for _ in range(2)]
 
     def child():
@@ -593,7 +593,7 @@ def family(cache):
 
     fork(child)
     return [
-        lambda verb, *arguments: getattr(cache, verb)(*arguments),
+        lambda method, *arguments: getattr(cache, method)(*arguments),
         *(asking(here) for here, _ in pipes),
     ]
 
@@ -613,9 +613,11 @@ def test_parent_child_and_grandchild_share_a_namespace(alias, used, location):
         one("set", "k", number)
         assert [someone("get", "k") for someone in everyone] == [number] * 3
         # Twice, so that the others are further behind than one step.
-        assert one("invalidate_namespace") < (forgotten := one("invalidate_namespace"))
+        assert one("invalidate_namespace") < (
+            invalidated := one("invalidate_namespace")
+        )
         assert [someone("get", "k") for someone in everyone] == [None] * 3
-        assert cache.generation == forgotten
+        assert cache.generation == invalidated
         one("clear")
         # Whoever is behind writes, and everybody reads it.
         for writer in reversed(everyone):
@@ -825,9 +827,9 @@ async def cleared(cache):
     await cache.aclear()
 
 
-@pytest.mark.parametrize("forget", [in_another, at_once, awaited, cleared])
+@pytest.mark.parametrize("invalidate", [in_another, at_once, awaited, cleared])
 @pytest.mark.usefixtures("aliases")
-def test_what_a_task_forgets_all_tasks_miss_at_once(alias, forget):
+def test_what_a_task_forgets_all_tasks_miss_at_once(alias, invalidate):
     async def work(me, together):
         cache = caches[alias]
         for turn in range(4):
@@ -837,7 +839,7 @@ def test_what_a_task_forgets_all_tasks_miss_at_once(alias, forget):
             assert found == {f"k{other}": turn for other in range(4)}
             await together.wait()
             if turn == me:
-                await forget(cache)
+                await invalidate(cache)
             await together.wait()
             assert await cache.aget(f"k{(me + 1) % 4}") is None
             await together.wait()
@@ -871,14 +873,14 @@ def test_an_async_view_sees_at_once_what_a_test_forgets(alias):
     url = f"/async/{alias}/k"
 
     async def use():
-        for forget in (in_another, at_once, awaited, cleared):
+        for invalidate in (in_another, at_once, awaited, cleared):
             await cache.aset("k", "test's")
             assert await answered("GET", url) == "test's"
-            await forget(cache)
+            await invalidate(cache)
             assert await answered("GET", url) == "miss"
             assert await answered("PUT", url, b"view's") == "view's"
             assert await cache.aget("k") == "view's"
-            await forget(cache)
+            await invalidate(cache)
             assert await cache.aget("k") is None
             await cache.aset("k", "test's")
             assert await answered("DELETE", url) == "miss"

@@ -36,19 +36,19 @@ def test_a_write_is_seen_after_a_bump_only_if_it_ended_after_it(
     cache.set("warm", 1)
     if cache._cache._binder.binding().counter_reader and "reads" in moment:
         moment = "while the write is under way"  # the read is in the same packet
-    bumped = []
+    invalidated = []
 
-    def bump():
-        bumped.append(other("cache.invalidate_namespace()"))
+    def invalidate():
+        invalidated.append(other("cache.invalidate_namespace()"))
 
     if moment == "before the write":
-        bump()
+        invalidate()
     elif MOMENTS[moment]:
-        wire.before = once(MOMENTS[moment], bump)
+        wire.before = once(MOMENTS[moment], invalidate)
     write(cache)
     if moment == "after the write":
-        bump()
-    assert len(bumped) == 1
+        invalidate()
+    assert len(invalidated) == 1
     seen = None if moment == "after the write" else "written"
     assert cache.get("w") == seen
     assert [process("cache.get('w')") for process in (other, another())] == [seen] * 2
@@ -118,7 +118,7 @@ def test_processes_that_bump_at_once_never_get_one_number_twice(cache, another):
     assert sorted(chain(*numbers)) == list(range(before + 1, before + 2001))
 
 
-# 11. The namespace is bumped within an operation that asks more than once.
+# 11. The namespace is invalidated within an operation that asks more than once.
 
 
 @pytest.mark.parametrize("held", ["question", "answer"])
@@ -132,18 +132,18 @@ def test_get_many_answers_from_one_generation(patient, strung, another, held, wh
     new = dict.fromkeys([*old][::2], "new")
     cache.set_many(old)
     assert other(f"cache.get_many({[*old]})") == old
-    bumped = []
+    invalidated = []
 
-    def bump():
-        bumped.append(other("cache.invalidate_namespace()"))
+    def invalidate():
+        invalidated.append(other("cache.invalidate_namespace()"))
         other(f"cache.set_many({new})")
 
     if held == "question":
-        strung[which].before = once(b"^get", bump)
+        strung[which].before = once(b"^get", invalidate)
     else:
-        strung[which].after = once(b"^VALUE", bump)
+        strung[which].after = once(b"^VALUE", invalidate)
     assert cache.get_many(old) in (old, new)
-    assert len(bumped) == 1
+    assert len(invalidated) == 1
     assert cache.get_many(old) == new
 
 
@@ -159,20 +159,20 @@ def test_get_or_set_over_a_bump_answers_from_the_new_generation(
     cache, another, monkeypatch, get_or_set, moment
 ):
     """After its `get`, or after its `add`; what others stored in it comes first."""
-    verb, theirs = moment
+    method, theirs = moment
     other = another()
     other("cache.set('k', 'dead')")
     cache.invalidate_namespace()
 
-    def bump():
+    def invalidate():
         other("cache.invalidate_namespace()")
         if theirs:
             other("cache.set('k', 'theirs')")
 
-    bumped = overtake(monkeypatch, cache._cache, [verb], bump)
+    invalidated = overtake(monkeypatch, cache._cache, [method], invalidate)
     assert get_or_set(cache) == (theirs or "mine")
-    assert bumped
-    left = theirs or ("mine" if verb == "get" else None)
+    assert invalidated
+    left = theirs or ("mine" if method == "get" else None)
     assert cache.get("k") == other("cache.get('k')") == left
 
 

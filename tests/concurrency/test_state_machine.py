@@ -33,7 +33,7 @@ from namespaced_cache.core import registry
 from namespaced_cache.keys import counter_key
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.servers import Memcached
-from tests.support.uses import WAYS_TO_FORGET
+from tests.support.uses import WAYS_TO_INVALIDATE
 
 OPTIONS = {
     # A server that restarted is asked again at once.
@@ -42,7 +42,7 @@ OPTIONS = {
 }
 
 #: What a client raises whose connection broke.
-AWAY = (OSError, pymemcache.MemcacheServerError, pylibmc.Error)
+ERRORS_WHILE_DOWN = (OSError, pymemcache.MemcacheServerError, pylibmc.Error)
 
 #: What a client raises of a text that is to be incremented.
 NO_NUMBER = {
@@ -55,7 +55,7 @@ KEYS = TEXTS + NUMBERS
 
 
 class Dictionary:
-    """A client's verbs on a dictionary: what they do and what they answer.
+    """A client's commands on a dictionary: what they do and what they answer.
 
     Nothing times out within a test, except at once.
     """
@@ -187,12 +187,12 @@ class Process:
     """One who uses a space, and `known`, the newest generation that it has seen."""
 
     def __init__(self, cache, space: Space) -> None:
-        self.cache, self.space, self.known = cache, space, 0
+        self.cache, self.space, self.latest = cache, space, 0
 
 
-def asynchronous(cache, verb):
-    """Return a verb's asynchronous twin, to be called as the verb itself."""
-    return lambda *args, **how: asyncio.run(getattr(cache, f"a{verb}")(*args, **how))
+def asynchronous(cache, method):
+    """Return a method's asynchronous twin, to be called as the method itself."""
+    return lambda *args, **how: asyncio.run(getattr(cache, f"a{method}")(*args, **how))
 
 
 def outcome(call, *args) -> tuple[str, object]:
@@ -215,7 +215,7 @@ arguments = st.fixed_dictionaries(
 raw_keys = keys | keys.map(str.encode)
 
 
-#: What verbs are given that have nothing to do then, and no look to take.
+#: What commands are given that have nothing to do then, and no look to take.
 NO_KEYS = ([],), ({},)
 
 
@@ -263,11 +263,11 @@ class Neighbours(RuleBasedStateMachine):
     def standing(self, space: Space) -> int | None:
         return self.bare._cache.get(space.counter)
 
-    def check(self, person: Process, call, *, looks: bool = True) -> None:
+    def check(self, person: Process, call, *, reads_the_counter: bool = True) -> None:
         """Let somebody do something, and compare it with the dictionary's answer."""
         got = outcome(call, person.cache)
         assert got == outcome(call, person.space.expected)
-        if looks:
+        if reads_the_counter:
             self.settle(person)
         self.calm += 1
 
@@ -284,11 +284,11 @@ class Neighbours(RuleBasedStateMachine):
             return
         else:
             assert standing not in space.used
-            assert standing > person.known
+            assert standing > person.latest
         space.used.add(standing)
-        space.number = person.known = standing
+        space.number = person.latest = standing
 
-    def forget(self, space: Space) -> None:
+    def empty(self, space: Space) -> None:
         for key in list(space.items.items):
             space.items.delete(key)
 
@@ -298,7 +298,7 @@ class Neighbours(RuleBasedStateMachine):
             assert self.standing(space) == space.number
 
     @rule(who=anyone)
-    def look_around(self, who):
+    def read_everything(self, who):
         for version in (1, 2):
             self.do(who, "get_many", KEYS, version=version)
         self.do_raw(who, "get_multi", KEYS)
@@ -310,34 +310,34 @@ class Neighbours(RuleBasedStateMachine):
             self.do(who, "set_many", values, version=version)
         self.do_raw(who, "set_multi", values)
 
-    # Django's verbs.
+    # Django's methods.
 
-    def do(self, who, verb, *args, way=getattr, **kwargs):
+    def do(self, who, method, *args, way=getattr, **kwargs):
         self.check(
             self.people[who],
-            lambda cache: way(cache, verb)(*args, **kwargs),
-            looks=args[:1] not in NO_KEYS,
+            lambda cache: way(cache, method)(*args, **kwargs),
+            reads_the_counter=args[:1] not in NO_KEYS,
         )
 
     @rule(
         who=anyone,
-        verb=st.sampled_from(["set", "add", "get_or_set"]),
+        method=st.sampled_from(["set", "add", "get_or_set"]),
         key=keys,
         size=sizes,
         how=arguments,
     )
-    def store(self, who, verb, key, size, how):
-        self.do(who, verb, key, self.people[who].space.value(key, size), **how)
+    def store(self, who, method, key, size, how):
+        self.do(who, method, key, self.people[who].space.value(key, size), **how)
 
     @rule(
         who=anyone,
-        verb=st.sampled_from(["get", "has_key", "delete", "incr", "decr"]),
+        method=st.sampled_from(["get", "has_key", "delete", "incr", "decr"]),
         key=keys,
         version=versions,
         way=ways,
     )
-    def use(self, who, verb, key, version, way):
-        self.do(who, verb, key, version=version, way=way)
+    def use(self, who, method, key, version, way):
+        self.do(who, method, key, version=version, way=way)
 
     @rule(who=anyone, key=keys, timeout=timeouts, version=versions, way=ways)
     def touch(self, who, key, timeout, version, way):
@@ -345,13 +345,13 @@ class Neighbours(RuleBasedStateMachine):
 
     @rule(
         who=anyone,
-        verb=st.sampled_from(["get_many", "delete_many"]),
+        method=st.sampled_from(["get_many", "delete_many"]),
         those=st.lists(keys, min_size=1),
         version=versions,
         way=ways,
     )
-    def use_many(self, who, verb, those, version, way):
-        self.do(who, verb, those, version=version, way=way)
+    def use_many(self, who, method, those, version, way):
+        self.do(who, method, those, version=version, way=way)
 
     @rule(
         who=anyone,
@@ -368,47 +368,47 @@ class Neighbours(RuleBasedStateMachine):
         version = 1 if delta == 1 else 2
         self.do(who, "incr_version", key, delta, version=version, way=way)
 
-    # The client's own verbs.
+    # The client's own commands.
 
-    def do_raw(self, who, verb, *args):
-        if hasattr(self.bare._cache, verb):
+    def do_raw(self, who, command, *args):
+        if hasattr(self.bare._cache, command):
             self.check(
                 self.people[who],
-                lambda cache: getattr(cache._cache, verb)(*args),
-                looks=args[:1] not in NO_KEYS,
+                lambda cache: getattr(cache._cache, command)(*args),
+                reads_the_counter=args[:1] not in NO_KEYS,
             )
 
     @rule(
         who=anyone,
-        verb=st.sampled_from(["set", "add", "replace", "__setitem__"]),
+        command=st.sampled_from(["set", "add", "replace", "__setitem__"]),
         key=raw_keys,
         size=sizes,
     )
-    def store_raw(self, who, verb, key, size):
-        self.do_raw(who, verb, key, self.people[who].space.value(_text(key), size))
+    def store_raw(self, who, command, key, size):
+        self.do_raw(who, command, key, self.people[who].space.value(_text(key), size))
 
-    @rule(who=anyone, verb=st.sampled_from(["append", "prepend"]), size=sizes)
-    def lengthen(self, who, verb, size):
-        self.do_raw(who, verb, "a", self.people[who].space.value("a", size))
+    @rule(who=anyone, command=st.sampled_from(["append", "prepend"]), size=sizes)
+    def lengthen(self, who, command, size):
+        self.do_raw(who, command, "a", self.people[who].space.value("a", size))
 
     @rule(
         who=anyone,
-        verb=st.sampled_from(
+        command=st.sampled_from(
             ["get", "delete", "__getitem__", "__delitem__", "__contains__"]
         ),
         key=raw_keys,
     )
-    def use_raw(self, who, verb, key):
-        self.do_raw(who, verb, key)
+    def use_raw(self, who, command, key):
+        self.do_raw(who, command, key)
 
     @rule(
         who=anyone,
-        verb=st.sampled_from(["incr", "decr"]),
+        command=st.sampled_from(["incr", "decr"]),
         key=raw_keys,
         delta=st.integers(0, 20),
     )
-    def count_raw(self, who, verb, key, delta):
-        self.do_raw(who, verb, key, delta)
+    def count_raw(self, who, command, key, delta):
+        self.do_raw(who, command, key, delta)
 
     @rule(who=anyone, key=st.sampled_from(NUMBERS), delta=st.integers(0, 20))
     def count_many_raw(self, who, key, delta):
@@ -420,58 +420,60 @@ class Neighbours(RuleBasedStateMachine):
 
     @rule(
         who=anyone,
-        verb=st.sampled_from(["get_multi", "get_many", "delete_multi", "delete_many"]),
+        command=st.sampled_from(
+            ["get_multi", "get_many", "delete_multi", "delete_many"]
+        ),
         those=st.lists(raw_keys, unique_by=_text),
     )
-    def use_many_raw(self, who, verb, those):
-        self.do_raw(who, verb, those)
+    def use_many_raw(self, who, command, those):
+        self.do_raw(who, command, those)
 
     @rule(
         who=anyone,
-        verb=st.sampled_from(["set_multi", "set_many", "add_multi"]),
+        command=st.sampled_from(["set_multi", "set_many", "add_multi"]),
         those=st.lists(
             st.tuples(raw_keys, sizes), unique_by=lambda item: _text(item[0])
         ),
     )
-    def set_many_raw(self, who, verb, those):
+    def set_many_raw(self, who, command, those):
         value = self.people[who].space.value
         values = {key: value(_text(key), size) for key, size in those}
-        self.do_raw(who, verb, values)
+        self.do_raw(who, command, values)
 
     @rule(target=tokens, who=anyone, key=keys)
     def take_a_token(self, who, key):
         person = self.people[who]
         value, token = person.cache._cache.gets(key)
-        expected, known_as = person.space.items.gets(key)
+        expected, expected_token = person.space.items.gets(key)
         assert value == expected
         self.settle(person)
-        if known_as is None:
+        if expected_token is None:
             assert token is None
             return multiple()
-        return person.space, self.restarts, key, token, known_as
+        return person.space, self.restarts, key, token, expected_token
 
     @rule(token=consumes(tokens), first=st.booleans(), size=sizes)
     def swap(self, token, first, size):
         """By anyone in the same space."""
-        space, restarts, key, token, known_as = token
+        space, restarts, key, token, expected_token = token
         if restarts != self.restarts:
             return  # a server that restarted gives the same tokens again
         users = [person for person in self.people if person.space is space]
         person = users[0 if first else -1]
         value = space.value(key, size)
         got = outcome(person.cache._cache.cas, key, value, token)
-        assert got == outcome(space.items.cas, key, value, known_as)
+        assert got == outcome(space.items.cas, key, value, expected_token)
         self.settle(person)
 
     # The namespace.
 
-    @rule(who=processes, how=st.sampled_from(list(WAYS_TO_FORGET)))
+    @rule(who=processes, how=st.sampled_from(list(WAYS_TO_INVALIDATE)))
     def invalidate(self, who, how):
         self.invalidated(self.people[who], how)
 
     def invalidated(self, person: Process, how: str) -> None:
         space, number = person.space, person.space.number
-        answer = WAYS_TO_FORGET[how](person.cache)
+        answer = WAYS_TO_INVALIDATE[how](person.cache)
         assert answer == {
             "flush_all": True,
             "clear": None,
@@ -480,7 +482,7 @@ class Neighbours(RuleBasedStateMachine):
         if number is not None:
             assert self.standing(space) == number + 1
             space.number = number + 1
-        self.forget(space)
+        self.empty(space)
         self.settle(person)
 
     @rule(who=processes)
@@ -490,7 +492,10 @@ class Neighbours(RuleBasedStateMachine):
         self.settle(person)
 
     @rule(
-        who=processes, key=keys, size=sizes, how=st.sampled_from(list(WAYS_TO_FORGET))
+        who=processes,
+        key=keys,
+        size=sizes,
+        how=st.sampled_from(list(WAYS_TO_INVALIDATE)),
     )
     def keep_to_one_generation(self, who, key, size, how):
         """Which another process ends meanwhile: what is written then is written off."""
@@ -504,7 +509,7 @@ class Neighbours(RuleBasedStateMachine):
             assert person.cache.get(key) == value
             assert person.cache.set_many(dict.fromkeys(TEXTS, value)) == []
             assert self.standing(person.space) == number + 1
-        self.look_around(who)
+        self.read_everything(who)
 
     @rule(who=processes)
     def another_process_takes_its_place(self, who):
@@ -523,7 +528,7 @@ class Neighbours(RuleBasedStateMachine):
         space = self.spaces[which]
         self.bare._cache.delete(space.counter)
         space.number = None
-        self.forget(space)
+        self.empty(space)
 
     def _roll_backs(self):
         """Return each process with the old numbers that it knows to be too low."""
@@ -531,7 +536,7 @@ class Neighbours(RuleBasedStateMachine):
             (person, number)
             for person in self.people[:4]
             for number in sorted(person.space.used)
-            if person.space.number is not None and number < person.known and self.calm
+            if person.space.number is not None and number < person.latest and self.calm
         ]
 
     @precondition(_roll_backs)
@@ -547,12 +552,12 @@ class Neighbours(RuleBasedStateMachine):
         space = person.space
         self.bare._cache.set(space.counter, number)
         for other in self.people[:4]:
-            if peek and other.space is space and other.known <= number:
+            if peek and other.space is space and other.latest <= number:
                 found = other.cache.get_many(KEYS) | other.cache._cache.get_multi(KEYS)
                 assert all(space.is_own(value) for value in found.values())
-                other.known = number
+                other.latest = number
         space.number = None
-        self.forget(space)
+        self.empty(space)
         value = space.value(key, size)
         calls = [
             lambda cache: cache.get(key),
@@ -570,7 +575,7 @@ class Neighbours(RuleBasedStateMachine):
         self.bare.clear()
         for space in {person.space for person in self.people}:
             space.number = None
-            self.forget(space)
+            self.empty(space)
 
     @precondition(lambda self: self._is_calm() and self.restarts < 2)  # they take time
     @rule()
@@ -580,9 +585,9 @@ class Neighbours(RuleBasedStateMachine):
         self.server.restart()
         for person in self.people:
             person.space.number = None
-            self.forget(person.space)
+            self.empty(person.space)
         for person in self.people:
-            with suppress(*AWAY):
+            with suppress(*ERRORS_WHILE_DOWN):
                 person.cache.get("a")
             # libmemcached gives a server up for two seconds.
             person.cache._cache.disconnect_all()

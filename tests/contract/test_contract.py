@@ -1,7 +1,7 @@
 """What Django's memcached backends do, asserted of the bare backend and of ours.
 
 Each test runs four times: both clients, bare and wrapped. What holds for the bare
-backend is Django's behaviour, not ours, so ours has to hold to it. Raw verbs, which
+backend is Django's behaviour, not ours, so ours has to hold to it. Raw methods, which
 Django says nothing about, are compared with the bare client's answers instead.
 """
 
@@ -24,7 +24,7 @@ def cache(request, bare, build):
     return bare if request.param == "bare" else build()
 
 
-# Verbs.
+# Methods.
 
 
 def test_get_answers_the_value_or_the_default(cache):
@@ -92,9 +92,9 @@ def test_incr_and_decr_count(cache):
 
 
 def test_incr_of_what_is_missing_names_the_callers_key(cache):
-    for verb in (cache.incr, cache.decr):
+    for method in (cache.incr, cache.decr):
         with pytest.raises(ValueError, match=r"^Key ':1:none' not found$"):
-            verb("none")
+            method("none")
 
 
 def test_many_items_go_and_come_together(cache):
@@ -134,7 +134,7 @@ def test_versions_are_apart(cache):
     assert cache.get("k") == "one"
 
 
-#: The sync and the async verb.
+#: The sync and the async method.
 CLEARS = [
     lambda cache: cache.clear(),
     lambda cache: asyncio.run(cache.aclear()),
@@ -148,7 +148,7 @@ def test_clear_forgets(cache, clear):
     assert cache.get_many(["a", "b"]) == {}
 
 
-def test_async_verbs_do_what_sync_verbs_do(cache):
+def test_async_methods_do_what_sync_methods_do(cache):
     async def use():
         await cache.aset("k", 1)
         assert await cache.aget("k") == 1
@@ -185,7 +185,7 @@ def test_make_key_is_productions(cache):
     assert cache.get("k") == 1
 
 
-VERBS = [
+METHODS = [
     lambda cache, key: cache.get(key),
     lambda cache, key: cache.set(key, 1),
     lambda cache, key: cache.add(key, 1),
@@ -198,22 +198,22 @@ VERBS = [
 ]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_key_over_250_characters_is_refused_with_djangos_words(cache, verb):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_key_over_250_characters_is_refused_with_djangos_words(cache, method):
     key = "k" * 248
     with pytest.raises(InvalidCacheKey) as caught:
-        verb(cache, key)
+        method(cache, key)
     assert str(caught.value) == (
         f"Cache key will cause errors if used with memcached: ':1:{key}' "
         f"(longer than 250)"
     )
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("key", ["a b", "a\nb", "a\r\nflush_all", "\x00", "\x7f"])
-def test_a_control_character_is_refused_with_djangos_words(cache, verb, key):
+def test_a_control_character_is_refused_with_djangos_words(cache, method, key):
     with pytest.raises(InvalidCacheKey) as caught:
-        verb(cache, key)
+        method(cache, key)
     assert str(caught.value) == (
         f"Cache key contains characters that will cause errors if used with "
         f"memcached: {':1:' + key!r}"
@@ -270,7 +270,7 @@ def test_a_missing_attribute_is_missing(cache):
         _ = cache._cache.nope
 
 
-def test_every_verb_has_djangos_signature(cache):
+def test_every_method_has_djangos_signature(cache):
     for name, member in vars(BaseCache).items():
         if inspect.isfunction(member) and not name.startswith("_"):
             bound = inspect.signature(getattr(cache, name))
@@ -278,7 +278,7 @@ def test_every_verb_has_djangos_signature(cache):
             assert list(bound.parameters) == list(bare.parameters)[1:], name
 
 
-# Raw verbs: what the bare client answers, ours answers.
+# Raw commands: what the bare client answers, ours answers.
 
 
 def raw_script(client):  # noqa: PLR0915
@@ -332,7 +332,7 @@ def raw_script(client):  # noqa: PLR0915
     yield lambda c: c.get()
     yield lambda c: c.get_multi()
     yield lambda c: c.get_stats()[0][1]["version"]
-    yield lambda c: c.no_such_verb("a")
+    yield lambda c: c.no_such_command("a")
     yield lambda c: c.disconnect_all()
     if client == "pymemcache":
         # Bare pylibmc sends it as two keys and breaks down over the answer.
@@ -384,7 +384,7 @@ def outcome(call, client):
         return type(error)
 
 
-def test_raw_verbs_answer_as_the_bare_client_does(client, build, bare):
+def test_raw_commands_answer_as_the_bare_client_does(client, build, bare):
     ours = build()
     script = raw_script(client)
     for number, call in enumerate(script):

@@ -95,7 +95,7 @@ def test_an_evicted_counter_brings_no_larger_value_back(start, another, stranger
 def test_processes_agree_anew_when_all_is_lost(start, another, strangers, loss):
     server = start()
     processes = [another(server.location) for _ in range(3)]
-    reads, writes, bumps = processes
+    reads, writes, invalidates = processes
     writes("cache.set('k', 'old')")
     assert [process("cache.get('k')") for process in processes] == ["old"] * 3
     (seen,) = {process("cache.generation") for process in processes}
@@ -109,7 +109,7 @@ def test_processes_agree_anew_when_all_is_lost(start, another, strangers, loss):
     writes("cache.set('k', 'new')")
     processes.append(another(server.location))
     assert [process("cache.get('k')") for process in processes] == ["new"] * 4
-    assert bumps("cache.invalidate_namespace()") > seen
+    assert invalidates("cache.invalidate_namespace()") > seen
     assert [process("cache.get('k')") for process in processes] == [None] * 4
     assert len({process("cache.generation") for process in processes}) == 1
 
@@ -236,7 +236,7 @@ def get_within_a_pin(cache):
         return cache.get("k")
 
 
-#: Verbs of each kind; none may find what was stored before.
+#: Methods of each kind; none may find what was stored before.
 ON_RUBBISH = [
     lambda cache: cache.get("k"),
     lambda cache: cache.get_many(["k"]),

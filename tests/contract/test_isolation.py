@@ -34,37 +34,40 @@ def blog(build, behaviors):
     return build(OPTIONS={"NAMESPACE": "blog", **behaviors})
 
 
-#: How to call each verb of the real clients on "k".
+#: How to call each command of the real clients on "k".
 CALLS = {
     **dict.fromkeys(("set", "add", "replace", "append", "prepend"), ("k", "mine")),
     **dict.fromkeys(("incr", "decr", "touch"), ("k", 1)),
     **dict.fromkeys(("get", "gets", "delete"), ("k",)),
     "cas": ("k", "mine", 1),
-    **{verb: ({"k": "mine"},) for verb in ("set_many", "set_multi", "add_multi")},
-    **{verb: (["k"],) for verb in ("get_many", "get_multi", "gets_many", "gets_multi")},
-    **{verb: (["k"],) for verb in ("delete_many", "delete_multi", "incr_multi")},
+    **{command: ({"k": "mine"},) for command in ("set_many", "set_multi", "add_multi")},
+    **{
+        command: (["k"],)
+        for command in ("get_many", "get_multi", "gets_many", "gets_multi")
+    },
+    **{command: (["k"],) for command in ("delete_many", "delete_multi", "incr_multi")},
 }
 
 
-def test_every_verb_is_called():
+def test_every_command_is_called():
     assert CALLS.keys() == ONE_KEY | MANY_KEYS
 
 
-@pytest.mark.parametrize("verb", CALLS)
-def test_no_verb_reads_or_touches_a_bare_key(verb, shop, bare):
+@pytest.mark.parametrize("command", CALLS)
+def test_no_command_reads_or_touches_a_bare_key(command, shop, bare):
     bare._cache.set("k", 5)
-    if not hasattr(bare._cache, verb):
-        assert not hasattr(shop._cache, verb)
+    if not hasattr(bare._cache, command):
+        assert not hasattr(shop._cache, command)
         return
     # pylibmc raises where there is nothing.
     with contextlib.suppress(pylibmc.NotFound):
-        assert getattr(shop._cache, verb)(*CALLS[verb]) in (
+        assert getattr(shop._cache, command)(*CALLS[command]) in (
             *(None, False, True, {}, [], (None, None)),
         )
     assert bare._cache.get("k") == 5
 
 
-#: Everything that stores "mine" under "k", by Django's verbs and by raw ones.
+#: Everything that stores "mine" under "k", by Django's commands and by raw ones.
 STORES = [
     lambda cache: cache.set("k", "mine"),
     lambda cache: cache.add("k", "mine"),
@@ -157,7 +160,7 @@ def test_what_the_neighbour_stores_no_namespace_reads(client, shop, blog, bare):
     assert bare._cache.get("k") == "theirs"
 
 
-def test_an_invalidation_forgets_by_every_verb(client, shop):
+def test_an_invalidation_forgets_by_every_command(client, shop):
     for store in RAW_STORES + RAW_STORES_BY_CLIENT[client]:
         for read in raw_reads(client):
             store(shop._cache)
@@ -167,18 +170,18 @@ def test_an_invalidation_forgets_by_every_verb(client, shop):
 
 
 @pytest.mark.parametrize(
-    "forget",
+    "invalidate",
     [
         lambda cache: cache.clear(),
         lambda cache: cache._cache.flush_all(),
         lambda cache: cache.invalidate_namespace(),
     ],
 )
-def test_clear_and_flush_all_leave_others_keys(forget, shop, blog, bare):
+def test_clear_and_flush_all_leave_others_keys(invalidate, shop, blog, bare):
     for cache in (shop, blog, bare):
         cache.set("k", cache.__class__.__name__)
         cache._cache.set("raw", "raw")
-    forget(shop)
+    invalidate(shop)
     assert shop.get("k") is None
     assert shop._cache.get("raw") is None
     for other in (blog, bare):
@@ -234,14 +237,14 @@ KEYS_THAT_END_EARLY = ["a b", "a\nb", "a\r\nflush_all", "a\x00b", " k", "k\t"]
 
 
 @pytest.mark.parametrize("key", KEYS_THAT_END_EARLY)
-def test_a_raw_key_that_would_end_early_is_refused_by_every_verb(
+def test_a_raw_key_that_would_end_early_is_refused_by_every_command(
     key, client, shop, bare
 ):
     """It would be a second key, outside any namespace, or a command."""
     bare._cache.set("b", "theirs")
     generation = shop.generation
     for form in (key, key.encode()):
-        for verb in (
+        for command in (
             lambda raw, key: raw.get(key),
             lambda raw, key: raw.set(key, 1),
             lambda raw, key: raw.get_multi(["a", key]),
@@ -251,7 +254,7 @@ def test_a_raw_key_that_would_end_early_is_refused_by_every_verb(
             lambda raw, key: raw.touch(key, 1),
         ):
             with pytest.raises(client_error(client)):
-                verb(shop._cache, form)
+                command(shop._cache, form)
     assert bare._cache.get("b") == "theirs"
     assert shop.generation == generation
 

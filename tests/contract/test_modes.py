@@ -17,7 +17,7 @@ from namespaced_cache.core.counter import Counter
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.uses import (
     EACH_READ,
-    EACH_WAY_TO_FORGET,
+    EACH_WAY_TO_INVALIDATE,
     EACH_WRITE,
     READS,
     WRITES,
@@ -145,20 +145,20 @@ def test_the_window_begins_when_the_question_was_asked(  # noqa: PLR0913, PLR091
     real = bounded._cache.wrapped
     asked = []
 
-    def slow(verb):
+    def slow(method):
         def asking(*args):
             asked.append(clock.now)
-            answer = verb(*args)
+            answer = method(*args)
             clock.now += 50
             return answer
 
         return asking
 
     with monkeypatch.context() as patch:
-        verbs = {"get", "get_many", "get_multi", "incr"} & set(dir(real))
+        methods = {"get", "get_many", "get_multi", "incr"} & set(dir(real))
         if client == "pymemcache" and ask is ASKING["set"]:
-            verbs.add("set")  # with which the look travels
-        for name in verbs:
+            methods.add("set")  # with which the look travels
+        for name in methods:
             patch.setattr(real, name, slow(getattr(real, name)))
         contextvars.copy_context().run(ask, bounded)
     assert clock.now == asked[-1] + 50
@@ -195,10 +195,10 @@ def test_one_look_when_the_window_ends_begins_the_next(
     assert trips() == [looking, 1, 1]
 
 
-@EACH_WAY_TO_FORGET
+@EACH_WAY_TO_INVALIDATE
 @EACH_READ
 def test_this_process_invalidation_is_read_at_once_everywhere(
-    build, server, clock, forget, read
+    build, server, clock, invalidate, read
 ):
     """By each alias on the counter, of either client, and in each thread."""
     options = {"MAX_STALENESS": WINDOW}
@@ -208,7 +208,7 @@ def test_this_process_invalidation_is_read_at_once_everywhere(
     for cache in aliases:
         cache.set("k", b"old")
         assert read(cache) == b"old"
-        forget(build(OPTIONS=options))
+        invalidate(build(OPTIONS=options))
         for alias in aliases:
             assert read(alias) is None
             assert in_a_thread(lambda alias=alias: read(alias)) is None
@@ -218,37 +218,37 @@ def test_this_process_invalidation_is_read_at_once_everywhere(
 
 
 @pytest.fixture(params=[{}, {"MAX_STALENESS": WINDOW}], ids=["strict", "bounded"])
-def forgetter(build, request):
+def invalidator(build, request):
     """An alias on the counter that another thread has."""
     return build(OPTIONS=request.param)
 
 
 @EACH_WRITE
 def test_a_write_that_this_process_invalidation_overtakes_is_not_lost(
-    bounded, forgetter, other, monkeypatch, write
+    bounded, invalidator, other, monkeypatch, write
 ):
     """Another thread's invalidation returned before the write did."""
     bounded.get("warm")
-    forgotten = overtake(
+    invalidated = overtake(
         monkeypatch,
         bounded._cache.wrapped,
         ["set", "add", "set_multi"],
-        lambda: in_a_thread(forgetter.invalidate_namespace),
+        lambda: in_a_thread(invalidator.invalidate_namespace),
     )
     write(bounded)
-    assert forgotten
+    assert invalidated
     assert bounded.get("w") == "written"
     assert other.get("w") == "written"
 
 
 def test_an_error_that_this_process_invalidation_overtakes_is_not_the_callers(
-    bounded, forgetter, monkeypatch
+    bounded, invalidator, monkeypatch
 ):
     """`incr` found nothing in a generation that was dead when it returned."""
 
     def renew():
-        forgetter.invalidate_namespace()
-        forgetter.set("n", 5)
+        invalidator.invalidate_namespace()
+        invalidator.set("n", 5)
 
     bounded.get("warm")
     overtake(monkeypatch, bounded._cache.wrapped, ["incr"], lambda: in_a_thread(renew))
@@ -338,7 +338,7 @@ def test_a_counter_that_another_process_seeds_within_the_window(bounded, other, 
     assert bounded.generation == other.generation
 
 
-BUMPING = """
+INVALIDATING = """
 import sys
 from django.conf import settings
 settings.configure()
@@ -352,7 +352,7 @@ print(cache.invalidate_namespace())
 def test_a_real_process_invalidation_is_seen_by_the_real_clock(build, backend, server):
     cache = build(OPTIONS={"MAX_STALENESS": 0.2})
     cache.set("k", "old")
-    number = int(run_script(BUMPING, backend, server.location))
+    number = int(run_script(INVALIDATING, backend, server.location))
     time.sleep(0.2)
     assert cache.get("k") is None
     assert cache.generation == number

@@ -25,14 +25,14 @@ from tests.support.round_trips import CountingProxy
 from tests.support.servers import Memcached
 from tests.support.uses import Clock, as_another_process
 
-#: The page that says it of all verbs.
+#: The page that says it of all commands.
 COSTS = (ROOT / "docs" / "costs.md").read_text()
 
 README = (ROOT / "README.md").read_text()
 
 MODES = ("bare", "strict", "bounded", "pinned")
 
-#: How many keys a verb that takes many is given: from two numbers follows the rule.
+#: How many keys a command that takes many is given: from two numbers follows the rule.
 FEW, MORE = 3, 7
 
 #: pylibmc has `gets` and `cas` where it is told so.
@@ -43,9 +43,9 @@ def items(keys):
     return dict.fromkeys(keys, 1)
 
 
-#: Django's verbs, by the page's names for them, on a cache that holds numbers under
+#: Django's commands, by the page's names for them, on a cache that holds numbers under
 #: `keys` and nothing under "new".
-VERBS = {
+METHODS = {
     "`get`": lambda cache, keys: cache.get(keys[0]),
     "`get_many`": lambda cache, keys: cache.get_many(keys),
     "`has_key`": lambda cache, keys: cache.has_key(keys[0]),
@@ -65,7 +65,7 @@ VERBS = {
     "`decr_version`": lambda cache, keys: cache.decr_version(keys[0]),
 }
 
-ASYNC_VERBS = {
+ASYNC_METHODS = {
     "`aget`": lambda cache, keys: cache.aget(keys[0]),
     "`aget_many`": lambda cache, keys: cache.aget_many(keys),
     "`ahas_key`": lambda cache, keys: cache.ahas_key(keys[0]),
@@ -85,7 +85,7 @@ ASYNC_VERBS = {
 }
 
 #: The client's, where it has them. A token that is wrong costs what a right one does.
-RAW_VERBS = {
+RAW_COMMANDS = {
     "`_cache.get`": lambda raw, keys: raw.get(keys[0]),
     "`_cache.gets`": lambda raw, keys: raw.gets(keys[0]),
     "`_cache.get_many`": lambda raw, keys: raw.get_many(keys),
@@ -116,17 +116,17 @@ RAW_VERBS = {
 }
 
 
-def verb_in(name: str) -> str:
-    """Return the verb alone, without what the page puts around it."""
+def bare_name(name: str) -> str:
+    """Return the command alone, without what the page puts around it."""
     return re.sub(r"`|_cache\.| \(.*", "", name)
 
 
 def twin(name: str) -> str:
-    """Return the name of the verb of Django's that does the same, if there is one."""
-    if name in ASYNC_VERBS:
+    """Return the name of the command of Django's that does the same, if there is one."""
+    if name in ASYNC_METHODS:
         return "`" + name.removeprefix("`a")
-    verb = verb_in(name).replace("_multi", "_many").replace("flush_all", "clear")
-    return f"`{verb}`" if f"`{verb}`" in VERBS else name
+    command = bare_name(name).replace("_multi", "_many").replace("flush_all", "clear")
+    return f"`{command}`" if f"`{command}`" in METHODS else name
 
 
 def section(title: str) -> str:
@@ -142,20 +142,20 @@ def table(*rows) -> str:
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
 
 
-# Each verb, while the process knows the counter.
+# Each command, while the process knows the counter.
 
 
 def call(name: str, cache, keys) -> None:
-    if name in VERBS:
-        VERBS[name](cache, keys)
-    elif name in ASYNC_VERBS:
-        asyncio.run(ASYNC_VERBS[name](cache, keys))
+    if name in METHODS:
+        METHODS[name](cache, keys)
+    elif name in ASYNC_METHODS:
+        asyncio.run(ASYNC_METHODS[name](cache, keys))
     else:
-        RAW_VERBS[name](cache._cache, [cache.make_key(key) for key in keys])
+        RAW_COMMANDS[name](cache._cache, [cache.make_key(key) for key in keys])
 
 
 def rule(proxy, cache, name: str) -> str:
-    """Return what a verb costs with n keys, as the page writes it."""
+    """Return what a command costs with n keys, as the page writes it."""
     counts = []
     for number in (FEW, MORE):
         keys = [f"k{index}" for index in range(number)]
@@ -170,7 +170,7 @@ def rule(proxy, cache, name: str) -> str:
 
 
 def counted(proxy):
-    """Count each verb: by its name, then by the client, what it costs in MODES.
+    """Count each command: by its name, then by the client, what it costs in MODES.
 
     All caches live until the end: a client that is freed may say `quit` meanwhile.
     """
@@ -185,9 +185,9 @@ def counted(proxy):
             path, proxy.location, OPTIONS={**ours, "MAX_STALENESS": 3600}
         )
         alive += [bare, strict, bounded]
-        for name in (*VERBS, *ASYNC_VERBS, *RAW_VERBS):
-            attribute = "__getitem__" if "key" in name else verb_in(name)
-            if name in RAW_VERBS and not hasattr(bare._cache, attribute):
+        for name in (*METHODS, *ASYNC_METHODS, *RAW_COMMANDS):
+            attribute = "__getitem__" if "key" in name else bare_name(name)
+            if name in RAW_COMMANDS and not hasattr(bare._cache, attribute):
                 continue
             looking = [rule(proxy, cache, name) for cache in (bare, strict, bounded)]
             with strict.pinned_generation():
@@ -213,8 +213,10 @@ if django.VERSION >= (6, 1):  # before, it is made of `adelete`
     BATCHED |= {"`adelete_many`"}
 
 
-@pytest.mark.parametrize("name", [*VERBS, *ASYNC_VERBS, *RAW_VERBS])
-def test_a_verb_that_does_not_look_at_the_counter_costs_what_it_costs_bare(costs, name):
+@pytest.mark.parametrize("name", [*METHODS, *ASYNC_METHODS, *RAW_COMMANDS])
+def test_a_command_that_does_not_look_at_the_counter_costs_what_it_costs_bare(
+    costs, name
+):
     for client, (bare, _, bounded, pinned) in costs[name].items():
         if client == "pymemcache" and name in BATCHED:
             assert (bare, bounded, pinned) == ("n", "1", "1")
@@ -223,49 +225,54 @@ def test_a_verb_that_does_not_look_at_the_counter_costs_what_it_costs_bare(costs
 
 
 def table_of(costs, names, client) -> str:
-    """Write the page's table: verbs of equal costs share a row, twins need no entry."""
+    """Write the page's table: commands of equal costs share a row, twins need no entry."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         cost = costs[name].get(client)
         if cost and (twin(name) == name or costs[twin(name)].get(client) != cost):
             bare, strict, _, pinned = cost
             rows.setdefault((bare, strict, pinned), []).append(name)
-    head = ("verb", "bare", "strict", "bounded or pinned")
-    return table(head, *((", ".join(verbs), *row) for row, verbs in rows.items()))
+    head = ("command", "bare", "strict", "bounded or pinned")
+    return table(head, *((", ".join(commands), *row) for row, commands in rows.items()))
 
 
 @pytest.mark.parametrize(("place", "client"), [*enumerate(BACKENDS)])
-def test_the_page_says_what_each_verb_costs(costs, place, client):
-    names = [name for name in costs if name not in ASYNC_VERBS]
+def test_the_page_says_what_each_command_costs(costs, place, client):
+    names = [name for name in costs if name not in ASYNC_METHODS]
     right = table_of(costs, names, client)
     assert tables(COSTS)[place : place + 1] == [right], f"The right table:\n{right}"
 
 
 @pytest.mark.parametrize(("place", "client"), [*enumerate(BACKENDS, start=2)])
-def test_the_page_says_what_async_verbs_cost(costs, place, client):
+def test_the_page_says_what_async_commands_cost(costs, place, client):
     """As their twins; but before Django 6.1 some are made of others, key by key."""
-    right = table_of(costs, ASYNC_VERBS, client)
+    right = table_of(costs, ASYNC_METHODS, client)
     if django.VERSION < (6, 1):
         assert tables(COSTS)[place : place + 1] == [right], f"The right table:\n{right}"
     else:
         assert right == table_of(costs, [], client)
 
 
-def test_every_verb_of_djangos_is_counted():
-    verbs = {name for name, member in vars(BaseCache).items() if callable(member)}
-    verbs = {name for name in verbs if not name.startswith("_")} - HELPERS
-    assert {verb_in(name) for name in (*VERBS, *ASYNC_VERBS)} == (
-        verbs - {"close", "aclose"} | {"in"}
+def test_every_command_of_djangos_is_counted():
+    commands = {name for name, member in vars(BaseCache).items() if callable(member)}
+    commands = {name for name in commands if not name.startswith("_")} - HELPERS
+    assert {bare_name(name) for name in (*METHODS, *ASYNC_METHODS)} == (
+        commands - {"close", "aclose"} | {"in"}
     )
 
 
 @pytest.mark.parametrize("client", BACKENDS)
-def test_every_verb_of_the_client_is_counted(costs, bare, client):
-    verbs = (ONE_KEY | MANY_KEYS | {"flush_all"}) & set(dir(bare._cache))
+def test_every_command_of_the_client_is_counted(costs, bare, client):
+    commands = (ONE_KEY | MANY_KEYS | {"flush_all"}) & set(dir(bare._cache))
     if hasattr(bare._cache, "__getitem__"):
-        verbs |= {"_cache[key]", "_cache[key] = …", "del _cache[key]", "key in _cache"}
-    names = {name for name in RAW_VERBS if client in costs.get(name, {})}
-    assert {verb_in(name) for name in names} == verbs
+        commands |= {
+            "_cache[key]",
+            "_cache[key] = …",
+            "del _cache[key]",
+            "key in _cache",
+        }
+    names = {name for name in RAW_COMMANDS if client in costs.get(name, {})}
+    assert {bare_name(name) for name in names} == commands
 
 
 # What is beside the rule.
@@ -369,12 +376,12 @@ def test_the_page_says_what_else_an_operation_may_cost(proxies, monkeypatch):
         "get": lambda cache, key: cache.get(key),
         "set": lambda cache, key: cache.set(key, 1),
     }
-    columns = [(client, verb) for client in BACKENDS for verb in acts]
+    columns = [(client, command) for client in BACKENDS for command in acts]
     rows = [
-        (words, *(trips(client, how, acts[verb]) for client, verb in columns))
+        (words, *(trips(client, how, acts[command]) for client, command in columns))
         for words, how in OCCASIONS.items()
     ]
-    head = ("an operation", *(f"`{verb}`, {client}" for client, verb in columns))
+    head = ("an operation", *(f"`{command}`, {client}" for client, command in columns))
     right = table(head, *rows)
     for cache in alive:
         cache.close()

@@ -141,8 +141,8 @@ def test_an_item_is_what_it_is_on_the_bare_backend(build_place, setup):
     def use(cache, value):
         raw = cache._cache
         return [
-            outcome(verb, *arguments)
-            for verb, *arguments in (
+            outcome(command, *arguments)
+            for command, *arguments in (
                 (raw.set, "k", value),
                 (raw.get, "k"),
                 (raw.set_multi, {"k": value, "l": value}),
@@ -187,7 +187,7 @@ def test_nothing_comes_back_and_nothing_comes_to_others(build_place, setup, serv
         place.watched.ask(b"delete %s\r\n" % COUNTER, b"DELETED\r\n")
 
     with closing(in_namespace("others", place, servers)) as other:
-        for forget in (
+        for invalidate in (
             place.cache.invalidate_namespace,
             lose_the_counter,
             lambda: (lose_the_counter(), place.cache.invalidate_namespace()),
@@ -196,7 +196,7 @@ def test_nothing_comes_back_and_nothing_comes_to_others(build_place, setup, serv
             assert raw.get("k")
             assert other._cache.get("k") is None
             assert other._cache.get_multi(["k"]) == {}
-            forget()
+            invalidate()
             assert raw.get("k") is None
             assert raw.get_multi(["k"]) == {}
             assert raw.add("l", item)
@@ -205,7 +205,7 @@ def test_nothing_comes_back_and_nothing_comes_to_others(build_place, setup, serv
 
 # What is refused.
 
-ACTS = {
+OPERATIONS = {
     "set": lambda cache: cache._cache.set("k", "7"),
     "add": lambda cache: cache.add("k", "v"),
     "set_many": lambda cache: cache.set_many({"k": "v"}),
@@ -255,7 +255,7 @@ def test_a_serializer_that_spoils_the_counter_is_refused(
 ):
     """Before anything is stored, for nobody could forget it."""
     place = build_place(*spoilt(library, serializer))
-    for act in ACTS.values():
+    for act in OPERATIONS.values():
         assert_refused(place, act, fault)
     assert place.watched.items(place.theirs).keys() - {COUNTER} == place.theirs
 
@@ -300,12 +300,12 @@ def test_rubbish_in_the_counter_serves_nothing(build_place, setup, flags):
         assert raw.set("k", item)
         line = b"set %s %d 0 %d\r\n" % (COUNTER, flags, len(rubbish))
         place.watched.ask(line + rubbish + b"\r\n", b"STORED\r\n")
-        for act in ACTS.values():
+        for act in OPERATIONS.values():
             assert_refused(place, act, "")
         with pytest.raises(NamespaceError):
             place.cache.invalidate_namespace()
         raw.disconnect_all()  # the binary protocol takes the server to be away now
-        assert_refused(place, ACTS["get"], "")
+        assert_refused(place, OPERATIONS["get"], "")
         place.watched.ask(b"delete %s\r\n" % COUNTER, b"DELETED\r\n")
         assert raw.get("k") is None
     after = place.watched.items(place.theirs)

@@ -18,7 +18,7 @@ from django.test import override_settings
 
 from namespaced_cache import NamespacedCache, invalidate_namespaces
 from tests.support.other_processes import namespaced_alias
-from tests.support.uses import EACH_WAY_TO_FORGET, MANY, outcome
+from tests.support.uses import EACH_WAY_TO_INVALIDATE, MANY, outcome
 
 # 15. A value is too large: Django deletes the key, so that no old value stays.
 
@@ -45,9 +45,9 @@ def test_a_value_too_large_takes_its_own_key_with_it(build, bare, store, options
     assert bare.get("k") == "small"
 
 
-# 17. Each verb, sync and async, is namespaced exactly once.
+# 17. Each method, sync and async, is namespaced exactly once.
 
-#: What to call each verb of Django's with, on "k", which is 5, and "l".
+#: What to call each method of Django's with, on "k", which is 5, and "l".
 DJANGO_CALLS = {
     **dict.fromkeys(("get", "has_key", "delete", "touch", "incr", "decr"), ("k",)),
     **dict.fromkeys(("incr_version", "decr_version"), ("k",)),
@@ -58,7 +58,7 @@ DJANGO_CALLS = {
     "get_or_set": ("new", 1),
 }
 
-#: The same for the verbs of the clients.
+#: The same for the commands of the clients.
 RAW_CALLS = {
     **dict.fromkeys(("set", "add", "replace", "append", "prepend"), ("k", b"1")),
     **dict.fromkeys(("incr", "decr", "touch"), ("k", 1)),
@@ -97,37 +97,41 @@ def twins(build, strangers, server, wires, client):
     return check
 
 
-@pytest.mark.parametrize("verb", DJANGO_CALLS)
+@pytest.mark.parametrize("method", DJANGO_CALLS)
 @pytest.mark.parametrize(("version", "awaited"), [(None, False), (7, True)])
-def test_a_verb_of_djangos_is_namespaced_once(twins, verb, version, awaited):
+def test_a_method_of_djangos_is_namespaced_once(twins, method, version, awaited):
     """And answers what it answers on the bare backend, by the caller's keys."""
 
     async def call_async(cache):
-        return await getattr(cache, f"a{verb}")(*DJANGO_CALLS[verb], version=version)
+        return await getattr(cache, f"a{method}")(
+            *DJANGO_CALLS[method], version=version
+        )
 
     def call(cache):
         if awaited:
             return asyncio.run(call_async(cache))
-        return getattr(cache, verb)(*DJANGO_CALLS[verb], version=version)
+        return getattr(cache, method)(*DJANGO_CALLS[method], version=version)
 
     twins(lambda cache: cache.set_many({"k": 5, "l": 6}, version=version), call)
 
 
-def without_tokens(verb, answer):
+def without_tokens(command, answer):
     """Cas tokens differ from call to call."""
-    if not verb.startswith("gets"):
+    if not command.startswith("gets"):
         return answer
-    return {k: v for k, (v, _) in answer.items()} if "_" in verb else answer[0]
+    return {k: v for k, (v, _) in answer.items()} if "_" in command else answer[0]
 
 
-@pytest.mark.parametrize("verb", RAW_CALLS)
-def test_a_verb_of_the_clients_is_namespaced_once(twins, cache, bare, verb):
-    if not hasattr(bare._cache, verb):
-        assert not hasattr(cache._cache, verb)
+@pytest.mark.parametrize("command", RAW_CALLS)
+def test_a_command_of_the_clients_is_namespaced_once(twins, cache, bare, command):
+    if not hasattr(bare._cache, command):
+        assert not hasattr(cache._cache, command)
         return
 
     def call(each):
-        return without_tokens(verb, getattr(each._cache, verb)(*RAW_CALLS[verb]))
+        return without_tokens(
+            command, getattr(each._cache, command)(*RAW_CALLS[command])
+        )
 
     twins(lambda each: each._cache.set_multi({"k": 5, "l": 6}), call)
 
@@ -150,8 +154,8 @@ def test_keys_that_failed_are_the_callers(build, start):
 # 18. `clear()` and `_cache.flush_all()` meet strangers' keys.
 
 
-@EACH_WAY_TO_FORGET
-def test_what_forgets_leaves_strangers_keys(build, wire, bare, another, forget):
+@EACH_WAY_TO_INVALIDATE
+def test_what_forgets_leaves_strangers_keys(build, wire, bare, another, invalidate):
     """Those of the bare backend, of other namespaces and of workers; and counters."""
     cache, namesake = build(wire.location), build(OPTIONS={"NAMESPACE": "shop"})
     worker = another(worker="gw7")
@@ -160,7 +164,7 @@ def test_what_forgets_leaves_strangers_keys(build, wire, bare, another, forget):
     worker("cache.set('k', 'theirs')")
     generations = namesake.generation, worker("cache.generation")
     cache.set("k", "mine")
-    forget(cache)
+    invalidate(cache)
     assert cache.get("k") is None
     assert namesake.get("k") == bare.get("k") == worker("cache.get('k')") == "theirs"
     assert (namesake.generation, worker("cache.generation")) == generations

@@ -71,15 +71,15 @@ class Tier:
             build(self.proxy.location, OPTIONS=OPTIONS[client])
         )
 
-    def home(self, cache) -> Memcached:
+    def counter_server(self, cache) -> Memcached:
         """Find the server that holds the counter."""
         key = cache._cache.counter.key
-        (home,) = (
+        (counter_server,) = (
             server
             for server in self._servers
             if self.on(server, lambda client: client.get(key))
         )
-        return home
+        return counter_server
 
     def on(self, server, act):
         """Return what it answers on one of the servers, with a client of its own."""
@@ -120,8 +120,8 @@ def test_while_the_counters_server_is_away_nothing_is_served_or_claimed(tier):
     on = tier()
     cache, fresh = on.make(), on.make()
     cache.set_many(dict.fromkeys(KEYS, "old"))
-    home = on.home(cache)
-    home.kill()
+    counter_server = on.counter_server(cache)
+    counter_server.kill()
     for each in (cache, fresh) * 2:
         for key in KEYS:
             with suppress(pymemcache.MemcacheError, pylibmc.Error):
@@ -132,7 +132,7 @@ def test_while_the_counters_server_is_away_nothing_is_served_or_claimed(tier):
                 )  # at once, though it has no timeout
         with pytest.raises(NamespaceUnavailable):
             each.invalidate_namespace()
-    home.start()
+    counter_server.start()
     number = eventually(cache.invalidate_namespace)
     assert eventually(lambda: fresh.generation) == number
     for each in (cache, fresh, on.make()):
@@ -147,16 +147,16 @@ def test_a_counter_that_the_proxy_has_moved_is_raised_when_it_returns(tier, capl
     knows = on.make()
     knows.set_many(dict.fromkeys(KEYS, "old"))
     old = knows.generation
-    home = on.home(knows)
+    counter_server = on.counter_server(knows)
     name = GenerationKeys(knows.namespace, old).wire_key
     names = [name(knows.make_key(key)) for key in KEYS]
     names.append(knows._cache.counter.key)
-    copy = on.on(home, lambda client: client.get_multi(names))
-    home.kill()
+    copy = on.on(counter_server, lambda client: client.get_multi(names))
+    counter_server.kill()
     moved = eventually(knows.invalidate_namespace)
     assert moved > old
-    home.start()
-    on.on(home, lambda client: client.set_multi(copy))
+    counter_server.start()
+    on.on(counter_server, lambda client: client.set_multi(copy))
     assert eventually(lambda: on.make().generation == old)
     fresh = on.make()
     assert "old" in fresh.get_many(KEYS).values()

@@ -363,7 +363,7 @@ def test_settings_that_a_test_overrides_lead_to_no_old_data(project, start):
         there = {{**settings.CACHES["default"], "LOCATION": "{start().location}"}}
         elsewhere = override_settings(CACHES={{"default": there}})
 
-        def look_elsewhere():
+        def use_elsewhere():
             with elsewhere:
                 found = cache.get("k")
                 cache.set("k", 1)
@@ -373,8 +373,8 @@ def test_settings_that_a_test_overrides_lead_to_no_old_data(project, start):
 
         class TestFunctions:
             def test_first(self):
-                assert look_elsewhere() is None
-                assert look_elsewhere() == 1
+                assert use_elsewhere() is None
+                assert use_elsewhere() == 1
                 assert cache.add("k", 1)
 
             test_second = test_first
@@ -382,11 +382,11 @@ def test_settings_that_a_test_overrides_lead_to_no_old_data(project, start):
         @pytest.mark.cache_isolation("class")
         class TestClass:
             def test_first(self):
-                assert look_elsewhere() is None
+                assert use_elsewhere() is None
                 assert cache.add("k", 1)
 
             def test_second(self):
-                assert look_elsewhere() == 1
+                assert use_elsewhere() == 1
                 assert not cache.add("k", 1)
 
         @elsewhere
@@ -482,7 +482,7 @@ def test_a_class_within_a_class_shares_with_it(project):
     all_pass(project.pytest("-p", "no:randomly"), 8)
 
 
-AWAY = r"NamespaceWarning: Namespace '[\w.-]+' on {}: no answer"
+DOWN = r"NamespaceWarning: Namespace '[\w.-]+' on {}: no answer"
 
 
 def test_a_server_that_is_never_reached_is_warned_of_and_left_alone(project, start):
@@ -493,7 +493,7 @@ def test_a_server_that_is_never_reached_is_warned_of_and_left_alone(project, sta
         "one_alias.py", 'from bare_settings import *\ndel CACHES["pylibmc"]\n'
     )
     project.write(
-        "test_away.py",
+        "test_down.py",
         """
         import pytest
         from django.core.cache import caches
@@ -523,7 +523,7 @@ def test_a_server_that_is_never_reached_is_warned_of_and_left_alone(project, sta
     run = project.pytest("-W", "default", "-p", "no:randomly", **environment)
     assert run.count("skipped") == 1, run.output
     assert run.count("passed") == 2, run.output  # the window stays open for the last
-    assert len(re.findall(AWAY.format(server.location), run.output)) == 1, run.output
+    assert len(re.findall(DOWN.format(server.location), run.output)) == 1, run.output
 
     run = project.pytest(**environment)
     assert run.count("error") == 4, run.output  # where warnings are errors
@@ -551,7 +551,7 @@ def test_a_server_that_is_reached_at_last_is_isolated(project, start):
             yield
             server.close()
 
-        def test_away():
+        def test_down():
             pass
 
         def test_is_there(server):

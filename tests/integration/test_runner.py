@@ -135,7 +135,7 @@ def test_a_class_that_cannot_be_set_up_leaves_nothing(
     assert run.ran == 5, run.output
 
 
-AWAY = """
+DOWN = """
 import signal
 
 class A{mixin}({bases}SimpleTestCase):
@@ -160,7 +160,7 @@ def test_where_no_server_answers_tests_fail_and_the_run_goes_on(
     project, start, base, arguments, settings
 ):
     server = start()
-    project.write("test_away.py", module(AWAY.format(mixin="Class", bases=base)))
+    project.write("test_down.py", module(DOWN.format(mixin="Class", bases=base)))
     run = project.manage(
         "test",
         *arguments,
@@ -388,12 +388,12 @@ class Outer(SimpleTestCase):
     assert (run.code, run.ran) == (0, 4), run.output
 
 
-AWAY_FOR_A_WHILE = """
+DOWN_FOR_A_WHILE = """
 from django.test import override_settings
 from django.conf import settings
 
 class Overridden(SimpleTestCase):
-    def test_away(self):
+    def test_down(self):
         there = {**settings.CACHES["default"], "LOCATION": "127.0.0.1:1"}
         with override_settings(CACHES={"default": there}):
             self.assertRaises(ConnectionRefusedError, cache.get, "k")
@@ -405,7 +405,7 @@ class Overridden(SimpleTestCase):
 
 def test_settings_may_lead_to_no_server_at_all(project):
     """The test sees what it sees on the plain backend."""
-    project.write("test_away.py", module(AWAY_FOR_A_WHILE))
+    project.write("test_down.py", module(DOWN_FOR_A_WHILE))
     run = project.run("-W", "ignore", "-m", "django", "test", RUNNER)
     assert (run.code, run.ran) == (0, 2), run.output
 

@@ -11,7 +11,7 @@ from itertools import count, groupby
 from typing import Any, NamedTuple
 
 from tests.support.caches import bare_cache, our_cache
-from tests.support.outages import ERRORS, LOUD, VERBS, all_come_back, read, word
+from tests.support.outages import COMMANDS, ERRORS, LOUD, all_come_back, read, word
 from tests.support.round_trips import CountingProxy
 from tests.support.servers import Memcached
 
@@ -48,7 +48,7 @@ class CuttingProxy(CountingProxy):
             client.shutdown(socket.SHUT_RDWR)
 
 
-#: What a verb does if its answers end after 0 bytes, after 1 byte, and so on; the same
+#: What a command does if its answers end after 0 bytes, after 1 byte, and so on; the same
 #: word is not written twice.
 #:
 #: Where ours differs: c. One request asks for the counter and the item. It is a
@@ -58,8 +58,8 @@ CUT = """
                 | pymemcache                 | pylibmc
 cut
     get         | closed                     | Connection 1
-      ours: c   | =                          | hidden 1
-    get_many    | closed                     | hidden {'k':1} {'k':1,'l':1}
+      ours: c   | =                          | default 1
+    get_many    | closed                     | default {'k':1} {'k':1,'l':1}
     raw_set     | closed                     | Connection
       ours: d   | =                          | Connection True
     add         | closed                     | Connection
@@ -71,7 +71,7 @@ cut
 """
 CUT_CELLS = read(CUT)
 
-#: The items at first, and after each verb. Whose answer is cut off has been obeyed.
+#: The items at first, and after each command. Whose answer is cut off has been obeyed.
 ITEMS = {"k": 1, "l": 1}
 ITEMS_AFTER = {
     "get": ITEMS,
@@ -90,7 +90,7 @@ PATIENT: dict[str, dict[str, Any]] = {
 
 
 class Cut(NamedTuple):
-    """What a verb did whose answers ended early, and its client."""
+    """What a command did whose answers ended early, and its client."""
 
     word: str
     found: dict[str, Any]  # by somebody else, afterwards
@@ -98,11 +98,11 @@ class Cut(NamedTuple):
 
 
 def cut_at_every_byte(
-    make: Callable[[str], Any], verb: str, server: Memcached, proxy: CuttingProxy
+    make: Callable[[str], Any], command: str, server: Memcached, proxy: CuttingProxy
 ):
     """Give a Cut for answers that end after 0 bytes, after 1 byte, and so on."""
     somebody_else = make(server.location)
-    call, hidden = (VERBS | LOUD)[verb]
+    call, outage_default = (COMMANDS | LOUD)[command]
     for size in count():
         somebody_else.delete("new")
         somebody_else.set_many(ITEMS)
@@ -111,7 +111,7 @@ def cut_at_every_byte(
         assert cache.touch("k", 60)
         assert cache.get("k") == 1
         proxy.passed, proxy.cut_after = 0, size
-        done = word(partial(call, cache), hidden)
+        done = word(partial(call, cache), outage_default)
         if proxy.cut_after is not None:
             break
         yield Cut(done, somebody_else.get_many(["k", "l", "new"]), cache)
@@ -126,22 +126,25 @@ def test_an_answer_that_is_cut_off_claims_nothing(backend, client, start):
     server = start()
     proxy = CuttingProxy(server.port)
     every_cut = []
-    for verb, after in ITEMS_AFTER.items():
+    for command, after in ITEMS_AFTER.items():
         bare, ours = (
             list(
                 cut_at_every_byte(
-                    partial(make, backend, OPTIONS=PATIENT[client]), verb, server, proxy
+                    partial(make, backend, OPTIONS=PATIENT[client]),
+                    command,
+                    server,
+                    proxy,
                 )
             )
             for make in (bare_cache, our_cache)
         )
-        cell = CUT_CELLS["cut", "", client, verb]
+        cell = CUT_CELLS["cut", "", client, command]
         for cuts, words in ((bare, cell.bare), (ours, cell.ours)):
             assert [said for said, _ in groupby(cut.word for cut in cuts)] == words
-            assert all(cut.found == after for cut in cuts), verb
+            assert all(cut.found == after for cut in cuts), command
         if after != ITEMS:
             # What is behind these bytes of the answer is about the counter.
-            assert {cut.word for cut in ours[: len(bare)]} <= ERRORS.keys(), verb
+            assert {cut.word for cut in ours[: len(bare)]} <= ERRORS.keys(), command
         every_cut += bare + ours
 
     def is_right(cache):

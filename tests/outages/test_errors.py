@@ -16,7 +16,7 @@ from tests.support.uses import MANY, is_nothing, outcome
 
 
 #: Acts that must not be said to be done.
-NAMESPACE_ACTS = [
+NAMESPACE_OPERATIONS = [
     lambda cache: cache.invalidate_namespace(),
     lambda cache: asyncio.run(cache.ainvalidate_namespace()),
     lambda cache: cache.clear(),
@@ -38,7 +38,7 @@ NAMESPACE_ACTS = [
     ],
     indirect=["client"],
 )
-@pytest.mark.parametrize("act", NAMESPACE_ACTS)
+@pytest.mark.parametrize("act", NAMESPACE_OPERATIONS)
 def test_an_answer_without_a_server_is_no_generation_and_no_success(
     build, wire, options, act
 ):
@@ -81,8 +81,8 @@ def test_a_counter_does_not_move_to_another_server(strung, another, client):
     for process in processes * 3:
         assert is_nothing(process(READ_ALL))
         process("outcome(lambda: cache.set('ghost', 1))")
-        bumped = process("outcome(lambda: cache.invalidate_namespace())")
-        assert bumped == "raises NamespaceUnavailable"
+        invalidated = process("outcome(lambda: cache.invalidate_namespace())")
+        assert invalidated == "raises NamespaceUnavailable"
     assert far("cache.invalidate_namespace()") == seen + 1
     assert is_nothing(knows(READ_ALL))
     strung[0].mend()
@@ -105,8 +105,8 @@ def test_a_server_that_returns_with_an_old_number_brings_nothing_back(
     assert cache.set_many(dict.fromkeys(MANY, "v")) == []
     old = other("cache.generation")
     newest = [other("cache.invalidate_namespace()") for _ in range(3)][-1]
-    home = cache._cache.counter.server
-    strangers(home)._cache.set(cache._cache.counter.key, old)
+    counter_server = cache._cache.counter.server
+    strangers(counter_server)._cache.set(cache._cache.counter.key, old)
     assert other(READ_ALL) == {}
     assert cache.get_many(MANY) == {}
     assert another(locations)(READ_ALL) == {}
@@ -138,7 +138,7 @@ READ_GHOSTS = f"[outcome(lambda k=k: cache.get(k)) for k in {GHOSTS}]"
     indirect=["client"],
 )
 def test_what_is_written_in_an_outage_is_never_read(strung, another, options):
-    """Not after it, where somebody bumped meanwhile, and not in the next one.
+    """Not after it, where somebody invalidated meanwhile, and not in the next one.
 
     Two other servers are there all the time, and would take it.
     """

@@ -1,6 +1,6 @@
 """Outages: in each, ours does what the bare backend does, and invents nothing.
 
-Both go through the same outage, each verb with a client of its own; the tables say what
+Both go through the same outage, each command with a client of its own; the tables say what
 each call answers or raises. Where ours differs, a note says why.
 """
 
@@ -24,7 +24,15 @@ from _pylibmc import libmemcached_version
 
 from namespaced_cache.keys import parse
 from tests.support.caches import BACKENDS, bare_cache, our_cache
-from tests.support.outages import ERRORS, LOUD, VERBS, Cell, all_come_back, read, word
+from tests.support.outages import (
+    COMMANDS,
+    ERRORS,
+    LOUD,
+    Cell,
+    all_come_back,
+    read,
+    word,
+)
 from tests.support.round_trips import CountingProxy
 from tests.support.servers import Memcached
 
@@ -57,11 +65,11 @@ CLIENTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
-#: How often each verb is called in an outage.
+#: How often each command is called in an outage.
 CALLS = 3
 
 #: What the first call in an outage does, the second, and so on; the last word goes on.
-#: "any" are the verbs without a line of their own, "ours" is where ours differs from
+#: "any" are the commands without a line of their own, "ours" is where ours differs from
 #: the bare backend in the line above, for the reason in NOTES.
 #:
 #: killed: connections that clients have break, and new ones are refused. refused: there
@@ -70,7 +78,7 @@ CALLS = 3
 TABLE = """
                 | killed                     | refused              | frozen
 pymemcache pooled
-    any         | closed refused hidden      | refused hidden       | timed-out hidden
+    any         | closed refused default     | refused default      | timed-out default
 retry-at-once
     any         | closed refused             | refused              | timed-out
 no-retry
@@ -78,16 +86,16 @@ no-retry
 never-dead
     any         | closed refused             | refused              | timed-out
 ignore-exc
-    any         | hidden                     | hidden               | hidden
+    any         | default                    | default              | default
     set_many    | []                         | []                   | []
-      ours: a   | hidden                     | hidden               | hidden
+      ours: a   | default                    | default              | default
 pylibmc @1.0.16
     any         | Connection Down            | Connection Down      | Error Down
     touch       | Connection Write           | Write                | Error Write
       ours: b   | =                          | Connection Down      | =
     get has_key | Connection Down            | Connection Down      | Error Down
-      ours: c   | hidden Down                | =                    | hidden Down
-    get_many    | hidden Down                | Down                 | hidden Down
+      ours: c   | default Down               | =                    | default Down
+    get_many    | default Down               | Down                 | default Down
       ours: b   | =                          | Connection Down      | =
     get_or_set  | Connection Down            | Connection Down      | Error Down
       ours: c   | Down                       | =                    | Down
@@ -96,8 +104,8 @@ remove-failed @1.0.16
     touch       | Connection Write           | Write                | Error Write
       ours: b   | =                          | Connection Dead Down | =
     get has_key | Connection Dead Down       | Connection Dead Down | Error Dead Down
-      ours: c   | hidden Down                | =                    | hidden Down
-    get_many    | hidden Down                | Dead Down            | hidden Down
+      ours: c   | default Down               | =                    | default Down
+    get_many    | default Down               | Dead Down            | default Down
       ours: b   | =                          | Connection Dead Down | =
     get_or_set  | Connection Dead Down       | Connection Dead Down | Error Dead Down
       ours: c   | Dead Down                  | =                    | Dead Down
@@ -106,8 +114,8 @@ pylibmc remove-failed @1.1.4
     touch       | Connection Write           | Write                | Error
       ours: b   | =                          | Connection Down      | =
     get has_key | Connection Connection Down | Connection Down      | Error
-      ours: c   | hidden Down                | =                    | hidden
-    get_many    | hidden Down                | Down                 | hidden
+      ours: c   | default Down               | =                    | default
+    get_many    | default Down               | Down                 | default
       ours: b   | =                          | Connection Down      | =
     get_or_set  | Connection Connection Down | Connection Down      | Error
       ours: c   | Connection Down            | =                    | Error
@@ -131,12 +139,12 @@ OUTAGES = ("killed", "refused", "frozen")
 #: pylibmc behaves as the libmemcached does that it was compiled with. What bare does
 #: with a version that nobody has looked at is not asserted; that ours does the same is.
 VERSIONS = sorted({version for _, version, _, _ in CELLS} - {""})
-LOOKED_AT = libmemcached_version in VERSIONS
+IS_LISTED = libmemcached_version in VERSIONS
 NEAREST = max((v for v in VERSIONS if v <= libmemcached_version), default=VERSIONS[0])
 
 
 @contextmanager
-def away(server: Memcached, outage: str):
+def down(server: Memcached, outage: str):
     """Let the server be away for the block; a watchdog ends what hangs for ever."""
     if outage != "frozen":
         server.kill()
@@ -175,22 +183,22 @@ def patiently(act: Callable[[], Any]) -> Any:
 
 
 class Actor:
-    """A backend that does one verb, with a client and a place for keys of its own."""
+    """A backend that does one command, with a client and a place for keys of its own."""
 
     def __init__(
         self,
         client: str,
         side: str,
-        verb: str,
+        command: str,
         server: Memcached,
         **options: Any,
     ) -> None:
         library, defaults = CLIENTS[client]
-        self.verb = verb
+        self.command = command
         self.ours = side != "bare"
         # A name that no other test has: ports are used again, and what was known of a
         # server that is gone must not be taken for this one's.
-        name = f"{verb}-{secrets.token_hex(4)}"
+        name = f"{command}-{secrets.token_hex(4)}"
         ours: dict[str, Any] = {"NAMESPACE": name} if self.ours else {}
         if side == "stale":
             ours["MAX_STALENESS"] = 600
@@ -238,9 +246,9 @@ class Actor:
         return self.cache._cache.counter
 
     def act(self) -> str:
-        """Call the verb and return the word for what it did."""
-        call, hidden = (VERBS | LOUD)[self.verb]
-        return self.run(lambda cache: word(partial(call, cache), hidden))
+        """Call the command and return the word for what it did."""
+        call, outage_default = (COMMANDS | LOUD)[self.command]
+        return self.run(lambda cache: word(partial(call, cache), outage_default))
 
     @property
     def waits(self) -> int:
@@ -261,28 +269,28 @@ class Actor:
             self.proxy.close()
 
 
-# One outage, all verbs and all modes at once.
+# One outage, all commands and all modes at once.
 
 
 class Played(NamedTuple):
-    """What came of it, by side and verb."""
+    """What came of it, by side and command."""
 
     words: dict[tuple[str, str], list[str]]
     waits: dict[tuple[str, str], int]
     found_later: dict[tuple[str, str], dict[str, Any]]
-    known: dict[str, tuple[int, int]]  # by namespace: before the outage, and after
+    latest: dict[str, tuple[int, int]]  # by namespace: before the outage, and after
     keys: list[bytes]
 
 
 @functools.cache
 def play(client: str, outage: str) -> Played:
-    """Let each verb be called on each side while the server is away."""
+    """Let each command be called on each side while the server is away."""
     # One thread does in order what came in while the server was frozen.
     server = Memcached("-t", "1")
     actors = {
-        (side, verb): Actor(client, side, verb, server)
+        (side, command): Actor(client, side, command, server)
         for side in sides(outage)
-        for verb in (VERBS if side == "bare" else VERBS | LOUD)
+        for command in (COMMANDS if side == "bare" else COMMANDS | LOUD)
     }
 
     def get_ready():
@@ -293,7 +301,7 @@ def play(client: str, outage: str) -> Played:
 
     if outage != "refused":
         get_ready()
-    with away(server, outage), ThreadPoolExecutor(len(actors)) as pool:
+    with down(server, outage), ThreadPoolExecutor(len(actors)) as pool:
         if outage == "refused":
             get_ready()
         ours = [actor for actor in actors.values() if actor.ours]
@@ -304,7 +312,7 @@ def play(client: str, outage: str) -> Played:
             for who, actor in actors.items()
         }
         words = {who: future.result() for who, future in running.items()}
-    known = {
+    latest = {
         actor.counter.namespace: (before[actor.counter.namespace], actor.counter.latest)
         for actor in ours
     }
@@ -315,7 +323,7 @@ def play(client: str, outage: str) -> Played:
     for actor in actors.values():
         actor.close()
     server.close()
-    return Played(words, waits, found, known, keys)
+    return Played(words, waits, found, latest, keys)
 
 
 def sides(outage: str) -> list[str]:
@@ -323,10 +331,10 @@ def sides(outage: str) -> list[str]:
     return ["bare", "strict", "stale", *(["pinned"] if outage != "refused" else [])]
 
 
-def expected(client: str, outage: str, side: str, verb: str) -> Cell:
+def expected(client: str, outage: str, side: str, command: str) -> Cell:
     """Return the table's cell, without its note where the counter is not looked at."""
     version = "" if CLIENTS[client][0] == "pymemcache" else NEAREST
-    cell = CELLS[client, version, outage, verb]
+    cell = CELLS[client, version, outage, command]
     looks = side == "strict" or outage == "refused"
     return cell if looks else Cell(cell.bare, cell.bare)
 
@@ -343,10 +351,10 @@ EVERY_OUTAGE = pytest.mark.parametrize(
 @EVERY_OUTAGE
 def test_the_bare_backend_does_what_the_table_says(client, outage):
     played = play(client, outage)
-    for verb in VERBS:
-        words = expected(client, outage, "bare", verb).bare
-        if LOOKED_AT or CLIENTS[client][0] == "pymemcache":
-            assert played.words["bare", verb] == at_length(words), verb
+    for command in COMMANDS:
+        words = expected(client, outage, "bare", command).bare
+        if IS_LISTED or CLIENTS[client][0] == "pymemcache":
+            assert played.words["bare", command] == at_length(words), command
 
 
 @EVERY_OUTAGE
@@ -354,20 +362,22 @@ def test_ours_does_what_the_bare_backend_does(client, outage):
     """Or what the table says instead."""
     played = play(client, outage)
     for side in sides(outage)[1:]:
-        for verb in VERBS:
-            cell = expected(client, outage, side, verb)
+        for command in COMMANDS:
+            cell = expected(client, outage, side, command)
             if not cell.note:
-                assert played.words[side, verb] == played.words["bare", verb], verb
-            elif LOOKED_AT or CLIENTS[client][0] == "pymemcache":
-                assert played.words[side, verb] == at_length(cell.ours), verb
+                assert played.words[side, command] == played.words["bare", command], (
+                    command
+                )
+            elif IS_LISTED or CLIENTS[client][0] == "pymemcache":
+                assert played.words[side, command] == at_length(cell.ours), command
 
 
 @EVERY_OUTAGE
 def test_an_outage_is_never_hidden_from_who_asks_for_the_generation(client, outage):
     played = play(client, outage)
     for side in sides(outage)[1:]:
-        for verb in LOUD:
-            assert played.words[side, verb] == ["unavailable"] * CALLS, verb
+        for command in LOUD:
+            assert played.words[side, command] == ["unavailable"] * CALLS, command
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -375,19 +385,19 @@ def test_nobody_waits_for_a_frozen_server_more_often_than_with_the_bare_backend(
     """An operation waits once in each call at the most, or as NOTES has it."""
     played = play(client, "frozen")
     for side in sides("frozen")[1:]:
-        for verb in VERBS:
-            note = expected(client, "frozen", side, verb).note
-            allowed = played.waits["bare", verb] + (NOTES[note] if note else 0)
-            assert played.waits[side, verb] <= allowed, verb
-        for verb in LOUD:
-            assert 1 <= played.waits[side, verb] <= CALLS, verb
+        for command in COMMANDS:
+            note = expected(client, "frozen", side, command).note
+            allowed = played.waits["bare", command] + (NOTES[note] if note else 0)
+            assert played.waits[side, command] <= allowed, command
+        for command in LOUD:
+            assert 1 <= played.waits[side, command] <= CALLS, command
 
 
 @EVERY_OUTAGE
 def test_an_outage_teaches_no_generation(client, outage):
-    known = play(client, outage).known
-    assert {before for before, _ in known.values()} != {0} or outage == "refused"
-    for before, after in known.values():
+    latest = play(client, outage).latest
+    assert {before for before, _ in latest.values()} != {0} or outage == "refused"
+    for before, after in latest.values():
         assert after == before
 
 
@@ -399,31 +409,31 @@ def test_an_outage_leaves_no_bare_key_and_no_guessed_generation(client, outage):
         if not key.startswith(b"bare-"):
             item = parse(key)
             assert item, f"{key!r} is in no namespace"
-            known, _ = played.known[item.namespace]
-            assert item.generation in (None, known)
+            latest, _ = played.latest[item.namespace]
+            assert item.generation in (None, latest)
 
 
 @EVERY_OUTAGE
 def test_an_outage_leaves_what_the_bare_backend_leaves(client, outage):
     played = play(client, outage)
     for side in sides(outage)[1:]:
-        for verb in VERBS:
-            found, bare = (played.found_later[who, verb] for who in (side, "bare"))
-            if verb == "delete_many":
+        for command in COMMANDS:
+            found, bare = (played.found_later[who, command] for who in (side, "bare"))
+            if command == "delete_many":
                 # Ours has sent all of them at once, and so more are gone later.
                 assert found.items() <= bare.items()
             else:
-                assert found == bare, verb
+                assert found == bare, command
 
 
 def test_every_cell_has_its_place_and_every_note_is_used():
     pylibmcs = {name for name, (library, _) in CLIENTS.items() if library == "pylibmc"}
     assert CELLS.keys() == {
-        (client, version, outage, verb)
+        (client, version, outage, command)
         for client in CLIENTS
         for version in (VERSIONS if client in pylibmcs else [""])
         for outage in OUTAGES
-        for verb in VERBS
+        for command in COMMANDS
     }
     assert {cell.note for cell in CELLS.values()} == {"", *NOTES}
 
@@ -458,7 +468,7 @@ def test_everything_works_again_with_the_same_clients(outage, start):
     before = {
         actor.counter.namespace: actor.counter.latest for actor in actors.values()
     }
-    with away(server, outage), ThreadPoolExecutor(len(actors)) as pool:
+    with down(server, outage), ThreadPoolExecutor(len(actors)) as pool:
         list(
             pool.map(lambda actor: [actor.act() for _ in range(CALLS)], actors.values())
         )
@@ -468,14 +478,14 @@ def test_everything_works_again_with_the_same_clients(outage, start):
         cache.set("again", 2)
         return cache.get_many(["again", "kept"]) == expected
 
-    def invalidates(known, cache):
-        return cache.invalidate_namespace() > known
+    def invalidates(latest, cache):
+        return cache.invalidate_namespace() > latest
 
     all_come_back([partial(actor.run, works) for actor in actors.values()])
     seen = {actor.counter.namespace: actor for actor in actors.values()}
     for item in map(parse, keys_on(server)):
-        known = before[item.namespace], seen[item.namespace].counter.latest
-        assert item.generation in (None, *known)
+        latest = before[item.namespace], seen[item.namespace].counter.latest
+        assert item.generation in (None, *latest)
     all_come_back(
         [
             partial(actor.run, partial(invalidates, before[namespace]))

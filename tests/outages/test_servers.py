@@ -47,7 +47,7 @@ MOVING: dict[str, dict[str, Any]] = {
 
 
 class Servers:
-    """Three memcached processes, and caches on all of them; one is the home.
+    """Three memcached processes, and caches on all of them; one is the counter_server.
 
     The caches reach each by a wire.
     """
@@ -57,13 +57,13 @@ class Servers:
         self.wires = {
             wire.server: wire for wire in sorted(wires, key=attrgetter("location"))
         }
-        self.home, *self.others = self.wires
+        self.counter_server, *self.others = self.wires
         self._build = build
         self._client = client
 
     def process(self, **options: Any) -> Any:
         """Make a cache that knows what a process knows that has just started."""
-        servers = (*self.others, self.home)
+        servers = (*self.others, self.counter_server)
         locations = [self.wires[server].location for server in servers]
         return as_another_process(self._build(locations, OPTIONS=options))
 
@@ -111,7 +111,7 @@ def finds(cache: Any, value: str) -> bool:
     return found(cache) == {value}
 
 
-# The home is away, and with it the whole namespace.
+# The home is down, and with it the whole namespace.
 
 
 def test_while_its_home_is_frozen_a_namespace_is_away_for_all_processes(
@@ -121,18 +121,16 @@ def test_while_its_home_is_frozen_a_namespace_is_away_for_all_processes(
     knows = servers.process(**MOVING[client])
     all_come_back([partial(fill, knows, "before")])
     number = knows._cache.counter.latest
-    servers.home.freeze()
+    servers.counter_server.freeze()
     processes = knows, servers.process(**MOVING[client])
     for process in processes * 3:
         assert found(process) == set()
         with pytest.raises(NamespaceUnavailable) as caught:
             _ = process.generation
-        where = (
-            f"Namespace {knows.namespace!r} on {servers.wires[servers.home].location}: "
-        )
+        where = f"Namespace {knows.namespace!r} on {servers.wires[servers.counter_server].location}: "
         assert str(caught.value).startswith(where)
     assert [process._cache.counter.latest for process in processes] == [number, 0]
-    servers.home.thaw()
+    servers.counter_server.thaw()
     for process in (*processes, servers.process()):
         all_come_back([partial(finds, process, "before")])
         assert process._cache.counter.latest == number
@@ -158,10 +156,10 @@ def test_a_server_that_returns_brings_nothing_of_a_dead_generation_back(
     knows, other = (servers.process(**MOVING[client]) for _ in range(2))
     all_come_back([partial(fill, knows, "before"), partial(finds, other, "before")])
     number = other._cache.counter.latest
-    away, _ = servers.others
-    assert servers.held(away, knows, number)
+    down, _ = servers.others
+    assert servers.held(down, knows, number)
     # libmemcached 1.1 does not give up a server that is only frozen.
-    servers.wires[away].cut()
+    servers.wires[down].cut()
     processes = [knows, other, servers.process(**MOVING[client])]
     for act in (fill, finds):
         for process in processes:  # one by one, or it is always time to try it again
@@ -169,12 +167,12 @@ def test_a_server_that_returns_brings_nothing_of_a_dead_generation_back(
     assert knows.invalidate_namespace() == number + 1
     for process in processes:
         assert found(process) == set()
-    servers.wires[away].mend()
-    assert set(servers.held(away, knows, number).values()) & {"before", "meanwhile"}
+    servers.wires[down].mend()
+    assert set(servers.held(down, knows, number).values()) & {"before", "meanwhile"}
     processes.append(servers.process(**MOVING[client]))
     for process in processes:
         assert found(process) == set()
-    all_come_back([partial(moves_back, servers, away, cache) for cache in processes])
+    all_come_back([partial(moves_back, servers, down, cache) for cache in processes])
 
 
 # The home returns with an old counter and old items, as if restored from a copy.
@@ -186,18 +184,18 @@ def restored(servers):
     knows, bounded = servers.process(), servers.process(MAX_STALENESS=600)
     assert fill(knows, "old")
     old = knows.generation
-    copy = servers.held(servers.home, knows, old)
+    copy = servers.held(servers.counter_server, knows, old)
     assert len(copy) > 1
     newest = [knows.invalidate_namespace() for _ in range(3)][-1]
     assert fill(bounded, "new")
-    servers.home.restart()
+    servers.counter_server.restart()
     for cache in (knows, bounded):
         cache._cache.disconnect_all()
-    servers.on(servers.home, methodcaller("set_multi", copy))
+    servers.on(servers.counter_server, methodcaller("set_multi", copy))
     return knows, bounded, old, newest
 
 
-def is_set_right(caplog, servers, knows, old, newest) -> None:
+def is_repaired(caplog, servers, knows, old, newest) -> None:
     """Assert that who knew the newest number has told all others, and the log."""
     said = f"the counter went back from {newest} to {old}: repaired"
     assert caplog.messages == [f"Namespace {knows.namespace!r}: {said}"]
@@ -211,7 +209,7 @@ def is_set_right(caplog, servers, knows, old, newest) -> None:
 def test_who_knows_a_newer_number_reads_nothing_old(servers, restored, caplog, read):
     knows, _, old, newest = restored
     assert read(knows) is None
-    is_set_right(caplog, servers, knows, old, newest)
+    is_repaired(caplog, servers, knows, old, newest)
 
 
 @EACH_WRITE
@@ -219,13 +217,13 @@ def test_who_knows_a_newer_number_writes_above_it(servers, restored, caplog, wri
     knows, _, old, newest = restored
     write(knows)
     assert servers.process().get("w") == "written"
-    is_set_right(caplog, servers, knows, old, newest)
+    is_repaired(caplog, servers, knows, old, newest)
 
 
 def test_who_knows_a_newer_number_bumps_above_it(servers, restored, caplog):
     knows, _, old, newest = restored
     assert knows.invalidate_namespace() > newest
-    is_set_right(caplog, servers, knows, old + 1, newest + 1)
+    is_repaired(caplog, servers, knows, old + 1, newest + 1)
 
 
 def test_who_trusts_a_newer_number_keeps_to_it(restored):
@@ -250,14 +248,14 @@ def test_who_starts_before_that_sees_what_the_copy_holds(servers, restored):
 
 LOSSES = {
     "deleted": lambda servers, key: servers.on(
-        servers.home, methodcaller("delete", key)
+        servers.counter_server, methodcaller("delete", key)
     ),
     # The moment at which it expires is long ago.
     "expired": lambda servers, key: servers.on(
-        servers.home, methodcaller("touch", key, 10**9)
+        servers.counter_server, methodcaller("touch", key, 10**9)
     ),
-    "flushed": lambda servers, _: servers.home.empty(),
-    "restarted": lambda servers, _: servers.home.restart(),
+    "flushed": lambda servers, _: servers.counter_server.empty(),
+    "restarted": lambda servers, _: servers.counter_server.restart(),
 }
 
 

@@ -21,7 +21,7 @@ class ReconnectingCache(PyMemcacheCache):
         return self._held
 
     def get_twice(self, key):
-        """A verb of the backend's own, on the raw client."""
+        """A method of the backend's own, on the raw client."""
         key = self.make_and_validate_key(key)
         return self._cache.get(key), self._cache.get(key)
 

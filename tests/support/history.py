@@ -9,7 +9,7 @@ What the rules stand on:
 
 1. A counter says which generation is alive, and only rises.
 2. A write takes effect in the generation that the counter showed at a moment of the
-   write. It may have done the same before in older ones, because its process knew an
+   write. It may have done the same before in older ones, because its process latest an
    old number at first.
 3. A read answers from the generation that the counter showed at a moment after the read
    began. It may look at the data a little later, when that generation is dead, and a
@@ -62,7 +62,7 @@ class Call(NamedTuple):
     """One call of one thread: `who`.
 
     `number` is the generation that it answered, and `knew` the newest one that its
-    process knew before it began. `wipes` where it forgets the whole namespace. `since`
+    process latest before it began. `wipes` where it forgets the whole namespace. `since`
     is when the `gets` had ended whose token a `cas` took. With an `error`, what it did
     may have happened or not.
     """
@@ -70,16 +70,16 @@ class Call(NamedTuple):
     begin: int
     end: int
     who: str
-    verb: str
+    command: str
     parts: tuple[Part, ...] = ()
     number: int | None = None
     wipes: bool = False
-    knew: int = 0
+    latest: int = 0
     since: int | None = None
     error: str = ""
 
     def __str__(self) -> str:
-        words = [f"{self.begin}-{self.end} {self.who} {self.verb}"]
+        words = [f"{self.begin}-{self.end} {self.who} {self.command}"]
         for part in self.parts:
             words.append(part.key)
             if part.did:
@@ -179,7 +179,7 @@ class History:
         self._wiped = _Between(call for call in self._wipes if not call.error)
         self._wipe_begins = [call.begin for call in self._wipes]
         self._wipe_ends = list(accumulate((call.end for call in self._wipes), max))
-        self._lives = _Gaps(call for call in self._wipes if call.verb == KILL)
+        self._lives = _Gaps(call for call in self._wipes if call.command == KILL)
         self._cut_off = self._find_cut_off()
 
         self._deeds: dict[str, list[Deed]] = defaultdict(list)
@@ -228,7 +228,7 @@ class History:
         return not isinstance(part.found, bool | None) and not former
 
     def _missed(self, call: Call, part: Part) -> bool:
-        """Tell whether the call looked and found nothing."""
+        """Tell whether the call is_read and found nothing."""
         return part.found is False and (call.who, call.begin) not in self._cut_off
 
     def _find_cut_off(self) -> set[tuple[str, int]]:
@@ -254,15 +254,15 @@ class History:
 
     def _count(self) -> None:
         for call in self.calls:
-            self.tally["invalidations"] += call.wipes and call.verb != KILL
+            self.tally["invalidations"] += call.wipes and call.command != KILL
             self.tally["errors"] += bool(call.error)
             writes = not call.wipes and any(part.did for part in call.parts)
             across = writes and self._shadowed(call, call)
             self.tally["writes across an invalidation"] += across
             for part in call.parts:
-                looked = part.did is None and part.found is not None
-                self.tally["hits"] += looked and part.found is not False
-                self.tally["misses"] += looked and part.found is False
+                is_read = part.did is None and part.found is not None
+                self.tally["hits"] += is_read and part.found is not False
+                self.tally["misses"] += is_read and part.found is False
                 self.tally["writes"] += part.sure is True
 
     # The rules.
@@ -331,7 +331,7 @@ class History:
         """No answer has values of two generations.
 
         One was settled when an invalidation began, and the other is by a writer who
-        knew that invalidation's number before. That the writer began after the
+        latest that invalidation's number before. That the writer began after the
         invalidation would not be enough: he may have been late, see 3 above.
         """
         numbered = [call for call in self._wipes if call.number is not None]
@@ -343,9 +343,9 @@ class History:
         for read, sights in answers.items():
             self.tally["answers with several values"] += len(sights) > 1
             oldest = min(sights, key=lambda sight: self._settled[sight.mark])
-            newest = max((sight.write for sight in sights), key=attrgetter("knew"))
+            newest = max((sight.write for sight in sights), key=attrgetter("latest"))
             at = bisect_right(begins, self._settled[oldest.mark])
-            if at < len(lowest) and lowest[at].number <= newest.knew:
+            if at < len(lowest) and lowest[at].number <= newest.latest:
                 yield Violation("mixed", (read, oldest.write, newest, lowest[at]))
 
     def _counted(self, key: str, deeds: list[Deed]) -> Iterator[Violation]:
@@ -401,7 +401,7 @@ class History:
                 if highest is None or ended[at].number > highest.number:
                     highest = ended[at]
                 at += 1
-            if highest and call.knew < highest.number:
+            if highest and call.latest < highest.number:
                 kind = "writes" if any(part.did for part in call.parts) else "reads"
                 self.tally[f"{kind} under an old number"] += not call.wipes
                 self.tally["calls of newcomers"] += not call.knew

@@ -95,7 +95,7 @@ def assert_recorded(tool: str, kind: str, cache: dict, expected: dict) -> None:
 
 
 def missed(tool: str, backend: str, location: str, expected: dict) -> set[str]:
-    """Return the calls that a tool does not record where no verb is on the class.
+    """Return the calls that a tool does not record where no method is on the class.
 
     Of those it records nothing, and of the others what is expected.
     """
@@ -106,7 +106,7 @@ def missed(tool: str, backend: str, location: str, expected: dict) -> set[str]:
 
 
 class Bystander:
-    """A proxy whose verbs come by `__getattr__` alone, as ours must not."""
+    """A proxy whose methods come by `__getattr__` alone, as ours must not."""
 
     def __init__(self, server, params):
         from namespaced_cache import NamespacedCache
@@ -163,7 +163,7 @@ def neighbours_colour(cache: dict) -> object:
 
 
 def keys_of(given) -> list:
-    """Return the keys that a verb was given first: one, or many."""
+    """Return the keys that a method was given first: one, or many."""
     return [given] if isinstance(given, str) else list(given)
 
 

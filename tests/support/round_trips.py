@@ -51,7 +51,7 @@ class CountingProxy:
                     waiting = False
                     client.sendall(chunk)
 
-            threading.Thread(target=_quietly, args=(answer,), daemon=True).start()
+            threading.Thread(target=_until_closed, args=(answer,), daemon=True).start()
 
             def ask() -> None:
                 nonlocal waiting
@@ -61,12 +61,12 @@ class CountingProxy:
                         self.count += 1
                     server.sendall(chunk)
 
-            _quietly(ask)
+            _until_closed(ask)
             # Wakes the thread that waits for an answer; closing alone does not.
-            _quietly(lambda: server.shutdown(socket.SHUT_RDWR))
+            _until_closed(lambda: server.shutdown(socket.SHUT_RDWR))
 
 
-def _quietly(act) -> None:
+def _until_closed(act) -> None:
     try:
         act()
     except OSError:

@@ -1,4 +1,4 @@
-"""Traffic: processes that do all verbs at once in one namespace.
+"""Traffic: processes that do all commands at once in one namespace.
 
 `record()` and `record_restarts()` start them and return what they did, as calls for
 `history.History`. They are new processes that share nothing with the one that asks. One

@@ -14,7 +14,7 @@ from namespaced_cache.core.counter import Counter
 from namespaced_cache.keys import GenerationKeys
 
 #: Ways in which a cache forgets its namespace.
-WAYS_TO_FORGET = {
+WAYS_TO_INVALIDATE = {
     "invalidate_namespace": methodcaller("invalidate_namespace"),
     "clear": methodcaller("clear"),
     "flush_all": lambda cache: cache._cache.flush_all(),
@@ -22,7 +22,7 @@ WAYS_TO_FORGET = {
     "aclear": lambda cache: asyncio.run(cache.aclear()),
 }
 
-#: Verbs that leave an item "w", and answer nothing of it.
+#: Commands that leave an item "w", and answer nothing of it.
 WRITES = {
     "set": lambda cache: cache.set("w", "written"),
     "add": lambda cache: cache.add("w", "written"),
@@ -32,7 +32,7 @@ WRITES = {
     "raw set": lambda cache: cache._cache.set(cache.make_key("w"), "written"),
 }
 
-#: Verbs that give back the item "k", or None.
+#: Commands that give back the item "k", or None.
 READS = {
     "get": lambda cache: cache.get("k"),
     "get_many": lambda cache: cache.get_many(["k"]).get("k"),
@@ -40,8 +40,8 @@ READS = {
     "raw get": lambda cache: cache._cache.get(cache.make_key("k")),
 }
 
-EACH_WAY_TO_FORGET = pytest.mark.parametrize(
-    "forget", WAYS_TO_FORGET.values(), ids=WAYS_TO_FORGET
+EACH_WAY_TO_INVALIDATE = pytest.mark.parametrize(
+    "invalidate", WAYS_TO_INVALIDATE.values(), ids=WAYS_TO_INVALIDATE
 )
 EACH_WRITE = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 EACH_READ = pytest.mark.parametrize("read", READS.values(), ids=READS)
@@ -107,16 +107,16 @@ def in_a_thread(act):
 
 
 def overtake(monkeypatch, client, names, act):
-    """Do something once, after the client has done the first of these verbs.
+    """Do something once, after the client has done the first of these commands.
 
     Return a list, empty until then.
     """
     done = []
 
-    def overtaken(verb):
+    def overtaken(command):
         def do(*args):
             try:
-                return verb(*args)
+                return command(*args)
             finally:
                 if not done:
                     done.append(True)

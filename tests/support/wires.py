@@ -29,9 +29,9 @@ class Wire(CountingProxy):
         """Return the keys of items that clients sent, in order; not a counter's."""
         text = b"".join(request for _, request in self.requests)
         found = []
-        for verb, rest in re.findall(rb"(?m)^([a-z]+) ([^\r\n]+)\r$", text):
+        for command, rest in re.findall(rb"(?m)^([a-z]+) ([^\r\n]+)\r$", text):
             words = rest.decode().split(" ")
-            found += words if verb in (b"get", b"gets") else words[:1]
+            found += words if command in (b"get", b"gets") else words[:1]
         return [key for key in found if not re.fullmatch(r"nsc:[^:]*", key)]
 
     def cut(self) -> None:
@@ -67,18 +67,18 @@ def once(pattern: bytes, act):
     """Make a look at what passes that acts once, when the pattern is first seen."""
     todo = [act]
 
-    def look(chunk: bytes) -> None:
+    def observe(chunk: bytes) -> None:
         if todo and re.search(pattern, chunk):
             todo.pop()()
 
-    return look
+    return observe
 
 
-def _pass(source: socket.socket, target: socket.socket, look) -> None:
+def _pass(source: socket.socket, target: socket.socket, observe) -> None:
     target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         while chunk := source.recv(65536):
-            look(chunk)
+            observe(chunk)
             target.sendall(chunk)
     except OSError:
         return

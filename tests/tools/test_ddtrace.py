@@ -1,4 +1,4 @@
-"""ddtrace's cache spans, for which it wraps verbs on the class that BACKEND names.
+"""ddtrace's cache spans, for which it wraps methods on the class that BACKEND names.
 
 And its spans of what the clients do, which `ddtrace-run` switches on as well.
 """
@@ -116,7 +116,7 @@ def test_ddtrace_makes_one_span_of_each_call_with_its_keys(kind, backend, server
     assert seen.neighbour == ("red" if kind == "bare" else None)
 
 
-def test_ddtrace_sees_nothing_of_verbs_that_are_not_on_the_class(backend, server):
+def test_ddtrace_sees_nothing_of_methods_that_are_not_on_the_class(backend, server):
     seen, djangos, _ = recorded("tests.support.recordings.Bystander", backend, server)
     assert seen.answers == {**ANSWERS, "in": "TypeError"}
     assert djangos == {call: [] for call in SPANS}
@@ -132,12 +132,12 @@ def test_ddtrace_may_trace_the_clients_as_well(kind, clients, backend, server):
     assert seen.neighbour == ("red" if kind == "bare" else None)
     for call in ("set", "add", "incr", "delete"):
         ((_, key),) = SPANS[call]
-        (span,) = (query for _, verb, query in theirs[call] if verb == call)
+        (span,) = (query for _, method, query in theirs[call] if method == call)
         name, _, wire_key = span.partition(" ")
         assert name == call
         assert wire_key.endswith(f":1:{key}")
         assert wire_key.startswith("nsc:") == (kind != "bare")
     if kind == OURS:  # on the bare backend, pymemcache deletes them one by one
-        deleted = [verb for _, verb, _ in theirs["delete_many"]]
+        deleted = [method for _, method, _ in theirs["delete_many"]]
         assert deleted[0].startswith("delete_m")
         assert set(deleted[1:]) == {"get"}  # the look at the counter

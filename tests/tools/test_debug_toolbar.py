@@ -1,4 +1,4 @@
-"""django-debug-toolbar's cache panel, which patches verbs on the instance."""
+"""django-debug-toolbar's cache panel, which patches methods on the instance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = {
     ],
 }
 
-#: The verbs of the calls, by the names that the panel knows, and their keys.
+#: The methods of the calls, by the names that the panel knows, and their keys.
 SHOWN = {
     "set": [("set", ["colour"])],
     "get": [("get", ["colour"])],
@@ -79,6 +79,6 @@ def test_the_panel_shows_each_call_once_with_its_keys(kind, backend, server):
 
 
 def test_the_panel_misses_what_is_not_on_the_class(backend, server):
-    """What Django makes of other verbs is made of some that nobody has patched."""
+    """What Django makes of other methods is made of some that nobody has patched."""
     missing = missed(__name__, backend, server.location, SHOWN)
     assert missing == {"in", "aset", "aget", "aget_many", "ahas_key", "adelete"}

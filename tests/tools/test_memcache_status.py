@@ -1,7 +1,7 @@
 """django-memcache-status, which shows what servers tell of themselves.
 
 It asks `cache._cache` for them, and shows them on the first page of Django's admin. It
-knows no keys. pymemcache's HashClient has no such verb, so that nothing is shown of it.
+knows no keys. pymemcache's HashClient has no such command, so that nothing is shown of it.
 """
 
 from __future__ import annotations

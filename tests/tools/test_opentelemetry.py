@@ -1,6 +1,6 @@
 """OpenTelemetry has no spans for Django's caches, but for what pymemcache does.
 
-For that it wraps the verbs on pymemcache's Client, of which ours are subclasses. What
+For that it wraps the commands on pymemcache's Client, of which ours are subclasses. What
 it shows are keys on the wire, for it knows no others.
 """
 
@@ -96,6 +96,6 @@ def test_each_command_of_pymemcache_has_one_span(kind, server):
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
 def test_opentelemetry_knows_no_other_spans_of_a_cache(kind, server):
-    """Neither of Django's own verbs, nor of pylibmc: on the bare backend as on ours."""
+    """Neither of Django's own commands, nor of pylibmc: on the bare backend as on ours."""
     cache = alias(kind, BACKENDS["pylibmc"], server.location)
     assert_recorded(__name__, kind, cache, {call: [] for call in SPANS})

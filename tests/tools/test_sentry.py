@@ -1,4 +1,4 @@
-"""Sentry's cache spans, for which it patches verbs on the instance."""
+"""Sentry's cache spans, for which it patches methods on the instance."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_sentry_makes_one_span_of_each_call_with_its_keys(kind, backend, server)
 
 
 def test_sentry_misses_what_is_not_on_the_class(backend, server):
-    """What Django makes of other verbs is made of some that nobody has patched."""
+    """What Django makes of other methods is made of some that nobody has patched."""
     of_others = {"get_or_set", "has_key", "in", "incr_version"}
     missing = missed(__name__, backend, server.location, SPANS)
     assert missing == {*of_others, "aset", "aget", "aget_many", "ahas_key"}

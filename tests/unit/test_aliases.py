@@ -391,16 +391,16 @@ def test_a_namespace_whose_server_is_away_is_no_success(start):
 def test_one_server_that_is_away_keeps_no_other_namespace_from_being_forgotten(
     server, start
 ):
-    gone = start()
+    down = start()
     setting = {
-        "away": alias(gone.location, "shop"),
+        "down": alias(down.location, "shop"),
         "default": alias(server.location, "shop"),
     }
     with override_settings(CACHES=setting):
         caches["default"].set("k", "v")
-        caches["away"].get("k")
-        gone.kill()
-        with pytest.raises(NamespaceUnavailable, match=gone.location):
+        caches["down"].get("k")
+        down.kill()
+        with pytest.raises(NamespaceUnavailable, match=down.location):
             invalidate_namespaces()
         assert caches["default"].get("k") is None
         caches.close_all()

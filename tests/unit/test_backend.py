@@ -18,7 +18,7 @@ from django.test import override_settings
 from namespaced_cache import NamespacedCache
 from namespaced_cache.backend import HELPERS
 
-VERBS = [
+METHODS = [
     name
     for name, member in vars(BaseCache).items()
     if inspect.isfunction(member)
@@ -27,31 +27,31 @@ VERBS = [
 ]
 
 
-# Of Django's verbs that memcached's backends leave as they are; `aclose` does nothing.
+# Of Django's methods that memcached's backends leave as they are; `aclose` does nothing.
 MADE_OF_OTHERS = [
-    verb for verb in VERBS if verb not in {*vars(BaseMemcachedCache), "aclose"}
+    method for method in METHODS if method not in {*vars(BaseMemcachedCache), "aclose"}
 ]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_is_on_the_class(verb):
-    """Tracers wrap the verbs on the class that BACKEND names."""
-    member = vars(NamespacedCache)[verb]
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_on_the_class(method):
+    """Tracers wrap the methods on the class that BACKEND names."""
+    member = vars(NamespacedCache)[method]
     assert inspect.isfunction(member)
     assert inspect.iscoroutinefunction(member) == inspect.iscoroutinefunction(
-        getattr(BaseCache, verb)
+        getattr(BaseCache, method)
     )
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_verbs_code_has_its_name(verb):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_code_has_its_name(method):
     """Tracers name a call by it; there is one for each, though all are made alike."""
-    code = vars(NamespacedCache)[verb].__code__
-    assert (code.co_name, code.co_qualname) == (verb, f"NamespacedCache.{verb}")
+    code = vars(NamespacedCache)[method].__code__
+    assert (code.co_name, code.co_qualname) == (method, f"NamespacedCache.{method}")
 
 
-@pytest.mark.parametrize("verb", MADE_OF_OTHERS)
-def test_a_spy_sees_the_verbs_that_a_verb_is_made_of(verb, cache, bare):
+@pytest.mark.parametrize("method", MADE_OF_OTHERS)
+def test_a_spy_sees_the_methods_that_a_method_is_made_of(method, cache, bare):
     """As on the bare backend: `in` is a `get` there, and so is `aget`."""
     arguments = {
         "get_or_set": ("other", 1),
@@ -61,12 +61,12 @@ def test_a_spy_sees_the_verbs_that_a_verb_is_made_of(verb, cache, bare):
         "get_many": (["k"],),
         "delete_many": (["k"],),
         "clear": (),
-    }.get(verb.removeprefix("a"), ("k",))
+    }.get(method.removeprefix("a"), ("k",))
 
     def spied(backend) -> list:
         seen = []
         with contextlib.ExitStack() as stack:
-            for name in vars(BaseMemcachedCache).keys() & VERBS:
+            for name in vars(BaseMemcachedCache).keys() & METHODS:
                 real = getattr(type(backend), name)
 
                 def spy(self, *args, name=name, real=real, **kwargs):
@@ -76,7 +76,7 @@ def test_a_spy_sees_the_verbs_that_a_verb_is_made_of(verb, cache, bare):
                 # On the class, as a tracer does it.
                 stack.enter_context(mock.patch.object(type(backend), name, spy))
             backend.set("k", 5)
-            got = getattr(backend, verb)(*arguments)
+            got = getattr(backend, method)(*arguments)
             if inspect.iscoroutine(got):
                 asyncio.run(got)
         return seen
@@ -86,15 +86,15 @@ def test_a_spy_sees_the_verbs_that_a_verb_is_made_of(verb, cache, bare):
     assert spied(cache) == seen_on_the_bare_backend
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_is_handed_to_the_wrapped_backends(cache, verb):
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_handed_to_the_wrapped_backends(cache, method):
     """So a backend's own faster `get_many` is used, and its own `close`."""
     answer = object()
-    kind = mock.AsyncMock if verb[0] == "a" and verb != "add" else mock.Mock
+    kind = mock.AsyncMock if method[0] == "a" and method != "add" else mock.Mock
     spy = kind(return_value=answer)
-    with mock.patch.object(type(cache.wrapped), verb, spy):
-        call = getattr(cache, verb)
-        if verb == "__contains__":
+    with mock.patch.object(type(cache.wrapped), method, spy):
+        call = getattr(cache, method)
+        if method == "__contains__":
             got = "k" in cache
             assert got is True
             spy.assert_called_once_with("k")
@@ -124,8 +124,8 @@ def test_mock_patches_data_and_takes_it_back(cache):
 
 
 @pytest.mark.parametrize("name", sorted(HELPERS))
-def test_a_patched_helper_is_used_by_the_verbs(cache, name):
-    """As on the bare backend, whose verbs call it."""
+def test_a_patched_helper_is_used_by_the_methods(cache, name):
+    """As on the bare backend, whose methods call it."""
     helper = getattr(cache, name)
     with mock.patch.object(cache, name, side_effect=helper) as spy:
         cache.set("k", 1, timeout=5)
@@ -149,7 +149,7 @@ def test_mock_patches_the_client_and_takes_it_back(cache):
     assert cache.get("k") == b"1"
 
 
-def test_a_verb_patched_on_the_instance_stays_on_the_proxy(cache):
+def test_a_method_patched_on_the_instance_stays_on_the_proxy(cache):
     """As debug-toolbar and Sentry do it."""
     seen = []
     original = cache.get
@@ -169,7 +169,9 @@ def test_a_verb_patched_on_the_instance_stays_on_the_proxy(cache):
     assert seen == ["k"]
 
 
-def test_a_verb_of_the_wrapped_backends_own_is_patched_on_the_proxy(cache, monkeypatch):
+def test_a_method_of_the_wrapped_backends_own_is_patched_on_the_proxy(
+    cache, monkeypatch
+):
     monkeypatch.setattr(type(cache.wrapped), "own", lambda _: "own", raising=False)
     assert cache.own() == "own"
     cache.own = lambda: "spied"
@@ -243,7 +245,7 @@ def test_an_invalidation_is_one_round_trip_for_100_000_keys(build, proxy):
 
 
 @pytest.mark.parametrize(
-    ("verb", "trips"),
+    ("method", "trips"),
     [
         (lambda cache: cache.get("k"), 1),
         (lambda cache: cache.get("none"), 1),
@@ -260,13 +262,13 @@ def test_an_invalidation_is_one_round_trip_for_100_000_keys(build, proxy):
         (lambda cache: cache.touch("k"), "a look"),
     ],
 )
-def test_the_round_trips_of_a_verb(client, build, proxy, verb, trips):
+def test_the_round_trips_of_a_method(client, build, proxy, method, trips):
     """On pymemcache the look of a write travels with it."""
     if trips == "a look":
         trips = {"pymemcache": 1, "pylibmc": 2}[client]
     cache = build(proxy.location)
     cache.set_many({"k": 1, "l": 2})
-    assert proxy.during(lambda: verb(cache)) == trips
+    assert proxy.during(lambda: method(cache)) == trips
 
 
 def test_invalidate_namespace_answers_the_new_generation(cache):

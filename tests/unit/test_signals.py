@@ -17,7 +17,7 @@ from namespaced_cache import (
 )
 from namespaced_cache.signals import namespace_invalidated
 from tests.support.caches import BACKENDS
-from tests.support.uses import EACH_WAY_TO_FORGET
+from tests.support.uses import EACH_WAY_TO_INVALIDATE
 
 
 @contextmanager
@@ -60,12 +60,12 @@ def sent_by(alias, cache):
     }
 
 
-@EACH_WAY_TO_FORGET
-def test_each_way_to_forget_is_told_once_and_with_its_alias(aliases, forget):
+@EACH_WAY_TO_INVALIDATE
+def test_each_way_to_forget_is_told_once_and_with_its_alias(aliases, invalidate):
     _ = aliases["bare"]  # which has no client, and gets none
     cache = aliases["other"]
     with told() as received:
-        forget(cache)
+        invalidate(cache)
     # An asynchronous one is done in another thread, which has caches of its own.
     assert received == [sent_by("other", cache)]
     assert "_cache" not in vars(aliases["bare"])

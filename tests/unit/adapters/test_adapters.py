@@ -75,7 +75,7 @@ class Lookalike:
 
 
 @pytest.mark.parametrize(
-    ("made", "library"),
+    ("made", "expected"),
     [
         (pymemcache.Client(NOWHERE), pymemcache_adapter.PyMemcacheAdapter),
         (pymemcache.PooledClient(NOWHERE), pymemcache_adapter.PyMemcacheAdapter),
@@ -88,8 +88,8 @@ class Lookalike:
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_clients_and_what_derives_from_them_are_known(made, library):
-    assert type(adapter.adapter_of(made)) is library
+def test_clients_and_what_derives_from_them_are_known(made, expected):
+    assert type(adapter.adapter_of(made)) is expected
     assert adapter.is_client(made)
 
 
@@ -297,12 +297,12 @@ def test_pymemcache_swaps_nothing_while_it_takes_the_server_to_be_away():
 
 @pytest.mark.parametrize("value", ["text", ""])
 def test_incr_of_what_is_no_number_is_told_apart(real, value):
-    library = adapter.adapter_of(real)
+    its_adapter = adapter.adapter_of(real)
     real.set("k", value)
     error = error_of(lambda: real.incr("k", 1))
-    assert isinstance(error, library.not_a_number)
-    assert not library.is_outage(error, None)
-    assert not library.is_undecodable(error)
+    assert isinstance(error, its_adapter.not_a_number)
+    assert not its_adapter.is_outage(error, None)
+    assert not its_adapter.is_undecodable(error)
 
 
 #: Flags that say "a pickle", "an integer", and, to pylibmc, "compressed" and nothing.
@@ -320,26 +320,26 @@ UNDECODABLE = {"pymemcache": [2, 4], "pylibmc": [1, 2, 3, 8]}
     ids=["get", "get_multi"],
 )
 def test_a_value_that_cannot_be_decoded_is_told_apart(real, server, flags, read):
-    library = adapter.adapter_of(real)
+    its_adapter = adapter.adapter_of(real)
     key = secrets.token_hex(8)  # the server is shared
     put(server, key, flags, "abc")
     error = error_of(lambda: read(real, key))
-    assert library.is_undecodable(error)
-    assert not isinstance(error, library.not_a_number)
+    assert its_adapter.is_undecodable(error)
+    assert not isinstance(error, its_adapter.not_a_number)
 
 
-@pytest.mark.parametrize("verb", ["set", "incr"])
-def test_a_server_that_is_away_is_told_apart(build, start, verb):
+@pytest.mark.parametrize("command", ["set", "incr"])
+def test_a_server_that_is_away_is_told_apart(build, start, command):
     """First the connection that is there breaks, then there is none to be had."""
     server = start()
     real = build(server.location)._cache.wrapped
-    library = adapter.adapter_of(real)
+    its_adapter = adapter.adapter_of(real)
     real.set("k", 1)
     server.kill()
     for _ in range(2):
-        error = error_of(lambda: getattr(real, verb)("k", 1))
-        assert library.is_outage(error, None)
-        assert not library.is_undecodable(error)
+        error = error_of(lambda: getattr(real, command)("k", 1))
+        assert its_adapter.is_outage(error, None)
+        assert not its_adapter.is_undecodable(error)
 
 
 def test_leaving_a_pymemcache_client_closes_its_sockets(server):

@@ -39,7 +39,7 @@ def test_a_subclass_that_deletes_in_its_own_way_keeps_it():
     assert hash_client.call(client, COMMANDS["delete_many"], None, ["k"]) == ["k"]
 
 
-def test_a_verb_that_is_patched_is_called(cache, monkeypatch):
+def test_a_command_that_is_patched_is_called(cache, monkeypatch):
     cache.set("k", "v")
     real, asked = cache._cache.wrapped, []
     with cache.pinned_generation():
@@ -51,18 +51,18 @@ def test_a_verb_that_is_patched_is_called(cache, monkeypatch):
     assert cache.get("k") == "v"
 
 
-@pytest.mark.parametrize("verb", ["delete_many", "get_many", "set_many"])
-def test_a_client_is_called_by_the_name_that_hashclient_calls_it(cache, verb):
+@pytest.mark.parametrize("command", ["delete_many", "get_many", "set_many"])
+def test_a_client_is_called_by_the_name_that_hashclient_calls_it(cache, command):
     """Django says `delete_multi`, and tracers of pymemcache know no such name."""
     cache.generation  # noqa: B018  # looked at before
-    real = getattr(pymemcache.Client, verb)
-    with mock.patch.object(pymemcache.Client, verb, autospec=True) as spy:
+    real = getattr(pymemcache.Client, command)
+    with mock.patch.object(pymemcache.Client, command, autospec=True) as spy:
         spy.side_effect = real
-        getattr(cache, verb)({"a": 1, "b": 2})
+        getattr(cache, command)({"a": 1, "b": 2})
     assert len(spy.mock_calls) == 1
 
 
-def test_without_what_is_private_the_clients_own_verbs_do(cache, monkeypatch):
+def test_without_what_is_private_the_clients_own_commands_do(cache, monkeypatch):
     cache.set("k", "v")
     monkeypatch.setattr(hash_client, "_OWN", {})
     cache.set_many({"a": 1, "b": 2})
@@ -124,7 +124,7 @@ def test_a_subclass_that_goes_ways_of_its_own_goes_them(cache, name):
         asked.append(args)
         return getattr(HashClient, name)(client, *args, **kwargs)
 
-    cache.set("seeds", 1)  # by the client's own verbs
+    cache.set("seeds", 1)  # by the client's own commands
     real = cache._cache.wrapped
     real.__class__ = type("Own", (HashClient,), {name: own})
     cache.set("k", 1)

@@ -166,14 +166,14 @@ def test_an_error_in_the_middle_leaves_nothing_behind(cache):
         b"VALUE nsc:script 0 99\r\n1000000000000000000\r\nEND\r\n",
     ],
 )
-@pytest.mark.parametrize("verb", ["get", "set"])
-def test_a_reply_that_is_none_to_the_look_ends_the_connection(reply, verb):
+@pytest.mark.parametrize("command", ["get", "set"])
+def test_a_reply_that_is_none_to_the_look_ends_the_connection(reply, command):
     """As when an answer was left on it that belongs to somebody else."""
-    cache, script = scripted({"get": b"", "set": b"STORED\r\n"}[verb] + reply)
+    cache, script = scripted({"get": b"", "set": b"STORED\r\n"}[command] + reply)
     member = next(iter(cache._cache.clients.values()))
     member.timeout = 0.2  # for what may still come
     with suppress(pymemcache.MemcacheError, OSError, NamespaceError):
-        found = cache.get("k") if verb == "get" else cache.add("k", b"v", None)
+        found = cache.get("k") if command == "get" else cache.add("k", b"v", None)
         assert found is None
     assert member.sock is None
     script.close()

@@ -173,14 +173,14 @@ def test_private_routines_are_refused_as_well(cache, name):
 
 
 @PYMEMCACHE
-@pytest.mark.parametrize("verb", ["raw_command", "shutdown", "cache_memlimit"])
-def test_what_works_on_the_whole_server_is_refused(cache, server, verb):
+@pytest.mark.parametrize("command", ["raw_command", "shutdown", "cache_memlimit"])
+def test_what_works_on_the_whole_server_is_refused(cache, server, command):
     cache._cache = pymemcache.Client(server.location)
     with pytest.raises(AttributeError) as caught:
-        getattr(cache._cache, verb)
-    reason = TABLES["pymemcache"][verb].reason
+        getattr(cache._cache, command)
+    reason = TABLES["pymemcache"][command].reason
     assert str(caught.value) == (
-        f"Client.{verb}() cannot be namespaced: {reason}. The bare client, "
+        f"Client.{command}() cannot be namespaced: {reason}. The bare client, "
         f"outside any namespace, is `cache._cache.wrapped`."
     )
 
@@ -290,7 +290,7 @@ def test_data_attributes_are_the_real_clients(client, cache):
         assert not hasattr(raw.wrapped, "encoding")
 
 
-def test_a_spy_on_a_raw_verb_stays_until_it_is_taken_away(cache):
+def test_a_spy_on_a_raw_command_stays_until_it_is_taken_away(cache):
     raw = cache._cache
     raw.get = lambda key: f"spied {key}"
     assert raw.get("k") == "spied k"
@@ -333,9 +333,9 @@ def test_serde_and_behaviors_pass_through(client, cache):
 
 @PYMEMCACHE
 def test_the_counters_server_is_away_quietly(build, start):
-    """In pymemcache's retry window each verb answers what the bare client does."""
+    """In pymemcache's retry window each command answers what the bare client does."""
     memcached = start()
-    options = {"NAMESPACE": "away"}
+    options = {"NAMESPACE": "down"}
     cache = build(memcached.location, OPTIONS=options)
     bare = type(cache._cache.wrapped)([memcached.location], default_noreply=False)
     cache.set("k", 1)
@@ -362,7 +362,7 @@ def test_the_counters_server_is_away_quietly(build, start):
     ]
     for call in script:
         assert call(cache._cache) == call(bare), inspect.getsource(call)
-    with pytest.raises(NamespaceUnavailable, match="Namespace 'away' on "):
+    with pytest.raises(NamespaceUnavailable, match="Namespace 'down' on "):
         cache._cache.flush_all()
     bare.close()
 
@@ -464,10 +464,10 @@ def test_an_error_of_a_dead_generation_is_not_the_callers(build):
     """`incr` finds nothing under the number it knows, and something under the new."""
     ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
     ours.get("k")
-    known = ours._cache.counter.latest
+    latest = ours._cache.counter.latest
     other.invalidate_namespace()
     other.set("k", 5)
-    ours._cache.counter.latest = known  # as in a process that has not heard of it
+    ours._cache.counter.latest = latest  # as in a process that has not heard of it
     assert ours.incr("k") == 6
 
 
@@ -476,10 +476,10 @@ def test_an_error_over_many_keys_of_a_dead_generation_is_not_the_callers(build):
     """Of `incr_multi`, which has one without a class of its own."""
     ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
     ours._cache.set_multi({"text": "t", "n": 1})
-    known = ours._cache.counter.latest
+    latest = ours._cache.counter.latest
     other.invalidate_namespace()
     other._cache.set_multi({"text": 5, "n": 1})
-    ours._cache.counter.latest = known
+    ours._cache.counter.latest = latest
     ours._cache.incr_multi(["text", "n"])
     assert ours._cache.get_multi(["text", "n"]) == {"text": 6, "n": 2}
 
@@ -487,10 +487,10 @@ def test_an_error_over_many_keys_of_a_dead_generation_is_not_the_callers(build):
 def test_a_read_sees_another_process_invalidation(build):
     ours, other = (build(OPTIONS={"NAMESPACE": "reads"}) for _ in range(2))
     ours.set("k", "old")
-    known = ours._cache.counter.latest
+    latest = ours._cache.counter.latest
     other.invalidate_namespace()
-    ours._cache.counter.latest = known
+    ours._cache.counter.latest = latest
     assert ours.get("k") is None
     other.set("k", "new")
-    ours._cache.counter.latest = known
+    ours._cache.counter.latest = latest
     assert ours.get_many(["k"]) == {"k": "new"}

@@ -47,17 +47,17 @@ def another_process(counter) -> Counter:
     return Counter(counter.namespace, counter.server)
 
 
-def before_next(monkeypatch, client, verb, act):
-    """Let `act` happen once, at the moment before the client's next `verb`."""
+def before_next(monkeypatch, client, command, act):
+    """Let `act` happen once, at the moment before the client's next `command`."""
     todo = [act]
-    real_verb = getattr(client, verb)
+    real_command = getattr(client, command)
 
     def raced(*args):
         if todo:
             todo.pop()()
-        return real_verb(*args)
+        return real_command(*args)
 
-    monkeypatch.setattr(client, verb, raced)
+    monkeypatch.setattr(client, command, raced)
 
 
 # Seeding.
@@ -98,15 +98,15 @@ def test_two_seeders_end_on_one_number(real, counter, monkeypatch):
     assert numbers[0] == numbers[1] == other.latest == counter.latest
 
 
-@pytest.mark.parametrize("verb", ["read", "invalidate"])
+@pytest.mark.parametrize("method", ["read", "invalidate"])
 def test_a_bump_that_comes_second_to_seed_gives_a_number_of_its_own(
-    real, counter, monkeypatch, verb
+    real, counter, monkeypatch, method
 ):
     """Two invalidations that find the counter lost do not give out one number."""
     other = another_process(counter)
     numbers = []
     before_next(
-        monkeypatch, real, "add", lambda: numbers.append(getattr(other, verb)(real))
+        monkeypatch, real, "add", lambda: numbers.append(getattr(other, method)(real))
     )
     numbers.append(counter.invalidate(real))
     assert numbers == [other.latest, other.latest + 1]
@@ -120,13 +120,13 @@ def test_seeding_is_logged(cache, caplog):
     assert caplog.record_tuples == [("namespaced_cache", logging.INFO, text)]
 
 
-@pytest.mark.parametrize("how", ["seeded", "bumped", "lost", "raised"])
+@pytest.mark.parametrize("how", ["seeded", "invalidated", "lost", "raised"])
 def test_the_counter_does_not_expire(build, raw, how):
     """Whatever the alias's TIMEOUT is."""
     cache = build(TIMEOUT=1)
     counter, real = cache._cache.counter, cache._cache.wrapped
     seeded = cache.generation
-    if how == "bumped":
+    if how == "invalidated":
         cache.invalidate_namespace()
     if how == "lost":
         real.delete(counter.key)
@@ -142,9 +142,9 @@ def test_the_counter_does_not_expire(build, raw, how):
 def test_a_bump_is_the_next_number_in_one_round_trip(build, proxy):
     cache = build(proxy.location)
     before = cache.generation
-    bumped = []
-    trips = proxy.during(lambda: bumped.append(cache.invalidate_namespace()))
-    assert bumped == [before + 1]
+    invalidated = []
+    trips = proxy.during(lambda: invalidated.append(cache.invalidate_namespace()))
+    assert invalidated == [before + 1]
     assert trips == 1
     assert cache.generation == before + 1
 
@@ -160,29 +160,29 @@ def test_a_bump_counts_from_where_the_server_stands(real, counter):
 
 def test_no_two_bumps_give_one_number(build):
     """Eight threads, each with a client, all with one counter."""
-    threads, bumps = 8, 50
+    threads, invalidations = 8, 50
     caches = [build() for _ in range(threads)]
     before = caches[0].generation
     together = threading.Barrier(threads)
 
-    def bump(cache):
+    def invalidate(cache):
         together.wait()
-        return [cache.invalidate_namespace() for _ in range(bumps)]
+        return [cache.invalidate_namespace() for _ in range(invalidations)]
 
     with ThreadPoolExecutor(threads) as pool:
-        numbers = list(pool.map(bump, caches))
+        numbers = list(pool.map(invalidate, caches))
     assert all(mine == sorted(mine) for mine in numbers)
     flat = sorted(number for mine in numbers for number in mine)
-    assert flat == list(range(before + 1, before + 1 + threads * bumps))
+    assert flat == list(range(before + 1, before + 1 + threads * invalidations))
     assert caches[0]._cache.counter.latest == flat[-1]
 
 
 # The known number.
 
 
-@pytest.mark.parametrize(("verb", "asks"), [("read", "get"), ("invalidate", "incr")])
+@pytest.mark.parametrize(("method", "asks"), [("read", "get"), ("invalidate", "incr")])
 def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
-    real, counter, monkeypatch, verb, asks
+    real, counter, monkeypatch, method, asks
 ):
     """It is an old one by now, but it stood on the server when it was asked for."""
     counter.read(real)
@@ -197,7 +197,7 @@ def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
         return answer
 
     monkeypatch.setattr(real, asks, answer_late)
-    assert getattr(counter, verb)(real) == answers[0]
+    assert getattr(counter, method)(real) == answers[0]
     assert real.get(counter.key) == counter.latest == answers[0] + 1
 
 
@@ -314,20 +314,20 @@ def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
 # A counter that is lost, or went back.
 
 
-@pytest.mark.parametrize("verb", ["read", "invalidate"])
+@pytest.mark.parametrize("method", ["read", "invalidate"])
 @pytest.mark.parametrize("clock", ["right", "behind"])
 def test_a_lost_counter_begins_above_all_that_was_seen(
-    real, counter, monkeypatch, verb, clock
+    real, counter, monkeypatch, method, clock
 ):
     counter.read(real)
     seen = counter.invalidate(real)
     real.delete(counter.key)
     if clock == "behind":
         monkeypatch.setattr(time, "time_ns", lambda: 7)
-    number = getattr(counter, verb)(real)
+    number = getattr(counter, method)(real)
     assert number > seen
     assert number == counter.latest == real.get(counter.key)
-    # Others may have bumped it meanwhile, so a clock that is behind needs a leap.
+    # Others may have invalidated it meanwhile, so a clock that is behind needs a leap.
     assert (number == seen + 10**9) is (clock == "behind")
 
 
@@ -337,19 +337,19 @@ def test_nothing_comes_back_with_a_lost_counter(cache, real, counter):
     assert cache.get("k") is None
 
 
-@pytest.mark.parametrize(("verb", "bumped"), [("read", 0), ("invalidate", 1)])
+@pytest.mark.parametrize(("method", "invalidated"), [("read", 0), ("invalidate", 1)])
 def test_a_counter_that_went_back_is_raised_above_the_known_one(
-    real, counter, caplog, verb, bumped
+    real, counter, caplog, method, invalidated
 ):
     """A server that was away and returns holds an old number."""
     seen = counter.read(real)
     real.set(counter.key, seen - 5)
-    number = getattr(counter, verb)(real)
+    number = getattr(counter, method)(real)
     assert number > seen
     assert number == counter.latest == real.get(counter.key)
     text = (
-        f"Namespace {counter.namespace!r}: the counter went back from {seen + bumped} "
-        f"to {seen - 5 + bumped}: repaired"
+        f"Namespace {counter.namespace!r}: the counter went back from {seen + invalidated} "
+        f"to {seen - 5 + invalidated}: repaired"
     )
     assert caplog.record_tuples == [("namespaced_cache", logging.WARNING, text)]
 

@@ -1,4 +1,4 @@
-"""MAX_TIMEOUT: no item stays for longer, whichever verb wrote it."""
+"""MAX_TIMEOUT: no item stays for longer, whichever command wrote it."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("verb", [*WRITES, "add_multi"])
+@pytest.mark.parametrize("command", [*WRITES, "add_multi"])
 @pytest.mark.parametrize("asked", [None, 0, 50, 500])
-def test_every_write_is_capped(build, server, client, verb, asked):
-    if verb == "add_multi":
+def test_every_write_is_capped(build, server, client, command, asked):
+    if command == "add_multi":
         if client == "pymemcache":
-            return  # which has none: the test of all verbs' names says so
+            return  # which has none: the test of all commands' names says so
         write = lambda raw, *more: raw.add_multi({"k": 1}, *more)  # noqa: E731
     else:
-        write = WRITES[verb]
+        write = WRITES[command]
     behaviors = {"behaviors": {"cas": True}} if client == "pylibmc" else {}
     cache = build(OPTIONS={"MAX_TIMEOUT": 100, **behaviors})
     write(cache._cache, *([] if asked is None else [asked]))

@@ -16,7 +16,7 @@ from namespaced_cache.core import counter as counter_module
 from namespaced_cache.core import pins
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.uses import (
-    EACH_WAY_TO_FORGET,
+    EACH_WAY_TO_INVALIDATE,
     READS,
     WRITES,
     Clock,
@@ -128,12 +128,12 @@ def test_the_generation_on_the_server_can_be_asked_for_in_a_block(cache, other):
         assert other.get("k") is None
 
 
-@EACH_WAY_TO_FORGET
-def test_an_invalidation_in_a_block_moves_it(cache, other, forget):
+@EACH_WAY_TO_INVALIDATE
+def test_an_invalidation_in_a_block_moves_it(cache, other, invalidate):
     cache.set("k", "old")
     with cache.pinned_generation() as number:
         other.invalidate_namespace()
-        forget(cache)
+        invalidate(cache)
         assert cache.get("k") is None
         cache.set("k", "new")
         assert other.get("k") == "new"
@@ -172,11 +172,11 @@ def test_a_write_that_an_invalidation_in_its_block_overtakes_is_not_lost(
 ):
     """As one by a task that was started in the block."""
     real = cache._cache.wrapped
-    forgotten = overtake(monkeypatch, real, ["set"], cache.invalidate_namespace)
+    invalidated = overtake(monkeypatch, real, ["set"], cache.invalidate_namespace)
     with cache.pinned_generation():
         cache.set("k", "written")
         assert cache.get("k") == "written"
-    assert forgotten
+    assert invalidated
     assert other.get("k") == "written"
 
 

@@ -36,7 +36,7 @@ def test_a_backend_keeps_its_way_of_making_clients(own, server, bare):
     cache.close()
 
 
-def test_a_verb_of_the_backends_own_is_in_the_namespace(server, bare):
+def test_a_method_of_the_backends_own_is_in_the_namespace(server, bare):
     cache = our_cache("tests.support.backends.ReconnectingCache", server.location)
     cache.set("k", 1)
     bare.set("k", "theirs")
