@@ -12,7 +12,7 @@ from operator import methodcaller
 
 import pytest
 
-from tests.support.other_processes import FIRST_ACTS
+from tests.support.other_processes import FIRST_OPERATIONS
 from tests.support.uses import EACH_WRITE, overtake
 from tests.support.wires import once
 
@@ -92,7 +92,7 @@ def test_a_pin_alone_keeps_a_slow_fill_out_of_the_new_generation(
 # 10. A late writer puts an old number back; others bump at the same time.
 
 
-@pytest.mark.parametrize("first", FIRST_ACTS)
+@pytest.mark.parametrize("first", FIRST_OPERATIONS)
 def test_an_old_number_that_is_put_back_brings_nothing_back(bare, another, first):
     """To processes that know a newer one, and to all after one of them has looked."""
     knows, late = another(), another()

@@ -17,14 +17,14 @@ import pytest
 from namespaced_cache import NamespaceError, NamespaceUnavailable
 from namespaced_cache.core import identity
 from tests.support.caches import BACKENDS, our_cache
-from tests.support.other_processes import FIRST_ACTS, LIMIT
+from tests.support.other_processes import FIRST_OPERATIONS, LIMIT
 from tests.support.servers import ask
 from tests.support.uses import as_another_process, item
 
 # 1. The counter alone is lost.
 
 
-@pytest.mark.parametrize("first", FIRST_ACTS)
+@pytest.mark.parametrize("first", FIRST_OPERATIONS)
 @pytest.mark.parametrize("loser", ["knows the number", "is fresh"])
 def test_a_lost_counter_brings_no_generation_back(bare, another, loser, first):
     """Nor do the bumps after it, whoever makes them and whoever reads."""

@@ -11,7 +11,7 @@ from itertools import count, groupby
 from typing import Any, NamedTuple
 
 from tests.support.caches import bare_cache, our_cache
-from tests.support.outages import COMMANDS, ERRORS, LOUD, all_come_back, read, word
+from tests.support.outages import COMMANDS, ERRORS, LOUD, all_recover, read, word
 from tests.support.round_trips import CountingProxy
 from tests.support.servers import Memcached
 
@@ -153,7 +153,7 @@ def test_an_answer_that_is_cut_off_claims_nothing(backend, client, start):
         cache._cache.disconnect_all()  # for there are many, and few sockets
         return value == 1
 
-    all_come_back([partial(is_right, cut.cache) for cut in every_cut])
+    all_recover([partial(is_right, cut.cache) for cut in every_cut])
     for closing in [proxy, *(cut.cache for cut in every_cut)]:
         closing.close()
 
@@ -175,6 +175,6 @@ def test_an_invalidation_whose_answer_is_cut_off_is_not_claimed(backend, client,
     for cut in cuts:
         assert cut.word == "unavailable"
         assert cut.found == {}
-    all_come_back([partial(invalidates, cut.cache) for cut in cuts])
+    all_recover([partial(invalidates, cut.cache) for cut in cuts])
     for closing in [proxy, somebody_else, *(cut.cache for cut in cuts)]:
         closing.close()

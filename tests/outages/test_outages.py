@@ -29,7 +29,7 @@ from tests.support.outages import (
     ERRORS,
     LOUD,
     Cell,
-    all_come_back,
+    all_recover,
     read,
     word,
 )
@@ -481,12 +481,12 @@ def test_everything_works_again_with_the_same_clients(outage, start):
     def invalidates(latest, cache):
         return cache.invalidate_namespace() > latest
 
-    all_come_back([partial(actor.run, works) for actor in actors.values()])
+    all_recover([partial(actor.run, works) for actor in actors.values()])
     seen = {actor.counter.namespace: actor for actor in actors.values()}
     for item in map(parse, keys_on(server)):
         latest = before[item.namespace], seen[item.namespace].counter.latest
         assert item.generation in (None, *latest)
-    all_come_back(
+    all_recover(
         [
             partial(actor.run, partial(invalidates, before[namespace]))
             for namespace, actor in seen.items()

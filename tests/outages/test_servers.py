@@ -13,7 +13,7 @@ import pytest
 from namespaced_cache import NamespaceUnavailable
 from namespaced_cache.keys import GenerationKeys
 from tests.support.caches import BACKENDS, bare_cache
-from tests.support.outages import ERRORS, all_come_back
+from tests.support.outages import ERRORS, all_recover
 from tests.support.servers import Memcached
 from tests.support.uses import EACH_READ, EACH_WRITE, READS, as_another_process
 from tests.support.wires import Wire
@@ -119,7 +119,7 @@ def test_while_its_home_is_frozen_a_namespace_is_away_for_all_processes(
 ):
     """Though others answer. Then all see it again as it was."""
     knows = servers.process(**MOVING[client])
-    all_come_back([partial(fill, knows, "before")])
+    all_recover([partial(fill, knows, "before")])
     number = knows._cache.counter.latest
     servers.counter_server.freeze()
     processes = knows, servers.process(**MOVING[client])
@@ -132,7 +132,7 @@ def test_while_its_home_is_frozen_a_namespace_is_away_for_all_processes(
     assert [process._cache.counter.latest for process in processes] == [number, 0]
     servers.counter_server.thaw()
     for process in (*processes, servers.process()):
-        all_come_back([partial(finds, process, "before")])
+        all_recover([partial(finds, process, "before")])
         assert process._cache.counter.latest == number
 
 
@@ -154,7 +154,7 @@ def test_a_server_that_returns_brings_nothing_of_a_dead_generation_back(
 ):
     """To nobody, whether he knew the number that was alive before or starts now."""
     knows, other = (servers.process(**MOVING[client]) for _ in range(2))
-    all_come_back([partial(fill, knows, "before"), partial(finds, other, "before")])
+    all_recover([partial(fill, knows, "before"), partial(finds, other, "before")])
     number = other._cache.counter.latest
     down, _ = servers.others
     assert servers.held(down, knows, number)
@@ -163,7 +163,7 @@ def test_a_server_that_returns_brings_nothing_of_a_dead_generation_back(
     processes = [knows, other, servers.process(**MOVING[client])]
     for act in (fill, finds):
         for process in processes:  # one by one, or it is always time to try it again
-            all_come_back([partial(act, process, "meanwhile")])
+            all_recover([partial(act, process, "meanwhile")])
     assert knows.invalidate_namespace() == number + 1
     for process in processes:
         assert found(process) == set()
@@ -172,7 +172,7 @@ def test_a_server_that_returns_brings_nothing_of_a_dead_generation_back(
     processes.append(servers.process(**MOVING[client]))
     for process in processes:
         assert found(process) == set()
-    all_come_back([partial(moves_back, servers, down, cache) for cache in processes])
+    all_recover([partial(moves_back, servers, down, cache) for cache in processes])
 
 
 # The home returns with an old counter and old items, as if restored from a copy.

@@ -1,6 +1,6 @@
 """Commands in an outage, and tables of what each call does then.
 
-A table has a column for each outage and a line for each command; see `read`.
+A table has a column for each outage and a line for each command: see `read`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pymemcache
 
 from namespaced_cache import NamespaceUnavailable
 
-#: Each command, and what it answers where the client hides an outage.
+#: Each command, and its answer while the client hides that the server is down.
 COMMANDS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "get": (lambda cache: cache.get("k", "default"), "default"),
     "get_many": (lambda cache: cache.get_many(["k", "l"]), {}),
@@ -30,21 +30,21 @@ COMMANDS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "delete": (lambda cache: cache.delete("k"), False),
     "delete_many": (lambda cache: cache.delete_many(["k", "l"]), None),
 }
-#: Those that never hide one with us: each call raises NamespaceUnavailable.
+#: Calls for which ours never hides an outage: they raise NamespaceUnavailable.
 LOUD: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "clear": (lambda cache: cache.clear(), ...),
     "invalidate": (lambda cache: cache.invalidate_namespace(), ...),
     "generation": (lambda cache: cache.generation, ...),
 }
 
-#: The words of the tables. `hidden` is the answer that stands beside the command in COMMANDS;
-#: any other answer stands for itself.
+#: The words of the tables. "default" is the outage default, which COMMANDS has beside
+#: each command. Any other answer is written as it is.
 ERRORS = {
     "closed": pymemcache.exceptions.MemcacheUnexpectedCloseError,
     "refused": ConnectionRefusedError,
     "timed-out": TimeoutError,
     "all-down": pymemcache.exceptions.MemcacheError,  # "All servers seem to be down"
-    "Error": pylibmc.Error,  # without a name of its own: a timeout
+    "Error": pylibmc.Error,  # a timeout has no class of its own
     "Connection": pylibmc.ConnectionError,
     "Write": pylibmc.WriteError,
     "Down": pylibmc.ServerDown,
@@ -54,7 +54,7 @@ ERRORS = {
 
 
 class Cell(NamedTuple):
-    """The words for the bare backend and for ours, and the note where they differ."""
+    """The words for bare and for ours, and the note that says why they differ."""
 
     bare: list[str]
     ours: list[str]
@@ -64,10 +64,10 @@ class Cell(NamedTuple):
 def read(table: str) -> dict[tuple[str, str, str, str], Cell]:
     """Return the cells by client, libmemcached's version, outage and command.
 
-    A line with nothing beside it names the clients, and behind an "@" the version, that
-    the lines below are about. "any" are the commands without a line of their own. A line
-    "ours" is where ours differs from the bare backend in the line above, with the
-    letter of a note that says why; "=" is no difference.
+    A line without cells names the clients of the lines below it. After an "@" it names
+    a version of libmemcached. "any" means the commands that have no line of their own.
+    A line "ours" says how ours differs from the bare backend, which is in the line
+    above. It names a note that says why. "=" means no difference.
     """
     cells: dict[tuple[str, str, str, str], Cell] = {}
     header, *lines = table.strip("\n").splitlines()
@@ -98,15 +98,15 @@ def word(act: Callable[[], Any], outage_default: Any) -> str:
     """Return the table's word for what `act` does."""
     try:
         answer = act()
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is compared
+    except Exception as error:  # noqa: BLE001  # the caller compares any error
         words = [word for word, kind in ERRORS.items() if type(error) is kind]
         return words[0] if words else repr(error)
     same = type(answer) is type(outage_default) and answer == outage_default
     return "default" if same else repr(answer).replace(" ", "")
 
 
-def all_come_back(pending: list[Callable[[], bool]]) -> None:
-    """Ask them all again and again, until each has said once that all is well."""
+def all_recover(pending: list[Callable[[], bool]]) -> None:
+    """Call all functions again and again, until each has returned true once."""
     deadline = time.monotonic() + 30
 
     def is_down(ask: Callable[[], bool]) -> bool:
@@ -115,5 +115,5 @@ def all_come_back(pending: list[Callable[[], bool]]) -> None:
         return True
 
     while pending := [ask for ask in pending if is_down(ask)]:
-        assert time.monotonic() < deadline, "a client does not come back"
+        assert time.monotonic() < deadline, "a client does not recover"
         time.sleep(0.02)

@@ -1,7 +1,8 @@
-"""The recorder: does commands on a namespaced cache, and writes down what came of them.
+"""The recorder: carries out commands on a namespaced cache and records the answers.
 
-It knows every command of Django's cache and of the two clients, how to call it, and what
-its answer tells; `history.py` needs to know no command at all.
+It has every method of Django's cache and every command of the two clients. It knows how
+to call each of them and what the answer tells. `history.py` does not need to know any
+of them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 
 from tests.support.history import BAR, SPAN, Call, Part
 
-#: Few, so that everybody meets on them.
+#: Few keys, so that the threads use the same ones.
 TEXTS = [f"text{n}" for n in range(6)]
 NUMBERS = ["number0", "number1"]
 KEYS = TEXTS + NUMBERS
 
-#: How often a thread does what, in parts of a hundred.
+#: How often a thread of each role does what, in percent.
 ROLES = {
     "writer": {"reads": 30, "writes": 60, "tokens": 10},
     "reader": {"reads": 100},
@@ -33,7 +34,7 @@ ROLES = {
     },
 }
 
-# What the answer of a command tells.
+# What an answer tells.
 VALUE = "the value, None for nothing"
 THERE = "something was there, False for nothing"
 NOT_THERE = "nothing was there, False for something"
@@ -71,16 +72,16 @@ SET_MANY = ["set_many", "raw set_many", "raw set_multi", "raw add_multi"]
 DELETE_MANY = ["delete_many", "raw delete_many", "raw delete_multi"]
 WIPES = ["invalidate_namespace", "clear", "raw flush_all"]
 
-#: Where the clients say by an exception that there is nothing.
+#: Exceptions by which clients say that there is nothing.
 NOTHING = ("KeyError", "NotFound", "ValueError")
 MAY_RAISE_NOTHING = ("incr", "decr", "incr_multi", "cas", "__getitem__", "__delitem__")
 
 
 class Hand:
-    """One thread's hand on the cache: it does commands and writes down what came of them.
+    """Carries out commands for one thread, and records what they did.
 
-    The name of a command is Django's own, or that of the client's after "raw". One that
-    the client does not have is left out.
+    The name of a command is that of a method of Django's, or "raw " and the name of a
+    client's command. Commands that the client does not have are left out.
     """
 
     def __init__(self, cache: Any, role: str, who: str, number: int) -> None:
@@ -92,13 +93,13 @@ class Hand:
         self._number = number
         self._dice = random.Random(who)
         self._written = 0
-        #: What `gets` found, by key: the value, the token, and when.
+        #: What `gets` found, by key: the value, the token, and the time.
         self._tokens: dict[str, tuple[Any, Any, int]] = {}
         self.commands = self._commands()
         self._kinds, self._weights = zip(*ROLES[role].items(), strict=True)
 
     def _commands(self) -> dict[str, dict[str, Callable[[], None]]]:
-        """Find what there is to be done, by kind and name."""
+        """Return the commands by kind and name."""
         shapes = [
             ("reads", self._get_many, GET_MANY + GETS_MANY),
             ("writes", self._set_many, SET_MANY),
@@ -120,9 +121,9 @@ class Hand:
         return commands
 
     def do(self) -> Call:
-        """Do one command, any of those that the role has, on any key."""
+        """Carry out one command of the role, on a random key."""
         if self._dice.random() < 0.05:
-            time.sleep(self._dice.random() / 500)  # and hear of nothing meanwhile
+            time.sleep(self._dice.random() / 500)  # so that other processes get ahead
         (kind,) = self._dice.choices(self._kinds, self._weights)
         self._dice.choice(list(self.commands[kind].values()))()
         return self.calls[-1]
@@ -194,7 +195,7 @@ class Hand:
         by = self._step()
         plan = [Part(key, did="step", value=by) for key in NUMBERS]
         keys = [self._key(name, key) for key in NUMBERS]
-        # It answers nothing, and "not found" if one was not.
+        # It returns nothing, or raises "not found" if one key was missing.
         self._done(name, (keys, "", by), plan, lambda _: plan)
 
     def _get_or_set(self, name: str) -> None:
@@ -202,13 +203,13 @@ class Hand:
         plan = Part(key, did="put", value=self._new(key))
 
         def found(answer: Any) -> list[Part]:
-            # It answers its own value also where that did not last.
+            # It returns its own value even if that value did not last.
             return [plan._replace(found=False if answer == plan.value else answer)]
 
         self._done(name, (key, plan.value, None), [plan], found)
 
     def _cas(self, command: str) -> None:
-        """Take a token, and use it at once or some time later."""
+        """Get a token, and use it at once or some time later."""
         key = self._dice.choice(KEYS)
         name = self._key(RAW, key)
         if key not in self._tokens:
@@ -240,7 +241,7 @@ class Hand:
         number = self._done(name, (), [], lambda _: [])
         self.calls[-1] = self.calls[-1]._replace(number=number)
 
-    # What they share.
+    # Helpers.
 
     def _done(
         self,
@@ -250,7 +251,7 @@ class Hand:
         told: Callable[[Any], list[Part]],
         **more: Any,
     ) -> Any:
-        """Do it and write down what the answer tells, or the plan if there is none."""
+        """Call the command, and record its answer, or the plan if it failed."""
         command = name.removeprefix(RAW)
         target = self.cache if command == name else self.client
         latest = self._counter.latest
@@ -259,7 +260,7 @@ class Hand:
         try:
             member = getattr(target, command)
             answer = member(*arguments) if callable(member) else member
-        except Exception as raised:  # noqa: BLE001  # what is raised is written down
+        except Exception as raised:  # noqa: BLE001  # the error is recorded
             kind = type(raised).__name__
             if command not in MAY_RAISE_NOTHING or kind not in NOTHING:
                 error = f"{kind}: {raised}"
@@ -276,7 +277,7 @@ class Hand:
         return self.cache.make_key(key) if name.startswith(RAW) else key
 
     def _some(self, name: str, most: int) -> dict[str, str]:
-        """Choose some keys: as the command takes them, and as we call them."""
+        """Choose some keys: as the command takes them, and as KEYS has them."""
         chosen = self._dice.sample(KEYS, self._dice.randint(1, most))
         return {self._key(name, key): key for key in chosen}
 
@@ -284,7 +285,7 @@ class Hand:
         return self._dice.randint(1, 9)
 
     def _new(self, key: str) -> Any:
-        """Make a value that nobody else has."""
+        """Make a value that no other call has."""
         self._written += 1
         if key in NUMBERS:
             return (self._number * 10**8 + self._written) * SPAN + SPAN // 2
@@ -292,7 +293,7 @@ class Hand:
 
 
 def _told(plan: Part, tells: str, answer: Any) -> Part:
-    """Complete the part of a command on one key by what it answered."""
+    """Complete the part of a command on one key with its answer."""
     if tells == DONE:
         return plan._replace(sure=None if answer is False else True)
     if plan.did == "step":

@@ -1,4 +1,4 @@
-"""A proxy before memcached that counts round trips."""
+"""A proxy in front of memcached that counts round trips."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import threading
 
 
 class CountingProxy:
-    """Passes bytes between clients and one memcached and counts the round trips.
+    """Passes bytes between clients and one memcached, and counts the round trips.
 
-    A round trip begins with bytes from the client and ends with bytes from the server:
-    requests that are sent together, before the answer to the first arrives, are one.
+    A round trip begins with bytes from the client and ends with bytes from the server.
+    Requests that are sent together, before the first answer arrives, count as one.
     """
 
     def __init__(self, port: int) -> None:
@@ -62,7 +62,7 @@ class CountingProxy:
                     server.sendall(chunk)
 
             _until_closed(ask)
-            # Wakes the thread that waits for an answer; closing alone does not.
+            # This wakes the thread that waits for an answer. Closing alone does not.
             _until_closed(lambda: server.shutdown(socket.SHUT_RDWR))
 
 
