@@ -1,8 +1,8 @@
-"""Nobody gets in: no key and no value becomes a command, a second key or another's.
+"""No injection: no key or value becomes a command, a second key or another's key.
 
-Each case runs on NamespacedCache, whose server is watched over a plain socket, and,
-where that is safe, on the bare backend, whose server is its own. Ours has to answer and
-to refuse as the bare one does, and to leave nothing but items of its own.
+Each case runs on NamespacedCache, whose server is watched over a plain socket. If it is
+safe, it also runs on the bare backend, which has its own server. Ours must answer and
+refuse like the bare backend, and must store nothing but its own items.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support.side_by_side import (
     outcome,
 )
 
-#: Ways to set up a client that treat keys differently: the library and its options.
+#: Set-ups of clients that treat keys differently: the client library and its options.
 SETUPS = {
     "pymemcache": ("pymemcache", {}),
     "single": ("pymemcache", {}),  # pymemcache.Client, which has item access
@@ -66,7 +66,7 @@ TIMES = pytest.mark.parametrize(
     "times", [60, pytest.param(3000, marks=pytest.mark.stress)]
 )
 
-# Commands, each called with a client or a backend, and with a key.
+# Commands and methods, each called with a client or a backend, and with a key.
 
 STORED = b"5"
 ONE = {
@@ -83,7 +83,7 @@ STORE_MANY = ["set_many", "set_multi", "add_multi"]
 
 @lru_cache
 def raw_commands(setup: str) -> dict[str, Callable]:
-    """Return all that the set-up's client does with keys, one and many."""
+    """Return all commands of the set-up's client that take one key or many keys."""
 
     def one(command, rest, raw, key):
         return getattr(raw, command)(key, *rest)
@@ -157,7 +157,7 @@ ASYNC = {
 
 
 class Async:
-    """A cache whose commands are the asynchronous ones."""
+    """A cache whose methods are the asynchronous ones."""
 
     def __init__(self, cache) -> None:
         self._cache = cache
@@ -180,11 +180,11 @@ def test_every_command_is_tried(setup):
     assert DJANGO.keys() | ASYNC.keys() >= public - HELPERS - of_no_key
 
 
-# What a call has to come to.
+# The expected outcome of a call.
 
 
 def refusal(place: Place, key: object) -> tuple[type, str] | None:
-    """Return how a raw key is refused that must not be shown to the bare client."""
+    """Return the error for a raw key that is too dangerous for the bare client."""
     raw = as_bytes(key)
     if isinstance(key, bytearray | memoryview):
         return TypeError, ""
@@ -196,7 +196,7 @@ def refusal(place: Place, key: object) -> tuple[type, str] | None:
 
 
 def attempt(place: Place, name: str, key: object) -> None:
-    """Call a command where the key is not, store the key, and call the command again."""
+    """Call a command, store the key, and call the command again."""
     raw_command = raw_commands(place.setup).get(name)
     if raw_command is not None:
         command, ours, bare = raw_command, place.cache._cache, place.bare._cache
@@ -209,11 +209,11 @@ def attempt(place: Place, name: str, key: object) -> None:
         make_key = place.cache.make_key
         allowed = [make_key(of, version) for of in (key, "other") for version in "012"]
         allowed.append(make_key("k", key))
-    # Bare pylibmc cuts the key off at a NUL, where it puts a key_prefix before it.
+    # If there is a key_prefix, bare pylibmc cuts the key at a NUL.
     comparable = not ("key_prefix" in name and b"\x00" in (as_bytes(key) or b""))
     steps = [command, lambda cache, key: cache.set(key, STORED), command]
     if place.setup == "binary" and "touch" in name:
-        del steps[1:]  # libmemcached waits 5 seconds for more of the answer
+        del steps[1:]  # libmemcached waits 5 seconds for the rest of the answer
 
     place.begin(key)
     with place.untouched(*allowed, "step"):
@@ -240,7 +240,7 @@ ENDS = ["k b", " k", "k ", "k\tb", "k\vb", "k\x00b", "\x00", " ", "\r\n"]
 CONTROLS = ["\x01", "k\x1bb", "k\x7f"]
 NAMES = ["nsc:other", "nsc:other:7:k", "nsc:mine", ":7:k", f"~k~{'0' * 40}"]
 LETTERS = ["é", "日本", "😀", "k\u2028b", "k\x85", "\xa0", "e\u0301"]
-#: A digest stands for the end of these, which it must not hide from the client.
+#: A digest replaces the end of these keys. The client must still see what is in it.
 LONG = ["k" * 235 + end for end in ("", " ", "\r\nflush_all", "\x00", "é", "\x01")]
 NO_UTF_8 = [b"\xff\xfe", b"k" * 235 + b"\xff"]
 SURROGATES = ["\ud800", "k\udc80b"]
@@ -251,7 +251,7 @@ TEXTS = INJECTIONS + ENDS + CONTROLS + NAMES + LETTERS + LONG
 KEYS = TEXTS + [text.encode() for text in TEXTS] + NO_UTF_8
 NO_KEYS = SURROGATES + WRONG + BUFFERS
 
-#: One of each kind.
+#: One key of each kind.
 TELLING = [
     *(INJECTIONS[1], INJECTIONS[2].encode(), "k b", b"k\x00b", " ", "k\x7f", b"\x01"),
     *("nsc:other:7:k", b"nsc:mine", "é", b"\xff\xfe", LONG[0], LONG[4]),
@@ -260,7 +260,7 @@ TELLING = [
 
 
 def with_commands(**commands):
-    """Pair set-ups with commands of theirs."""
+    """Parametrize a test with pairs of a set-up and one of its commands."""
     return pytest.mark.parametrize(
         ("place", "command"),
         [(setup, command) for setup, those in commands.items() for command in those],
@@ -272,37 +272,38 @@ def with_commands(**commands):
     **{setup: raw_commands(setup) for setup in ("pymemcache", "pylibmc", "binary")},
     single=[command for command in raw_commands("single") if "[]" in command],
 )
-def test_no_key_gets_in_by_a_raw_command(place, command):
+def test_no_key_injects_anything_into_a_raw_command(place, command):
     for key in TELLING:
         attempt(place, command, key)
 
 
 @EVERY_SETUP
-def test_no_key_gets_in_whatever_the_set_up(place):
+def test_no_key_injects_anything_in_any_set_up(place):
     for key in [*KEYS, *NO_KEYS]:
         attempt(place, "get_multi", key)
 
 
 @with_commands(**dict.fromkeys(("pymemcache", "pylibmc"), DJANGO))
-def test_no_key_gets_in_by_a_command_of_djangos(place, command):
+def test_no_key_injects_anything_into_a_django_method(place, command):
     for key in TELLING:
         attempt(place, command, key)
 
 
 @with_commands(**dict.fromkeys(("pymemcache", "pylibmc"), ASYNC))
-def test_no_key_gets_in_by_an_asynchronous_command(place, command):
+def test_no_key_injects_anything_into_an_async_method(place, command):
     for key in (INJECTIONS[1], "k b", "é", "\udc80", LONG[0], None):
         attempt(place, command, key)
 
 
-#: Up to memcached's limit and above it, and around what fits without a digest, with a
-#: generation of twelve digits, without and with the client's own key_prefix.
+#: Sizes up to memcached's limit and above it. Some are around the longest key without a
+#: digest, for a generation of twelve digits, without and with the client's own
+#: key_prefix.
 SIZES = [1, 187, 222, 223, 224, 227, 228, 229, 249, 250, 251, 252, 1000, 1 << 16]
 MEGABYTE = 1 << 20
 
 
 @EVERY_SETUP
-def test_no_key_gets_in_by_its_size(place):
+def test_no_key_injects_anything_by_its_size(place):
     for size in SIZES:
         for key in (
             "k" * size,
@@ -336,7 +337,7 @@ no_keys = (
 
 @EVERY_SETUP
 @TIMES
-def test_no_key_gets_in_by_any_command(place, times):
+def test_no_generated_key_injects_anything(place, times):
     commands = sorted(raw_commands(place.setup).keys() | DJANGO.keys())
 
     @settings(max_examples=times, deadline=None)
@@ -348,8 +349,8 @@ def test_no_key_gets_in_by_any_command(place, times):
 
 
 @EVERY_SETUP
-def test_the_empty_key_is_a_key_of_its_own(place):
-    """As it is on no bare client, so it is compared with another key there."""
+def test_the_empty_key_is_a_separate_key(place):
+    """No bare client accepts the empty key, so the bare client gets another key."""
     for key, other in (("", "k"), (b"", b"k")):
         for name, command in raw_commands(place.setup).items():
             place.begin()
@@ -375,7 +376,7 @@ def renamed(answer, key, new):
 
 @EVERY_SETUP
 def test_each_key_has_a_value_of_its_own(place, servers):
-    """And no other namespace sees it, nor does a neighbour without one."""
+    """No other namespace reads it, and no backend without a namespace."""
     place.watched.flush()
     library, options = SETUPS[place.setup]
     bare = bare_cache(BACKENDS[library], servers[0].location, OPTIONS=options)
@@ -411,12 +412,12 @@ VALUES = [
     *(memoryview(b"no pickle"), lambda: "no pickle either"),
 ]
 
-#: Below memcached's limit by more than our keys are longer, and above it.
+#: One value is below memcached's limit, even with our longer keys. Two are above it.
 LARGE = [b"v" * (MEGABYTE - 2000), b"v" * MEGABYTE, "é" * (MEGABYTE // 2 + 1)]
 
 
 def stores(setup: str) -> dict[str, Callable]:
-    """Return all that stores a value under "k"."""
+    """Return all ways to store a value under "k"."""
 
     def by(command, target, value):
         return getattr(target, command)("k", value)
@@ -450,7 +451,7 @@ def stores(setup: str) -> dict[str, Callable]:
 
 
 def attempt_value(place: Place, name: str, value: object) -> None:
-    """Store a value where there is none, and where there is one."""
+    """Store a value under a missing key, and under an existing key."""
     store, names = stores(place.setup)[name], ["k", "other", "x"]
 
     def read_raw(raw, _):
@@ -475,7 +476,7 @@ def attempt_value(place: Place, name: str, value: object) -> None:
 @with_commands(
     **{setup: stores(setup) for setup in ("pymemcache", "pylibmc", "binary")}
 )
-def test_no_value_gets_in(place, command):
+def test_no_value_injects_anything(place, command):
     for value in VALUES:
         attempt_value(place, command, value)
 
@@ -486,15 +487,15 @@ def test_no_value_gets_in(place, command):
         ("set", "set_multi", "append", "cas", "Django's set", "Django's set_many"),
     )
 )
-def test_no_value_gets_in_by_its_size(place, command):
-    """One that is too large takes along what was there, as in production."""
+def test_no_value_injects_anything_by_its_size(place, command):
+    """A value that is too large deletes the old one, as in production."""
     for value in LARGE:
         attempt_value(place, command, value)
 
 
 @BOTH_CLIENTS
 @TIMES
-def test_no_value_gets_in_by_any_command(place, times):
+def test_no_generated_value_injects_anything(place, times):
     @settings(max_examples=times, deadline=None)
     @given(st.sampled_from(sorted(stores(place.setup))), texts | some_bytes | no_keys)
     def try_a_command(command, value):
@@ -527,7 +528,9 @@ def refused_name(call, *args, **kwargs) -> str:
 
 @BOTH_CLIENTS
 @pytest.mark.parametrize("variable", ["NAMESPACED_CACHE_RUN", "PYTEST_XDIST_WORKER"])
-def test_no_name_gets_in_from_the_environment(place, variable, servers, monkeypatch):
+def test_no_name_from_the_environment_injects_anything(
+    place, variable, servers, monkeypatch
+):
     ours = our_cache(BACKENDS[place.library], servers[0].location)
     place.begin()
     with place.untouched():
@@ -549,14 +552,14 @@ def test_no_name_gets_in_from_the_environment(place, variable, servers, monkeypa
 
 
 @pytest.mark.parametrize("name", [*BAD_NAMES, "a\x00b", "\x00"])
-def test_no_name_gets_in_from_the_settings(name):
+def test_no_name_from_the_settings_injects_anything(name):
     options = {"NAMESPACE": name}
     assert refused_name(our_cache, BACKENDS["pymemcache"], "", OPTIONS=options) == name
 
 
 @BOTH_CLIENTS
 @pytest.mark.parametrize("setting", ["KEY_PREFIX", "VERSION"])
-def test_no_part_of_a_key_gets_in_from_the_settings(place, setting, servers):
+def test_no_part_of_a_key_from_the_settings_injects_anything(place, setting, servers):
     path = BACKENDS[place.library]
     server, bare_server = (server.location for server in servers)
     place.begin()
@@ -577,8 +580,8 @@ def test_no_part_of_a_key_gets_in_from_the_settings(place, setting, servers):
 
 @pytest.mark.parametrize("place", ["pymemcache"], indirect=True)
 @pytest.mark.parametrize("prefix", [b"a b", b"x\r\nflush_all\r\n", b"\0", b"k" * 251])
-def test_no_key_prefix_of_the_clients_gets_in(place, prefix, servers):
-    """It refuses all keys then, and with them the counter's."""
+def test_no_key_prefix_of_the_client_injects_anything(place, prefix, servers):
+    """The client then refuses all keys, including the counter's."""
     options = {"NAMESPACE": "mine", "key_prefix": prefix}
     ours = our_cache(BACKENDS["pymemcache"], servers[0].location, OPTIONS=options)
     refusals = (pymemcache.MemcacheIllegalInputError, NamespaceError)

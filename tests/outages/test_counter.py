@@ -1,4 +1,4 @@
-"""The counter while its server is away, and where there are several servers."""
+"""The counter while its server is down, and with several servers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NO_ANSWER = "no answer from the server"
 UNEXPLAINED = f"{NO_ANSWER} (the client takes it to be down, or hides why)"
 
 
-# A server that is away.
+# A server that is down.
 
 
 @pytest.fixture
 def on_own_server(build, start):
-    """Build a cache on a server of its own; call its `kill()` to take that away."""
+    """Build a cache on its own server, and return both. `kill()` stops the server."""
     server = start()
 
     def build_one(**options):
@@ -42,8 +42,8 @@ def unavailable(act) -> NamespaceUnavailable:
 @pytest.mark.parametrize(
     "ask", [methodcaller("invalidate_namespace"), attrgetter("generation")], ids=repr
 )
-def test_without_a_server_there_is_no_generation(away, ask):
-    """The error names the namespace, its servers, and what the client says."""
+def test_without_a_server_there_is_no_generation(on_own_server, ask):
+    """The error names the namespace, its server and the client's error."""
     cache, server = on_own_server()
     latest = cache._cache.counter.latest
     server.kill()
@@ -57,8 +57,10 @@ def test_without_a_server_there_is_no_generation(away, ask):
     assert cache._cache.counter.latest == latest
 
 
-def test_a_server_that_dies_before_it_is_seeded_is_away(build, start, monkeypatch):
-    """It is no fault of the serializer's."""
+def test_a_server_that_dies_before_the_counter_is_seeded_is_down(
+    build, start, monkeypatch
+):
+    """The error does not blame the serializer."""
     server = start()
     cache = build(server.location)
     overtake(monkeypatch, cache._cache.wrapped, ["get"], server.kill)
@@ -67,19 +69,19 @@ def test_a_server_that_dies_before_it_is_seeded_is_away(build, start, monkeypatc
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_an_answer_that_no_server_gave_is_no_bump(on_own_server):
-    """Within its retry window, pymemcache answers `incr` with False and `get` too."""
+def test_an_answer_that_no_server_gave_is_no_invalidation(on_own_server):
+    """In its retry window, pymemcache returns False for `incr`, and a default for `get`."""
     cache, server = on_own_server(retry_timeout=60)
     server.kill()
     unavailable(cache.invalidate_namespace)  # the connection breaks
-    unavailable(cache.invalidate_namespace)  # another is refused
+    unavailable(cache.invalidate_namespace)  # a new one is refused
     for act in (cache.invalidate_namespace, lambda: cache.generation):
         error = unavailable(act)
         assert str(error) == f"Namespace 'shop' on {server.location}: {UNEXPLAINED}."
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_ignored_exceptions_are_no_bump(on_own_server):
+def test_ignored_exceptions_are_no_invalidation(on_own_server):
     cache, server = on_own_server(ignore_exc=True, retry_timeout=0)
     server.kill()
     for act in (cache.invalidate_namespace, lambda: cache.generation) * 3:
@@ -92,7 +94,7 @@ def test_a_server_that_was_given_up_is_named(on_own_server):
     cache, server = on_own_server(retry_attempts=0)
     server.kill()
     unavailable(cache.invalidate_namespace)  # the connection breaks
-    unavailable(cache.invalidate_namespace)  # another is refused
+    unavailable(cache.invalidate_namespace)  # a new one is refused
     assert str(unavailable(cache.invalidate_namespace)) == (
         f"Namespace 'shop' on {server.location}: {NO_ANSWER} (MemcacheError: All "
         f"servers seem to be down right now)."
@@ -100,7 +102,7 @@ def test_a_server_that_was_given_up_is_named(on_own_server):
 
 
 def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monkeypatch):
-    """And who waited for a server once does not wait for it once more."""
+    """The operation has waited for the server once, and does not wait again."""
 
     lost = TimeoutError if real.__module__.startswith("pymemcache") else pylibmc.Error
 
@@ -115,21 +117,21 @@ def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monke
     )
 
 
-def test_an_error_of_incr_alone_is_told(cache, real, server, monkeypatch):
-    """The counter can be read, so the error of `incr` is the one to show."""
+def test_an_error_of_incr_alone_is_shown(cache, real, server, monkeypatch):
+    """The counter can be read, so the error of `incr` is shown."""
 
     def fails(*_):
-        raise RuntimeError("told")
+        raise RuntimeError("shown")
 
     monkeypatch.setattr(real, "incr", fails)
     assert str(unavailable(cache.invalidate_namespace)) == (
         f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
-        f"(RuntimeError: told)."
+        f"(RuntimeError: shown)."
     )
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_a_server_that_returns_empty_begins_above_all_that_was_seen(on_own_server):
+def test_a_server_that_returns_empty_begins_above_the_latest_generation(on_own_server):
     cache, server = on_own_server(retry_timeout=0)
     seen = cache.generation
     server.kill()
@@ -138,12 +140,12 @@ def test_a_server_that_returns_empty_begins_above_all_that_was_seen(on_own_serve
     assert cache.invalidate_namespace() > seen
 
 
-# Several servers: the counter has one counter_server.
+# Several servers: one of them is the counter server.
 
 
 @pytest.fixture
 def several(build, start):
-    """Build a cache on three servers; give it, the counter's counter_server and the others."""
+    """Build a cache on three servers. Return it, the counter server and the others."""
 
     def build_one(**options):
         counter_server, *others = sorted(
@@ -157,7 +159,7 @@ def several(build, start):
     return build_one
 
 
-def test_the_counter_is_kept_by_the_first_server_by_name_and_no_other(several):
+def test_only_the_first_server_by_name_stores_the_counter(several):
     cache, counter_server, others = several()
     key = cache._cache.counter.key
     cache.set_many(dict.fromkeys(map(str, range(50)), "v"))
@@ -170,7 +172,7 @@ def test_the_counter_is_kept_by_the_first_server_by_name_and_no_other(several):
     assert answer_of(counter_server, f"mg {key} v").split() == ["VA", "19", str(number)]
 
 
-def test_another_server_than_the_home_may_be_away(several):
+def test_another_server_than_the_counter_server_may_be_down(several):
     cache, _, others = several()
     assert cache.generation
     for server in others:
@@ -180,8 +182,8 @@ def test_another_server_than_the_home_may_be_away(several):
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_without_its_home_a_namespace_holds_nothing(several):
-    """Though other servers hold items of it, and answer, and the client hides it."""
+def test_without_its_counter_server_a_namespace_is_empty(several):
+    """Other servers hold items of it and answer, and the client hides the outage."""
     cache, counter_server, _ = several(ignore_exc=True, retry_timeout=0)
     keys = [str(number) for number in range(50)]
     cache.set_many(dict.fromkeys(keys, "v"))
@@ -202,7 +204,7 @@ def test_without_its_home_a_namespace_holds_nothing(several):
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_closing_closes_the_connection_to_the_home_as_well(several):
+def test_closing_also_closes_the_connection_to_the_counter_server(several):
     cache, *_ = several()
     assert cache.generation
     (counter_server,) = cache._cache._binder.binding().counter_client.clients.values()

@@ -412,9 +412,9 @@ class Unopened(BaseCache):
 
 
 def test_aliases_on_other_backends_are_not_opened(backend, server):
-    """Aliases on bare memcached backends are opened, because a test run may have wrapped them.
+    """Only aliases on memcached backends are opened.
 
-    They are not invalidated.
+    A bare one is opened because a test run may have wrapped it. It is not invalidated.
     """
     bare = {"BACKEND": backend, "LOCATION": server.location}
     setting = {

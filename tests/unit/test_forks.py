@@ -160,7 +160,7 @@ cache = NamespacedCache(sys.argv[1], {"OPTIONS": {"use_pooling": True}})
 cache.set("k", 1)
 (inner,) = cache._cache.clients.values()
 (inherited,) = inner.client_pool.free
-inner.client_pool._lock.acquire()  # as another thread may
+inner.client_pool._lock.acquire()  # another thread may hold it
 if not (child := os.fork()):
     signal.alarm(10)
     assert inherited.sock is None
@@ -227,6 +227,6 @@ print(cache.get("k"))
 def test_a_child_that_never_uses_the_cache_leaves_its_parents_connection(
     backend, server
 ):
-    """Without this package, a pylibmc client that is freed at the child's end would say `quit`."""
+    """A pylibmc client says `quit` when it is freed, which must not happen here."""
     done = run_script(IDLE, backend, server.location)
     assert done.stdout == "1\n", done.stderr

@@ -149,7 +149,7 @@ def test_a_key_over_the_limit_stays_over_it(stem, some, limit, more):
     ],
 )
 def test_around_the_limit(size, wire_key, kind):
-    """A digest replaces the end of a key that memcached accepts but that no longer fits."""
+    """A digest replaces the end of a valid key that no longer fits."""
     assert GenerationKeys("a", 1).wire_key(kind("x" * size)) == kind(wire_key)
     assert len(wire_key) == 250 or size == 251
 

@@ -466,7 +466,7 @@ def test_an_operation_waits_for_a_storm_of_invalidations_to_pass(
 
 
 def test_an_error_of_a_dead_generation_is_not_the_callers(build):
-    """`incr` finds nothing in the latest generation, but finds an item in the live one."""
+    """`incr` finds nothing in the latest generation, but an item in the live one."""
     ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
     ours.get("k")
     latest = ours._cache.counter.latest

@@ -112,7 +112,7 @@ def test_an_item_assignment_is_capped(build, server):
 @pytest.mark.parametrize("longest", [100, 40 * DAY])
 @pytest.mark.parametrize("timeout", [None, 50 * DAY])
 def test_djangos_timeouts_are_capped(build, server, longest, timeout):
-    """This includes None, for no expiry, and long timeouts, which Django makes times."""
+    """Also None, which means no expiry, and timeouts of more than 30 days."""
     cache = build(OPTIONS={"MAX_TIMEOUT": longest})
     cache.set("k", 1, timeout)
     cache.set_many({"m": 1}, timeout)

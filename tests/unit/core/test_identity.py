@@ -173,7 +173,7 @@ def test_an_empty_xdist_variable_means_no_worker(monkeypatch):
 
 
 def test_djangos_test_runner_is_not_imported():
-    """Importing it makes a site start slower, and needs more of Django than a cache does."""
+    """The import would make a site start slower, and needs more of Django."""
     code = (
         "import sys; from namespaced_cache import NamespacedCache as N; "
         "name = N('127.0.0.1:1', {'OPTIONS': {'NAMESPACE': 'shop'}}).namespace; "
