@@ -70,7 +70,7 @@ def test_a_server_that_dies_before_the_counter_is_seeded_is_down(
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
 def test_an_answer_that_no_server_gave_is_no_invalidation(on_own_server):
-    """In its retry window, pymemcache returns False for `incr`, and a default for `get`."""
+    """In its retry window, pymemcache returns outage defaults for `incr` and `get`."""
     cache, server = on_own_server(retry_timeout=60)
     server.kill()
     unavailable(cache.invalidate_namespace)  # the connection breaks

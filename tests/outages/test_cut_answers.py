@@ -1,4 +1,4 @@
-"""Answers that are cut off at each byte: ours reports no success that it did not see."""
+"""Answers that are cut off at each byte: ours then reports no success."""
 
 from __future__ import annotations
 

@@ -145,9 +145,10 @@ READ_GHOSTS = f"[outcome(lambda k=k: cache.get(k)) for k in {GHOSTS}]"
     indirect=["client"],
 )
 def test_what_is_written_in_an_outage_is_never_read(strung, another, options):
-    """Not after it, where somebody invalidated meanwhile, and not in the next one.
+    """Data that is written in an outage is read neither after it nor in the next one.
 
-    Two other servers are there all the time, and would take it.
+    Another process invalidates during the outage. Two other servers are up all the
+    time, and could store the items.
     """
     locations = [wire.location for wire in strung]
     knows = another(locations, **options)

@@ -99,7 +99,7 @@ def fill(cache: Any, value: str) -> bool:
 
 
 def found(cache: Any) -> set[Any]:
-    """Return all values that the cache finds, by every way to read, despite an outage."""
+    """Return all values that the cache finds in any way. Ignore errors of an outage."""
     values: set[Any] = set()
     for read in READS.values():
         with suppress(*ERRORS.values()):
@@ -114,7 +114,7 @@ def finds(cache: Any, value: str) -> bool:
     return found(cache) == {value}
 
 
-# The home is down, and with it the whole namespace.
+# The counter server is down, and with it the whole namespace.
 
 
 def test_while_its_counter_server_is_frozen_a_namespace_is_unavailable(servers, client):
@@ -128,7 +128,8 @@ def test_while_its_counter_server_is_frozen_a_namespace_is_unavailable(servers, 
         assert found(process) == set()
         with pytest.raises(NamespaceUnavailable) as caught:
             _ = process.generation
-        where = f"Namespace {knows.namespace!r} on {servers.wires[servers.counter_server].location}: "
+        location = servers.wires[servers.counter_server].location
+        where = f"Namespace {knows.namespace!r} on {location}: "
         assert str(caught.value).startswith(where)
     assert [process._cache.counter.latest for process in processes] == [number, 0]
     servers.counter_server.thaw()
@@ -180,7 +181,7 @@ def test_a_server_that_returns_brings_no_dead_generation_back(servers, client):
 
 @pytest.fixture
 def restored(servers):
-    """Return two processes whose latest generation is newer than the restored counter."""
+    """Return two processes with a newer latest generation than the restored counter."""
     knows, bounded = servers.process(), servers.process(MAX_STALENESS=600)
     assert fill(knows, "old")
     old = knows.generation
@@ -196,7 +197,10 @@ def restored(servers):
 
 
 def is_repaired(caplog, servers, knows, old, newest) -> None:
-    """Assert that the counter was repaired, that it was logged, and what new processes see."""
+    """Assert that the counter was repaired and logged.
+
+    New processes must see the repaired counter.
+    """
     said = f"the counter went back from {newest} to {old}: repaired"
     assert caplog.messages == [f"Namespace {knows.namespace!r}: {said}"]
     assert knows.generation > newest
