@@ -1,4 +1,4 @@
-"""The contract under traffic: histories of many processes, and the rules themselves."""
+"""The contract under traffic: histories of many processes, and tests of the rules."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from tests.support.history import KILL, SPAN, Call, History, Part
 from tests.support.recorder import KEYS, RAW, Hand
 from tests.support.traffic import Plan, record, record_restarts
 
-# The rules, on histories made by hand. A call is written as
+# The rules, tested with hand-made histories. A call is written as
 #
-#     BEGIN-END VERB WHAT... [latest=NUMBER] [since=MOMENT] [by=WHO]
+#     BEGIN-END COMMAND WHAT... [latest=NUMBER] [since=MOMENT] [by=WHO]
 #
-# with "?" after the command if it failed and may have happened or not, "!" if it was
-# answered that it did not. What it put or found is "a" of the key k, or "l:a" of
-# another; "-" is nothing; "2+5" is what steps that make 5 have left of the number 2.
+# A "?" after the command means that it failed and may have happened or not. A "!" means
+# that its answer was that it did not happen. WHAT was stored or found is "a" for the
+# key k, or "l:a" for another key. "-" is nothing. "2+5" is the number 2 after steps of
+# 5 in total.
 
 
 def value(text):
@@ -155,12 +156,12 @@ def each(histories):
 
 
 @each(POSSIBLE)
-def test_what_can_have_been_is_no_violation(name, calls):
+def test_a_possible_history_is_no_violation(name, calls):
     assert not history(calls).violations(), name
 
 
 @each(IMPOSSIBLE)
-def test_what_cannot_have_been_breaks_its_rule_alone(name, calls):
+def test_an_impossible_history_breaks_exactly_its_rule(name, calls):
     violations = history(calls).violations()
     assert {violation.rule for violation in violations} == {name}
     last = str(call(calls.rpartition(", ")[2]))
@@ -173,13 +174,14 @@ OPTIONS = {
     "pymemcache": {},
     "pylibmc": {"behaviors": {"cas": True}},
 }
-#: To ask a server at once that was away, again and again. What would be quiet answers
-#: or errors meanwhile is the client's own doing, and tested elsewhere.
-UNDAUNTED = {
+#: The client asks a server that was down again at once, any number of times. Outage
+#: defaults and errors meanwhile are the client's own behaviour, and are tested
+#: elsewhere.
+RETRY_AT_ONCE = {
     "pymemcache": {"retry_timeout": -1, "retry_attempts": 10**9},
     "pylibmc": {"behaviors": {"cas": True, "retry_timeout": -1}},
 }
-#: What a client may raise while its server is away.
+#: The errors of a client while its server is down.
 ERRORS_WHILE_DOWN = {
     "pymemcache": {
         "BrokenPipeError",
@@ -197,7 +199,8 @@ ERRORS_WHILE_DOWN = {
         "WriteError",
     },
 }
-#: Of a thousand operations, how many are so at least, or the history proves little.
+#: How many of a thousand operations must be so at least. With fewer, the history proves
+#: little.
 SHARES = {
     "invalidations": 10,
     "writes": 50,
@@ -219,7 +222,7 @@ def stress(amount):
 
 @pytest.fixture
 def plan(client, backend, tmp_path):
-    """Make a plan: what the processes of a history work with."""
+    """Return a function that makes the configuration of a history's processes."""
 
     def make(server, options=OPTIONS, blind=""):
         return Plan(backend, server.location, tmp_path, options[client], blind)
@@ -238,8 +241,8 @@ def names_of(hand):
     return {name for commands in hand.commands.values() for name in commands}
 
 
-def test_the_traffic_is_of_all_commands(client, build):
-    """All those of the client, that is; Django's are few."""
+def test_the_traffic_contains_all_commands(client, build):
+    """All commands of the client. Django has only a few methods."""
     cache = build(OPTIONS=OPTIONS[client])
     names = names_of(Hand(cache, "invalidator", "one", 0))
     real = cache._cache.wrapped
@@ -249,8 +252,8 @@ def test_the_traffic_is_of_all_commands(client, build):
 
 @pytest.fixture
 def strangers(backend, build):
-    """Put what others keep on a server, to be asked for afterwards."""
-    theirs = dict.fromkeys(KEYS, "a stranger's")
+    """Store items of other users on a server. Return a function that checks them."""
+    theirs = dict.fromkeys(KEYS, "another user's")
 
     def put(location):
         neighbour = build(location, OPTIONS={"NAMESPACE": "neighbour"})
@@ -277,7 +280,7 @@ def test_many_processes_break_no_rule(build, start, plan, strangers, operations)
     assert_possible(history)
     assert all_are_there()
 
-    # It was not idle, and nothing was evicted, or it would prove nothing.
+    # The history proves something only if the traffic was real and nothing was evicted.
     tally = history.tally
     assert tally["calls"] >= operations
     assert tally["errors"] == 0
@@ -292,17 +295,20 @@ def test_many_processes_break_no_rule(build, start, plan, strangers, operations)
 
 
 @pytest.mark.parametrize(("blind", "rule"), [("reads", "dead"), ("writes", "lost")])
-def test_without_validation_they_do(start, plan, blind, rule):
-    """So the histories can tell: it is the same traffic, without validation."""
+def test_without_validation_rules_are_broken(start, plan, blind, rule):
+    """This shows that the histories detect errors: only validation is missing."""
     history = History(record(plan(start("-m", "512"), blind=blind), 2_000))
     assert rule in {violation.rule for violation in history.violations()}
 
 
 @pytest.mark.parametrize("restarts", [10, stress(1_000)])
 def test_restarts_break_no_rule(client, start, plan, restarts):
-    """Killed at any moment, and back empty; each time all threads get to work again."""
+    """The server is killed at random moments and restarts empty.
+
+    Each time, all threads work again.
+    """
     server = start()
-    calls = record_restarts(plan(server, UNDAUNTED), server, restarts)
+    calls = record_restarts(plan(server, RETRY_AT_ONCE), server, restarts)
     history = History(calls)
     assert_possible(history)
 

@@ -242,7 +242,7 @@ def test_a_write_during_this_process_invalidation_is_not_lost(
 def test_an_error_during_this_process_invalidation_is_not_the_callers(
     bounded, invalidator, monkeypatch
 ):
-    """`incr` finds zero in a generation that is dead when it returns."""
+    """`incr` finds nothing in a generation that is dead when it returns."""
 
     def renew():
         invalidator.invalidate_namespace()

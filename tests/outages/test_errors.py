@@ -144,7 +144,7 @@ READ_GHOSTS = f"[outcome(lambda k=k: cache.get(k)) for k in {GHOSTS}]"
     ],
     indirect=["client"],
 )
-def test_what_is_written_in_an_outage_is_never_read(strung, another, options):
+def test_items_written_in_an_outage_are_never_read(strung, another, options):
     """Data that is written in an outage is read neither after it nor in the next one.
 
     Another process invalidates during the outage. Two other servers are up all the

@@ -62,9 +62,7 @@ def watch(set_up, work) -> None:
         samples = (
             REGISTRY.get_sample_value(f"{name}_total", backend) for name in names
         )
-        return [
-            sample or 0 for sample in samples
-        ]  # none before the first call
+        return [sample or 0 for sample in samples]  # none before the first call
 
     def record(act):
         before = count()
