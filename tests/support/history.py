@@ -232,7 +232,7 @@ class History:
         return not isinstance(part.found, bool | None) and not former
 
     def _missed(self, call: Call, part: Part) -> bool:
-        """Tell whether the call is_read and found nothing."""
+        """Tell whether the call read the key and found nothing."""
         return part.found is False and (call.who, call.begin) not in self._cut_off
 
     def _find_cut_off(self) -> set[tuple[str, int]]:

@@ -40,7 +40,7 @@ SPANS = {
 HITS = {"get": 1, "get, a miss": 0, "get_many": 2, "aget": 1}
 
 #: ddtrace must send nothing. Its spans for caches are off by default.
-QUIET = {
+ENVIRONMENT = {
     "DD_DJANGO_INSTRUMENT_CACHES": "true",
     "DD_CRASHTRACKING_ENABLED": "false",
     "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
@@ -94,7 +94,7 @@ def recorded(kind, backend, server, clients="never"):
         __name__,
         alias(kind, backend, server.location),
         PATCHED_CLIENTS=clients,
-        **QUIET,
+        **ENVIRONMENT,
     )
     djangos, theirs = {}, {}
     for call, spans in seen.recorded.items():

@@ -34,7 +34,7 @@ SETTINGS = {
         "django.contrib.messages.middleware.MessageMiddleware",
     ],
     "ROOT_URLCONF": __name__,
-    "SECRET_KEY": "of nobody",
+    "SECRET_KEY": "not a secret",
     "STATIC_URL": "static/",
     "TEMPLATES": [
         {

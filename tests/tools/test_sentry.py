@@ -49,7 +49,7 @@ def watch(set_up, work) -> None:
             sent.append(envelope.get_transaction_event())
 
     sentry_sdk.init(
-        dsn="http://nobody@127.0.0.1:1/1",
+        dsn="http://key@127.0.0.1:1/1",
         transport=Kept,
         traces_sample_rate=1.0,
         auto_enabling_integrations=False,

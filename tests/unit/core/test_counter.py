@@ -605,7 +605,7 @@ class Quoting:
 
 
 def test_an_error_says_that_the_serializer_spoils_the_counter(cache, client):
-    """The counter can be read but not added."""
+    """The counter can be read but not incremented."""
     if client == "pymemcache":
         cache._options["serde"] = Quoting()
     else:
@@ -616,7 +616,7 @@ def test_an_error_says_that_the_serializer_spoils_the_counter(cache, client):
     assert caught.type is NamespaceError
     cause = caught.value.__cause__
     assert isinstance(cause, adapter.adapter_of(cache._cache.wrapped).not_a_number)
-    fault = f"cannot be added ({cause})"
+    fault = f"cannot be incremented ({cause})"
     assert str(caught.value) == unfit(cache._cache.counter, fault)
 
 

@@ -56,8 +56,8 @@ def test_a_child_process_inherits_the_run():
     assert identity.run() == run_of_a_child()
 
 
-def test_all_of_a_process_agrees_on_the_name_of_the_run(monkeypatch):
-    """The first call makes the name. A call at the same time returns the same name."""
+def test_a_process_keeps_the_name_of_its_run(monkeypatch):
+    """Threads and forked children use the name that the first call made."""
     name = identity.run()
     monkeypatch.delenv(RUN)
     identity.begin_epoch()
