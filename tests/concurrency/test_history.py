@@ -174,9 +174,9 @@ OPTIONS = {
     "pymemcache": {},
     "pylibmc": {"behaviors": {"cas": True}},
 }
-#: The client asks a server that was down again at once, any number of times. Outage
-#: defaults and errors meanwhile are the client's own behaviour, and are tested
-#: elsewhere.
+#: With these options, a client tries a server that was down again at once, without a
+#: limit. Outage defaults and errors meanwhile are the client's own behaviour, and are
+#: tested elsewhere.
 RETRY_AT_ONCE = {
     "pymemcache": {"retry_timeout": -1, "retry_attempts": 10**9},
     "pylibmc": {"behaviors": {"cas": True, "retry_timeout": -1}},

@@ -368,7 +368,7 @@ def _drop(alias):
 
 
 #: What a child may do with an alias that its parent has used.
-DEEDS = {
+ACTIONS = {
     "nothing": lambda _: None,
     "reads and writes": lambda alias: hammer(caches[alias], "child", 2),
     "only invalidates": lambda alias: caches[alias].invalidate_namespace(),
@@ -407,21 +407,21 @@ def check(cache, parents, locations):
 @apart
 def test_the_parents_connections_survive_all_actions_of_a_child(alias, locations):
     cache, parents = opened(alias, locations)
-    for deed, act in DEEDS.items():
+    for action, act in ACTIONS.items():
         cache.set("k", 1)
-        assert done(fork(act, alias, end=sys.exit)) == 0, deed
-        assert cache.get("k") == (None if deed == "only invalidates" else 1), deed
+        assert done(fork(act, alias, end=sys.exit)) == 0, action
+        assert cache.get("k") == (None if action == "only invalidates" else 1), action
         check(cache, parents, locations)
 
 
 @apart
 def test_the_parents_connections_survive_each_end_of_a_child(alias, location):
     cache, parents = opened(alias, location)
-    for deed in ("nothing", "reads and writes"):
+    for action in ("nothing", "reads and writes"):
         for name, (end, status) in ENDS.items():
-            assert done(fork(DEEDS[deed], alias, end=end)) == status, name
+            assert done(fork(ACTIONS[action], alias, end=end)) == status, name
             check(cache, parents, location)
-        assert started("fork", DEEDS[deed], alias)() == 0  # as multiprocessing does
+        assert started("fork", ACTIONS[action], alias)() == 0  # as multiprocessing does
         check(cache, parents, location)
 
 
@@ -429,7 +429,7 @@ def test_the_parents_connections_survive_each_end_of_a_child(alias, location):
 def test_a_child_sends_nothing_on_its_parents_connections(alias, locations):
     """It sends no byte until it ends. Inherited connections are closed or not used."""
     _, parents = opened(alias, locations)
-    for deed, do in DEEDS.items():
+    for action, do in ACTIONS.items():
         listener, speaker = socket.socketpair()
 
         def act(do=do, listener=listener, speaker=speaker):
@@ -442,9 +442,9 @@ def test_a_child_sends_nothing_on_its_parents_connections(alias, locations):
 
         child = fork(act, end=sys.exit)
         speaker.close()
-        assert listener.recv(100) == b"", deed
+        assert listener.recv(100) == b"", action
         listener.close()
-        assert done(child) == 0, deed
+        assert done(child) == 0, action
 
 
 #: An alias, and whether its threads share one backend. Only the pooled client allows

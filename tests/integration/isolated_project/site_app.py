@@ -9,7 +9,7 @@ held = caches["pylibmc"]
 held.get("opened")
 
 
-def look(_, key):
+def show(_, key):
     return JsonResponse({"key": key, "value": cache.get(key)})
 
 
@@ -17,4 +17,4 @@ def who(request):
     return HttpResponse(str(request.user))
 
 
-urlpatterns = [path("look/<key>", look), path("who", who)]
+urlpatterns = [path("show/<key>", show), path("who", who)]

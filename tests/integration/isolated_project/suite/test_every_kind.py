@@ -81,10 +81,10 @@ class Asynchronous(unittest.IsolatedAsyncioTestCase):
 
 class AsynchronousInDjango(TestCase):
     async def test_first(self):
-        response = await self.async_client.get("/look/left")
+        response = await self.async_client.get("/show/left")
         self.assertIsNone(response.json()["value"])
         await cache.aset("left", 1)
-        response = await self.async_client.get("/look/left")
+        response = await self.async_client.get("/show/left")
         self.assertEqual(response.json()["value"], 1)
 
     test_second = test_first
@@ -94,7 +94,7 @@ class LiveServer(LiveServerTestCase):
     """The server's thread also has an empty cache in each test."""
 
     def get(self):
-        with urlopen(f"{self.live_server_url}/look/left") as response:
+        with urlopen(f"{self.live_server_url}/show/left") as response:
             return json.load(response)["value"]
 
     def test_first(self):
