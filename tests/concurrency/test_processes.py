@@ -331,7 +331,7 @@ def opened(alias, locations):
 
 
 @apart
-def test_relatives_each_read_their_own_answers(alias, locations):
+def test_parents_and_children_read_their_own_answers(alias, locations):
     """All work at the same time in one namespace, after the parent has connected."""
     cache, parents = opened(alias, locations)
 
@@ -785,7 +785,7 @@ def test_all_threads_see_an_invalidation_by_one_at_once(alias, whose):
 
 @pytest.mark.parametrize("whose", ["each", "shared"])
 @pytest.mark.usefixtures("aliases")
-def test_tasks_each_read_their_own_answers(alias, whose):
+def test_tasks_read_their_own_answers(alias, whose):
     """Each task uses the backend that Django builds for it, or all share one."""
     # Without a shared backend, none is built here, because tasks would inherit it.
     shared = caches[alias] if whose == "shared" else None

@@ -114,7 +114,7 @@ def test_get_or_set_stores_the_value_that_it_returns(cache):
     assert cache.get("k") == 5
 
 
-def test_membership(cache):
+def test_in_and_has_key_find_an_item(cache):
     cache.set("k", 1)
     assert "k" in cache
     assert cache.has_key("k")
@@ -407,7 +407,7 @@ def test_gets_and_cas_swap_once(client, build, bare):
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_gets_many_and_get_many_with_tokens(cache):
+def test_gets_many_and_get_many_return_tokens(cache):
     raw = cache._cache
     raw.set_many({"a": 1, "b": 2})
     for fetch in (raw.gets_many, partial(raw.get_many, gets=True)):

@@ -264,7 +264,7 @@ def client_error(client):
     }[client]
 
 
-def test_rubbish_in_the_counter_serves_nothing(shop, bare):
+def test_rubbish_in_the_counter_serves_no_item(shop, bare):
     shop.set("k", 1)
     bare._cache.set(shop._cache.counter.key, "rubbish")
     with pytest.raises(NamespaceError, match="holds 'rubbish'"):

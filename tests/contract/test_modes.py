@@ -327,7 +327,9 @@ def test_an_outage_within_the_window_is_as_on_the_bare_backend(
     bare.close()
 
 
-def test_a_counter_that_another_process_seeds_within_the_window(bounded, other, clock):
+def test_a_counter_that_another_process_seeds_is_used_after_the_window(
+    bounded, other, clock
+):
     """No old item comes back, and both use the same generation."""
     bounded.set("k", "old")
     bounded._cache.wrapped.delete(bounded._cache.counter.key)

@@ -295,7 +295,7 @@ FLAGS = [0, 1, 2, 3, 4, 8, 16, 2**16 - 1]
 
 @EVERY_SETUP
 @pytest.mark.parametrize("flags", FLAGS)
-def test_rubbish_in_the_counter_serves_nothing(build_place, setup, flags):
+def test_rubbish_in_the_counter_serves_no_item(build_place, setup, flags):
     """No client makes a generation of it, and no increment does."""
     place = build_place(*SETUPS[setup])
     raw, item = place.cache._cache, b"5" if setup == "nothing" else "5"

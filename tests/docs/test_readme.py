@@ -29,7 +29,7 @@ def settings(server):
     return scope["CACHES"]
 
 
-def test_the_settings_and_the_uses(settings):
+def test_the_settings_and_the_examples_work(settings):
     with override_settings(CACHES=settings):
         scope: dict = {}
         exec(USE, scope)
@@ -56,13 +56,13 @@ def project(tmp_path, server):
     return made
 
 
-def test_the_line_for_pytest(project):
+def test_the_line_for_pytest_works(project):
     project.write("pytest.ini", PYTEST_INI + "pythonpath = .\n")
     run = project.pytest()
     assert run.count("passed") == 2, run.output
 
 
-def test_the_line_for_djangos_runner(project):
+def test_the_line_for_djangos_runner_works(project):
     project.write("one_line.py", f"from settings import *\n{RUNNER}")
     run = project.manage("test", DJANGO_SETTINGS_MODULE="one_line")
     assert (run.code, run.ran) == (0, 2), run.output
@@ -91,7 +91,7 @@ def test_a_class_that_keeps_its_cache(project):
     assert (run.code, run.count("passed")) == (0, 2), run.output
 
 
-def test_the_mixin_and_wrapping_in_the_settings(project):
+def test_the_mixin_and_wrapping_in_the_settings_work(project):
     project.write("wrapped.py", f"from settings import *\n{NAMESPACED}")
     project.write(
         "test_it.py", f"{IMPORTS}{MIXIN}\nclass Test(IsolatedTestCase):\n{TWICE}"
@@ -151,7 +151,7 @@ def test_with_the_app_a_child_process_uses_the_namespace_of_its_test(
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values())
-def test_wrapping_the_production_settings(backend):
+def test_wrapping_the_production_settings_works(backend):
     scope = {"CACHES": {"default": {"BACKEND": backend, "LOCATION": "127.0.0.1:1"}}}
     exec(NAMESPACED, scope)
     assert scope["CACHES"]["default"]["BACKEND"] == "namespaced_cache.NamespacedCache"

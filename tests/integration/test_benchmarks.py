@@ -306,7 +306,7 @@ def test_a_comparison_marks_what_is_worse_by_more_than_the_spread(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_a_comparison_of_a_file_with_itself_finds_all_the_same(folder):
+def test_a_comparison_of_a_file_with_itself_reports_no_change(folder):
     path = folder / "results.json"
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "compare.py", path, path],

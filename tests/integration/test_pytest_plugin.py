@@ -85,7 +85,7 @@ def uses_late(request):
     leave("test")
     request.getfixturevalue("late")
 
-def test_that_asks_late(uses_late):
+def test_that_uses_it_late(uses_late):
     assert leave("test") == ["module", "test"]
 """
 

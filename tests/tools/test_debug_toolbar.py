@@ -78,7 +78,7 @@ def test_the_panel_shows_each_call_once_with_its_keys(kind, backend, server):
     assert_recorded(__name__, kind, alias(kind, backend, server.location), SHOWN)
 
 
-def test_the_panel_misses_what_is_not_on_the_class(backend, server):
+def test_the_panel_misses_methods_that_are_not_on_the_class(backend, server):
     """It misses methods that call other methods, because those are not patched."""
     missing = missed(__name__, backend, server.location, SHOWN)
     assert missing == {"in", "aset", "aget", "aget_many", "ahas_key", "adelete"}

@@ -78,7 +78,7 @@ def counting(client: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
-def test_the_backend_counts_each_get_once_where_it_is_wrapped(kind, client, server):
+def test_a_wrapped_backend_counts_each_get_once(kind, client, server):
     cache = alias(kind, counting(client), server.location)
     assert_recorded(__name__, kind, cache, COUNTED)
 

@@ -75,7 +75,7 @@ def test_sentry_makes_one_span_of_each_call_with_its_keys(kind, backend, server)
     assert_recorded(__name__, kind, alias(kind, backend, server.location), SPANS)
 
 
-def test_sentry_misses_what_is_not_on_the_class(backend, server):
+def test_sentry_misses_methods_that_are_not_on_the_class(backend, server):
     """It misses methods that call other methods, because those are not patched."""
     of_others = {"get_or_set", "has_key", "in", "incr_version"}
     missing = missed(__name__, backend, server.location, SPANS)

@@ -258,7 +258,7 @@ def test_every_namespace_is_invalidated_and_nothing_else(site, bare):
     ],
     ids=["str", "list", "tuple", "twice", "dict", "none"],
 )
-def test_using_picks_aliases(server, using, invalidated):
+def test_using_selects_aliases(server, using, invalidated):
     setting = {
         "default": alias(server.location, "first"),
         "other": alias(server.location, "second"),

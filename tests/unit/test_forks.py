@@ -224,7 +224,7 @@ print(cache.get("k"))
 """
 
 
-def test_a_child_that_never_uses_the_cache_leaves_its_parents_connection(
+def test_a_child_that_never_uses_the_cache_keeps_its_parents_connection_open(
     backend, server
 ):
     """A pylibmc client says `quit` when it is freed, which must not happen here."""

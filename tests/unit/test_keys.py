@@ -148,7 +148,7 @@ def test_a_key_over_the_limit_stays_over_it(stem, some, limit, more):
         (251, f"nsc:a:1:{'x' * 251}"),
     ],
 )
-def test_around_the_limit(size, wire_key, kind):
+def test_the_wire_key_around_the_limit(size, wire_key, kind):
     """A digest replaces the end of a valid key that no longer fits."""
     assert GenerationKeys("a", 1).wire_key(kind("x" * size)) == kind(wire_key)
     assert len(wire_key) == 250 or size == 251
@@ -223,7 +223,7 @@ def test_parse_returns_none_for_other_keys(key):
 
 
 @given(st.integers(0, 2**64))
-def test_base36_is_what_int_reads(number):
+def test_int_reads_base36(number):
     text = base36(number)
     assert int(text, 36) == number
     assert text == text.lower()

@@ -381,7 +381,9 @@ def test_an_error_of_the_callers_is_raised_while_the_server_is_down(start):
     cache.close()
 
 
-def test_a_lost_connection_is_raised_as_the_bare_client_does(client, build, start):
+def test_a_lost_connection_raises_the_same_error_as_on_the_bare_client(
+    client, build, start
+):
     memcached = start()
     cache = build(memcached.location)
     bare = bare_cache(BACKENDS[client], memcached.location)

@@ -332,7 +332,7 @@ def test_a_lost_counter_begins_above_the_latest_generation(
     assert (number == seen + 10**9) is (clock == "behind")
 
 
-def test_nothing_comes_back_with_a_lost_counter(cache, real, counter):
+def test_a_lost_counter_brings_no_item_back(cache, real, counter):
     cache.set("k", "v")
     real.delete(counter.key)
     assert cache.get("k") is None
@@ -485,7 +485,7 @@ def refused(counter, holds) -> str:
 
 
 @pytest.mark.parametrize("holds", [*RUBBISH, 0, 10**18 - 1], ids=repr)
-def test_rubbish_serves_nothing_from_any_generation(cache, real, counter, holds):
+def test_rubbish_serves_no_item_of_any_generation(cache, real, counter, holds):
     cache.set("k", "v")
     real.set(counter.key, holds)
     for act in (

@@ -74,7 +74,7 @@ def test_prometheus_backend_counts_each_call_once(client, server, bare):
 # Servers.
 
 
-def test_a_unix_socket(backend, start):
+def test_a_unix_socket_works(backend, start):
     memcached = start(unix=True)
     cache = our_cache(backend, memcached.location)
     bare = bare_cache(backend, memcached.location)
@@ -88,7 +88,7 @@ def test_a_unix_socket(backend, start):
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_several_servers(build, start, as_text):
+def test_several_servers_work(build, start, as_text):
     locations = [start().location for _ in range(3)]
     cache = build(",".join(locations) if as_text else locations)
     items = {f"k{number}": number for number in range(200)}
@@ -139,7 +139,7 @@ def test_aliases_of_different_clients_on_one_server_share_the_namespace(start, u
 # pymemcache's options.
 
 
-def test_pooling(server, bare):
+def test_pooling_works(server, bare):
     cache = our_cache(
         BACKENDS["pymemcache"],
         server.location,
@@ -154,7 +154,7 @@ def test_pooling(server, bare):
     cache.close()
 
 
-def test_the_clients_own_key_prefix(server):
+def test_the_clients_own_key_prefix_works(server):
     prefixed, plain = (
         our_cache(
             BACKENDS["pymemcache"],
@@ -207,7 +207,7 @@ def test_a_backend_that_finds_its_servers_has_one_counter_server(start, monkeypa
     cache.close()
 
 
-def test_servers_as_pairs(start):
+def test_servers_may_be_pairs(start):
     """pymemcache takes such pairs, and Django passes them on."""
     pairs = [("127.0.0.1", start().port) for _ in range(2)]
     cache = our_cache(BACKENDS["pymemcache"], pairs)
