@@ -1,4 +1,4 @@
-"""Servers, wires before them, caches on them for both clients, and other processes."""
+"""Fixtures: servers, wires to them, caches for both clients, and other processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.support.servers import Memcached, Twemproxy
 from tests.support.uses import outcome
 from tests.support.wires import Wire
 
-# Helpers that assert; the tests import them later.
+# These helpers contain assertions. The tests import them later.
 pytest.register_assert_rewrite("tests.support.side_by_side")
 
-# A project that the tests run, with a pytest of its own; and tests that need tools, for
-# which they are asked by name: `make instrumentation`.
+# The first is a project that the tests run with a pytest of its own. The second needs
+# tools that only `make instrumentation` installs.
 collect_ignore = ["integration/isolated_project", "tools"]
 
 
@@ -30,8 +30,8 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _a_run_of_its_own(monkeypatch):
-    """Each test is a run of its own, and no worker unless it asks for one."""
+def _own_run(monkeypatch):
+    """Make each test a run of its own, which is not a worker's."""
     monkeypatch.delenv("NAMESPACED_CACHE_WORKER", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("NAMESPACED_CACHE_RUN", f"test-{secrets.token_hex(8)}")
@@ -40,7 +40,7 @@ def _a_run_of_its_own(monkeypatch):
 
 @pytest.fixture(scope="session")
 def server():
-    """A memcached for tests that leave it running."""
+    """A memcached that the tests share. No test stops it."""
     memcached = Memcached()
     yield memcached
     memcached.close()
@@ -48,7 +48,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def servers():
-    """Two memcached processes of the module's own: ours and the bare backend's."""
+    """Two memcached processes for one module: one for ours, one for bare."""
     pair = Memcached(), Memcached()
     yield pair
     for each in pair:
@@ -57,7 +57,7 @@ def servers():
 
 @pytest.fixture(scope="session")
 def twemproxy():
-    """A proxy tier before two memcached processes."""
+    """A twemproxy in front of two memcached processes."""
     behind = [Memcached(), Memcached()]
     tier = Twemproxy(*behind)
     yield tier
@@ -66,8 +66,11 @@ def twemproxy():
 
 
 @pytest.fixture(autouse=True)
-def _nothing_on_the_server(request):
-    """What a test has stored there in no namespace is not the next one's to find."""
+def _empty_servers(request):
+    """Delete what a test stored outside of any namespace.
+
+    The next test must not find it.
+    """
     yield
     for shared in {"server", "twemproxy"} & set(request.fixturenames):
         request.getfixturevalue(shared).empty()
@@ -75,7 +78,7 @@ def _nothing_on_the_server(request):
 
 @pytest.fixture
 def start():
-    """Start memcached processes of the test's own: start(*arguments, unix=False)."""
+    """Start memcached processes for one test: start(*arguments, unix=False)."""
     started: list[Memcached] = []
 
     def start_one(*arguments: str, unix: bool = False) -> Memcached:
@@ -90,7 +93,7 @@ def start():
 
 @pytest.fixture
 def proxy(server):
-    """A proxy before `server` that counts round trips."""
+    """A proxy in front of `server` that counts round trips."""
     counting = CountingProxy(server.port)
     yield counting
     counting.close()
@@ -98,7 +101,7 @@ def proxy(server):
 
 @pytest.fixture(params=BACKENDS)
 def client(request) -> str:
-    """The client library: a test that takes this runs once for each."""
+    """The client library. A test that uses this fixture runs once for each library."""
     return request.param
 
 
@@ -110,7 +113,7 @@ def backend(client) -> str:
 
 @pytest.fixture
 def build(backend, server):
-    """Build NamespacedCache for `client`, on `server` unless told otherwise."""
+    """Build a NamespacedCache for `client`. Its default server is `server`."""
 
     built: list[BaseCache] = []
 
@@ -125,7 +128,7 @@ def build(backend, server):
 
 @pytest.fixture
 def cache(build):
-    """NamespacedCache for `client` on `server`, in a namespace of the test's own."""
+    """A NamespacedCache for `client` on `server`, in a namespace of this test."""
     return build()
 
 
@@ -137,7 +140,7 @@ def real(cache):
 
 @pytest.fixture
 def bare(backend, server):
-    """Django's own backend for `client` on `server`: a neighbour in no namespace."""
+    """Django's own backend for `client` on `server`, which has no namespace."""
     neighbour = bare_cache(backend, server.location)
     yield neighbour
     neighbour.close()
@@ -145,14 +148,14 @@ def bare(backend, server):
 
 @pytest.fixture(scope="module")
 def door():
-    """Where other processes come from."""
+    """The connection to a process that forks other processes."""
     with begun() as door:
         yield door
 
 
 @pytest.fixture
 def another(door, backend, server):
-    """Begin another process of this run: another(location, worker="", **OPTIONS)."""
+    """Start another process of this run: another(location, worker="", **OPTIONS)."""
     processes: list[Process] = []
 
     def begin_one(location=None, worker="", **options) -> Process:
@@ -171,9 +174,9 @@ def another(door, backend, server):
 
 @pytest.fixture
 def wires():
-    """Put wires before servers, in the order of the wires' names.
+    """Put wires in front of servers, and return them in the order of their locations.
 
-    So the first is before the home of a counter that is looked for over all of them.
+    So the first wire leads to the counter server, if a cache uses all of them.
     """
     strung: list[Wire] = []
 
@@ -194,15 +197,16 @@ def wire(wires, server):
 
 @pytest.fixture
 def strung(start, wires):
-    """Wires before three servers."""
+    """Wires to three servers."""
     return wires(start(), start(), start())
 
 
 @pytest.fixture
 def patient(build, client):
-    """Build a cache that waits for what is held up.
+    """Build a cache that waits as long as a test delays a reply.
 
-    libmemcached gives up after five seconds, and finds a part of what it asked for.
+    By default, libmemcached gives up after five seconds and returns only a part of the
+    answer.
     """
     waits = {"behaviors": {"_poll_timeout": LIMIT * 1000}}
     options = waits if client == "pylibmc" else {}
@@ -210,8 +214,8 @@ def patient(build, client):
 
 
 @pytest.fixture
-def strangers(backend, wires):  # noqa: ARG001  # are cut after the last use
-    """Build Django's own backend on a server: a neighbour in no namespace."""
+def strangers(backend, wires):  # noqa: ARG001  # the wires must be cut later
+    """Build Django's own backend on a server: a neighbour without a namespace."""
     built = []
 
     def build_one(location, **options):

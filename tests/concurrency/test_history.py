@@ -1,4 +1,4 @@
-"""The contract under traffic: histories of many processes, and the rules themselves."""
+"""The contract under traffic: histories of many processes, and tests of the rules."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from tests.support.history import KILL, SPAN, Call, History, Part
 from tests.support.recorder import KEYS, RAW, Hand
 from tests.support.traffic import Plan, record, record_restarts
 
-# The rules, on histories made by hand. A call is written as
+# The rules, tested with hand-made histories. A call is written as
 #
-#     BEGIN-END VERB WHAT... [knew=NUMBER] [since=MOMENT] [by=WHO]
+#     BEGIN-END COMMAND WHAT... [latest=NUMBER] [since=MOMENT] [by=WHO]
 #
-# with "?" after the verb if it failed and may have happened or not, "!" if it was
-# answered that it did not. What it put or found is "a" of the key k, or "l:a" of
-# another; "-" is nothing; "2+5" is what steps that make 5 have left of the number 2.
+# A "?" after the command means that it failed and may have happened or not. A "!" means
+# that its answer was that it did not happen. WHAT was stored or found is "a" for the
+# key k, or "l:a" for another key. "-" is nothing. "2+5" is the number 2 after steps of
+# 5 in total.
 
 
 def value(text):
@@ -28,15 +29,15 @@ def value(text):
 
 
 def call(text):
-    span, verb, *words = text.split()
+    span, command, *words = text.split()
     more = dict(word.split("=") for word in words if "=" in word)
     words = [word for word in words if "=" not in word]
     keys = [word.rpartition(":")[0] or "k" for word in words]
     values = [word.rpartition(":")[2] for word in words]
-    sure = {"?": None, "!": False}.get(verb[-1], True)
-    verb = verb.rstrip("?!")
+    sure = {"?": None, "!": False}.get(command[-1], True)
+    command = command.rstrip("?!")
     parts, number = [], None
-    match verb, *values:
+    match command, *values:
         case "put", new:
             parts = [Part(*keys, did="put", value=value(new), sure=sure)]
         case "add", new:
@@ -52,20 +53,20 @@ def call(text):
             parts = [Part("k", did="drop", sure=sure)]
         case "get", *found:
             parts = [Part(*pair) for pair in zip(keys, map(value, found), strict=True)]
-        case (("wipe" | "look"), *numbers):
+        case (("wipe" | "read"), *numbers):
             number = int(numbers[0]) if numbers else None
     begin, end = map(int, span.split("-"))
     return Call(
         begin,
         end,
         more.get("by", text),
-        verb,
+        command,
         tuple(parts),
         number,
-        wipes=verb in ("wipe", KILL),
-        knew=int(more.get("knew", 0)),
+        wipes=command in ("wipe", KILL),
+        latest=int(more.get("latest", 0)),
         since=int(more["since"]) if "since" in more else None,
-        error="away" if sure is None else "",
+        error="down" if sure is None else "",
     )
 
 
@@ -97,8 +98,8 @@ additions across an invalidation: 1-2 add a, 3-4 wipe, 5-6 add b
 an addition refused when it was done again: 3-8 add! a, 4-5 get a, 6-7 wipe
 a late adder: 1-9 get a, 2-3 wipe 11, 4-8 add! a
 pieces of one value: 1-2 put a, 3-4 append b, 5-6 get a|b
-one generation: 0-1 wipe 11, 1-2 put a, 3-4 put l:b knew=11, 5-6 get a l:b
-a late writer: 1-2 put a, 3-9 get a l:b, 4-5 wipe 11, 6-8 put l:b knew=10
+one generation: 0-1 wipe 11, 1-2 put a, 3-4 put l:b latest=11, 5-6 get a l:b
+a late writer: 1-2 put a, 3-9 get a l:b, 4-5 wipe 11, 6-8 put l:b latest=10
 steps: 1-2 put 0+0, 3-4 incr 5 0+0, 5-8 incr -2 0+5, 6-7 get 0+5, 6-7 get 0+3
 a step that failed: 1-2 put 0+0, 3-4 incr? 5, 5-6 get 0+0, 5-6 get 0+5
 a step that was done again: 1-2 put 0+0, 4-5 get 0+7, 6-7 wipe, 3-8 incr! 7
@@ -107,7 +108,7 @@ a step while the number is read: 1-2 put 0+0, 3-6 get 0+5, 4-5 incr 5 0+0
 a number without its steps: 1-10 put 0+0, 2-3 incr 5 0+0, 4-5 wipe, 6-7 get 0+0
 a token that is good: 1-2 put a, 3-4 get a, 5-6 cas a b since=4, 7-8 get b
 a token of a former life: 1-2 put a, 5-6 kill, 7-8 put b, 9-10 cas a c since=4
-numbers: 1-3 wipe 11, 2-4 wipe 12, 5-6 look 12, 5-7 wipe 13
+numbers: 1-3 wipe 11, 2-4 wipe 12, 5-6 read 12, 5-7 wipe 13
 """
 IMPOSSIBLE = """
 dead: 1-2 put a, 3-4 wipe, 5-6 get a
@@ -122,8 +123,8 @@ lost: 1-2 put a, 3-4 get -
 lost: 1-9 put a, 2-3 get a, 4-5 get -
 lost: 0-1 get - by=b, 1-2 kill, 3-4 get - by=b, 5-6 put a, 7-8 get - by=b
 lost: 1-2 add a, 3-4 add b
-mixed: 1-2 put a, 3-9 get a l:b, 4-5 wipe 11, 6-8 put l:b knew=11
-mixed: 1-2 put a, 3-9 get a|b, 4-5 wipe 11, 6-8 append b knew=11
+mixed: 1-2 put a, 3-9 get a l:b, 4-5 wipe 11, 6-8 put l:b latest=11
+mixed: 1-2 put a, 3-9 get a|b, 4-5 wipe 11, 6-8 append b latest=11
 foreign: 1-2 get a
 foreign: 1-2 put l:a, 3-4 get a
 foreign: 1-2 get a, 3-4 put a
@@ -142,9 +143,9 @@ stale token: 1-8 put a, 5-6 wipe, 7-9 cas a b since=4
 stale token: 1-8 put a, 5-6 put b, 7-9 cas a c since=4
 numbered: 1-4 wipe 11, 2-3 wipe 11
 numbered: 1-2 wipe 12, 3-4 wipe 11
-numbered: 1-2 look 11, 3-4 wipe 11
-numbered: 1-2 wipe 12, 3-4 look 11
-numbered: 1-3 wipe 12, 2-4 wipe 11, 5-6 look 11
+numbered: 1-2 read 11, 3-4 wipe 11
+numbered: 1-2 wipe 12, 3-4 read 11
+numbered: 1-3 wipe 12, 2-4 wipe 11, 5-6 read 11
 """
 
 
@@ -155,12 +156,12 @@ def each(histories):
 
 
 @each(POSSIBLE)
-def test_what_can_have_been_is_no_violation(name, calls):
+def test_a_possible_history_is_no_violation(name, calls):
     assert not history(calls).violations(), name
 
 
 @each(IMPOSSIBLE)
-def test_what_cannot_have_been_breaks_its_rule_alone(name, calls):
+def test_an_impossible_history_breaks_exactly_its_rule(name, calls):
     violations = history(calls).violations()
     assert {violation.rule for violation in violations} == {name}
     last = str(call(calls.rpartition(", ")[2]))
@@ -173,14 +174,15 @@ OPTIONS = {
     "pymemcache": {},
     "pylibmc": {"behaviors": {"cas": True}},
 }
-#: To ask a server at once that was away, again and again. What would be quiet answers
-#: or errors meanwhile is the client's own doing, and tested elsewhere.
-UNDAUNTED = {
+#: With these options, a client tries a server that was down again at once, without a
+#: limit. Outage defaults and errors meanwhile are the client's own behaviour, and are
+#: tested elsewhere.
+RETRY_AT_ONCE = {
     "pymemcache": {"retry_timeout": -1, "retry_attempts": 10**9},
     "pylibmc": {"behaviors": {"cas": True, "retry_timeout": -1}},
 }
-#: What a client may raise while its server is away.
-AWAY = {
+#: The errors of a client while its server is down.
+ERRORS_WHILE_DOWN = {
     "pymemcache": {
         "BrokenPipeError",
         "ConnectionRefusedError",
@@ -197,7 +199,8 @@ AWAY = {
         "WriteError",
     },
 }
-#: Of a thousand operations, how many are so at least, or the history proves little.
+#: How many of a thousand operations must be so at least. With fewer, the history proves
+#: little.
 SHARES = {
     "invalidations": 10,
     "writes": 50,
@@ -219,7 +222,7 @@ def stress(amount):
 
 @pytest.fixture
 def plan(client, backend, tmp_path):
-    """Make a plan: what the processes of a history work with."""
+    """Return a function that makes the configuration of a history's processes."""
 
     def make(server, options=OPTIONS, blind=""):
         return Plan(backend, server.location, tmp_path, options[client], blind)
@@ -235,22 +238,22 @@ def assert_possible(history):
 
 
 def names_of(hand):
-    return {name for verbs in hand.verbs.values() for name in verbs}
+    return {name for commands in hand.commands.values() for name in commands}
 
 
-def test_the_traffic_is_of_all_verbs(client, build):
-    """All those of the client, that is; Django's are few."""
+def test_the_traffic_contains_all_commands(client, build):
+    """All commands of the client. Django has only a few methods."""
     cache = build(OPTIONS=OPTIONS[client])
     names = names_of(Hand(cache, "invalidator", "one", 0))
     real = cache._cache.wrapped
-    verbs = {verb for verb in ONE_KEY | MANY_KEYS if hasattr(real, verb)}
-    assert {RAW + verb for verb in verbs} <= names
+    commands = {command for command in ONE_KEY | MANY_KEYS if hasattr(real, command)}
+    assert {RAW + command for command in commands} <= names
 
 
 @pytest.fixture
 def strangers(backend, build):
-    """Put what others keep on a server, to be asked for afterwards."""
-    theirs = dict.fromkeys(KEYS, "a stranger's")
+    """Store items of other users on a server. Return a function that checks them."""
+    theirs = dict.fromkeys(KEYS, "another user's")
 
     def put(location):
         neighbour = build(location, OPTIONS={"NAMESPACE": "neighbour"})
@@ -277,7 +280,7 @@ def test_many_processes_break_no_rule(build, start, plan, strangers, operations)
     assert_possible(history)
     assert all_are_there()
 
-    # It was not idle, and nothing was evicted, or it would prove nothing.
+    # The history proves something only if the traffic was real and nothing was evicted.
     tally = history.tally
     assert tally["calls"] >= operations
     assert tally["errors"] == 0
@@ -285,30 +288,33 @@ def test_many_processes_break_no_rule(build, start, plan, strangers, operations)
     assert not few
     assert tally["calls of newcomers"] > 0
     names = names_of(Hand(build(server.location), "invalidator", "one", 0))
-    assert names <= {call.verb for call in calls}
+    assert names <= {call.command for call in calls}
     observer = Client(server.location)
     assert observer.stats()[b"evictions"] == 0
     observer.close()
 
 
 @pytest.mark.parametrize(("blind", "rule"), [("reads", "dead"), ("writes", "lost")])
-def test_without_validation_they_do(start, plan, blind, rule):
-    """So the histories can tell: it is the same traffic, without validation."""
+def test_without_validation_rules_are_broken(start, plan, blind, rule):
+    """This shows that the histories detect errors: only validation is missing."""
     history = History(record(plan(start("-m", "512"), blind=blind), 2_000))
     assert rule in {violation.rule for violation in history.violations()}
 
 
 @pytest.mark.parametrize("restarts", [10, stress(1_000)])
 def test_restarts_break_no_rule(client, start, plan, restarts):
-    """Killed at any moment, and back empty; each time all threads get to work again."""
+    """The server is killed at random moments and restarts empty.
+
+    Each time, all threads work again.
+    """
     server = start()
-    calls = record_restarts(plan(server, UNDAUNTED), server, restarts)
+    calls = record_restarts(plan(server, RETRY_AT_ONCE), server, restarts)
     history = History(calls)
     assert_possible(history)
 
     errors = {call.error.partition(":")[0] for call in calls if call.error}
     assert errors
-    assert errors <= AWAY[client]
-    assert [call.verb for call in calls].count(KILL) == restarts
+    assert errors <= ERRORS_WHILE_DOWN[client]
+    assert [call.command for call in calls].count(KILL) == restarts
     for what in ("invalidations", "hits", "hits that had to be", "counters read"):
         assert history.tally[what] > restarts, what

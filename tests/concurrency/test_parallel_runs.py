@@ -1,4 +1,4 @@
-"""Workers, runs and children share one server with each other and with strangers.
+"""Workers, runs, children and other users share one server.
 
 The numbers are those of the scenarios in tests/README.md.
 """
@@ -15,13 +15,15 @@ from namespaced_cache.core import identity
 from tests.support.other_processes import LIMIT
 from tests.support.servers import stat
 
-#: What scenario 23 bumps: few in `make test`, or it would take ten seconds.
-BUMPS = 100_000 if os.environ.get("NAMESPACED_CACHE_STRESS") else 10_000
+#: The invalidations of scenario 23. `make test` makes fewer, because all would take ten
+#: seconds.
+INVALIDATIONS = 100_000 if os.environ.get("NAMESPACED_CACHE_STRESS") else 10_000
 
 
-# 21. Two workers have equal primary keys, on one memcached, and one bumps in a loop.
+# 21. Two workers use equal primary keys on one memcached, and one invalidates in a
+# loop.
 
-#: How a process becomes a worker of a test runner.
+#: The code that makes a process a worker of each test runner.
 WORKERS_OF = {
     "pytest-xdist": "os.environ.update(PYTEST_XDIST_WORKER='gw{}')",
     "Django's": "setattr(runner, '_worker_id', {})",
@@ -29,21 +31,21 @@ WORKERS_OF = {
 
 
 @pytest.mark.parametrize("become_worker", WORKERS_OF.values(), ids=WORKERS_OF)
-def test_a_worker_that_bumps_in_a_loop_takes_nothing_from_another(
+def test_a_worker_that_invalidates_in_a_loop_leaves_another_workers_items(
     another, become_worker
 ):
-    bumps, works = another(), another()
-    for number, worker in enumerate((bumps, works), 1):
+    invalidates, works = another(), another()
+    for number, worker in enumerate((invalidates, works), 1):
         worker(become_worker.format(number))
     objects = {f"pk:{number}": number for number in range(50)}
     for _ in range(10):
-        bumps.begin(
+        invalidates.begin(
             "[cache.set('pk:1', 'theirs') or cache.invalidate_namespace()"
             " for _ in range(50)]"
         )
         assert works(f"cache.set_many({objects})") == []
         assert {key: works(f"cache.get({key!r})") for key in objects} == objects
-        bumps.end()
+        invalidates.end()
         assert works(f"cache.get_many({[*objects]})") == objects
 
 
@@ -59,8 +61,10 @@ cache.set("pk:1", "stale", None)
 """
 
 
-def test_two_runs_with_one_process_id_never_meet(backend, server, monkeypatch):
-    """As in two containers, or after the numbers have come round."""
+def test_two_runs_with_one_process_id_have_different_namespaces(
+    backend, server, monkeypatch
+):
+    """Two containers may have equal process ids, and a system reuses them."""
     monkeypatch.delenv("NAMESPACED_CACHE_RUN")
     identity.begin_epoch()
     command = [sys.executable, "-c", A_RUN, backend, server.location]
@@ -76,7 +80,7 @@ def test_two_runs_with_one_process_id_never_meet(backend, server, monkeypatch):
 
 
 def test_a_child_and_its_parent_never_share_a_connection(wire, another):
-    """Though both are at work at once."""
+    """Both work at the same time."""
     parent = another(wire.location)
     parent("cache.set('before', 'value')")
     (own,) = {port for port, _ in wire.requests}
@@ -93,20 +97,20 @@ def test_a_child_and_its_parent_never_share_a_connection(wire, another):
     assert own not in ports[b"childs"]
 
 
-# 23. The namespace is bumped very often: what that costs the neighbours.
+# 23. The namespace is invalidated very often: the cost for neighbours.
 
 
-def test_many_bumps_cost_the_neighbours_nothing(build, start, strangers):
-    """No eviction, no miss, and one item more on the server: the counter."""
+def test_many_invalidations_cost_the_neighbours_nothing(build, start, strangers):
+    """There is no eviction and no miss, and one more item: the counter."""
     server = start("-m", "64")
     cache, neighbour = build(server.location), strangers(server.location)
     items = {f"k{number}": "v" * 1000 for number in range(5000)}
     assert neighbour.set_many(items, timeout=None) == []
     before = stat(server, "curr_items")
     first = cache.generation
-    for _ in range(BUMPS):
+    for _ in range(INVALIDATIONS):
         cache.invalidate_namespace()
-    assert cache.generation == first + BUMPS
+    assert cache.generation == first + INVALIDATIONS
     assert neighbour.get_many(items) == items
     assert stat(server, "curr_items") == before + 1
     assert stat(server, "evictions") == 0

@@ -1,7 +1,7 @@
 """Processes, threads and tasks in one namespace, on real servers.
 
 A test that forks runs in a process of its own (see `apart`). There a child may end in
-any way, and pytest's own process is not affected. The names of runs and workers are
+any way, without an effect on pytest's own process. The names of runs and workers are
 tested in tests/unit/core/test_identity.py. Backends that keep their clients in other
 ways are tested in tests/unit/test_forks.py.
 """
@@ -49,7 +49,7 @@ from tests.support.caches import BACKENDS, our_cache
 from tests.support.servers import Memcached
 from tests.support.uses import in_a_thread
 
-#: The kernel ends a process that takes so many seconds, so that none hangs the tests.
+#: The kernel ends a process after so many seconds, so that no process hangs the tests.
 LIMIT = 60
 
 #: The aliases, one for each way in which the libraries keep their connections.
@@ -71,7 +71,7 @@ def setting(location) -> dict:
 
 @pytest.fixture(params=ALIASES)
 def alias(request) -> str:
-    """The alias: a test that takes this runs once for each."""
+    """The alias. A test that uses this fixture runs once for each alias."""
     return request.param
 
 
@@ -82,7 +82,7 @@ def location(server) -> str:
 
 @pytest.fixture(scope="module")
 def three_locations():
-    """Where items have three servers, and the counter one of them for its home."""
+    """Three servers for the items. One of them is the counter server."""
     servers = [Memcached() for _ in range(3)]
     yield ",".join(server.location for server in servers)
     for server in servers:
@@ -91,13 +91,13 @@ def three_locations():
 
 @pytest.fixture(params=["location", "three_locations"], ids=["1 server", "3 servers"])
 def locations(request) -> str:
-    """A test that takes this runs with one server and with several."""
+    """One server, or three. A test that uses this fixture runs once with each."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def aliases(server):
-    """Set CACHES, for a test that stays in pytest's own process."""
+    """Set CACHES for a test that runs in pytest's own process."""
     with override_settings(CACHES=setting(server.location)):
         yield
         caches.close_all()
@@ -107,13 +107,13 @@ def aliases(server):
 
 
 def serve():
-    """Fork a process for each test that the input names, and tell how it ended.
+    """Fork a process for each test that standard input names, and report how it ended.
 
-    Everything is imported by then, so this is quick. Children that such a process forks
-    may end as Python does, with the destruction of all that they have.
+    Everything has been imported by then, so a fork is fast. Children of such a process
+    may end like any Python process, which frees all objects.
     """
     django_settings.configure()
-    gc.freeze()  # else each process would go through all this at its end
+    gc.freeze()  # otherwise each process would collect all this
     for line in sys.stdin:
         test, run, arguments = json.loads(line)
         with tempfile.TemporaryFile("w+") as output:
@@ -124,13 +124,13 @@ def serve():
                 os.dup2(output.fileno(), 2)
                 os.environ["NAMESPACED_CACHE_RUN"] = run
                 os.environ.pop("PYTEST_XDIST_WORKER", None)
-                # New interpreters must write no report of coverage after all is over.
+                # New interpreters must not write coverage data after the run.
                 os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
                 globals()[test].__wrapped__(**arguments)
                 os._exit(0)
             _, status = os.waitpid(child, 0)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)  # what it has left behind
+                os.killpg(child, signal.SIGKILL)  # ends its remaining children
             output.seek(0)
             print(json.dumps([status, output.read()]), flush=True)
 
@@ -160,7 +160,7 @@ def launch():
 
 
 def apart(test):
-    """Run this test in a process of its own; it takes text and numbers alone."""
+    """Run this test in a process of its own. Its arguments must be text and numbers."""
 
     @wraps(test)
     def launched(launch, **arguments):
@@ -174,29 +174,32 @@ def apart(test):
     return launched
 
 
-# What such tests are made of.
+# Helpers for such tests.
 
 
 def fork(act, *arguments, end=os._exit) -> int:
-    """Fork a child that does this and ends that way; return its process id."""
+    """Fork a child that calls `act` and then `end`. Return its process id."""
     if child := os.fork():
         return child
     signal.alarm(LIMIT)
     try:
         act(*arguments)
-    except Exception:  # noqa: BLE001  # whatever it is, the parent learns of it
+    except Exception:  # noqa: BLE001  # the parent sees any error
         traceback.print_exc()
         os._exit(1)
     return end(0)
 
 
 def done(child) -> int:
-    """Wait for a child; return the status with which it ended."""
+    """Wait for a child, and return its exit status."""
     return os.waitpid(child, 0)[1]
 
 
 def started(method, act, *arguments):
-    """Start a child in one of four ways; return what waits for its exit code."""
+    """Start a child in one of four ways.
+
+    Return a function that waits for its exit code.
+    """
     if method == "os.fork":
         child = fork(act, *arguments)
         return lambda: os.waitstatus_to_exitcode(done(child))
@@ -214,21 +217,21 @@ def started(method, act, *arguments):
 
 
 def connections(location) -> dict:
-    """Return the connections of this process to the servers: addresses to descriptor.
+    """Return this process's connections to the servers: addresses to descriptor.
 
-    Whoever made them, and whether or not anything in Python still knows of them.
+    This includes connections that no Python object holds any more.
     """
     servers = [tuple(server.split(":")) for server in location.split(",")]
     found = {}
     for descriptor in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
-        with contextlib.suppress(OSError):  # of the listing itself
+        with contextlib.suppress(OSError):  # the listing's own descriptor
             if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 continue
             connection = socket.socket(fileno=descriptor)
             with contextlib.suppress(OSError, ValueError):  # not connected; not TCP
                 host, port = connection.getpeername()[:2]
                 if (host, str(port)) in servers:
-                    # Both, for two servers may see one port of ours.
+                    # Both ends, because two connections may have the same port here.
                     ends = connection.getsockname(), connection.getpeername()
                     found[ends] = descriptor
             connection.detach()
@@ -236,13 +239,13 @@ def connections(location) -> dict:
 
 
 def hammer(cache, me, rounds):
-    """Work on keys of one's own, with values that name their owner."""
+    """Use keys of one user only, with values that name the user."""
     for number in range(rounds):
         mine = {f"{me}-{key}": [me, key, number] for key in ("a", "b", "c")}
         assert cache.set_many(mine) == []
         for key, value in mine.items():
             assert cache.get(key) == value
-        assert cache.get_many([*mine, "nobody's"]) == mine
+        assert cache.get_many([*mine, "missing"]) == mine
         cache.set(f"{me}-a", f"{me} {number}")
         assert cache.add(f"{me}-a", "too late") is False
         assert cache.get(f"{me}-a") == f"{me} {number}"
@@ -253,7 +256,7 @@ def hammer(cache, me, rounds):
         assert cache.incr(f"{me}-count") == before + 1
 
 
-# Workers have connections and namespaces of their own.
+# Workers have their own connections and namespaces.
 
 
 def become(worker):
@@ -266,7 +269,7 @@ def become(worker):
 
 
 def work_as(worker, location, pipe):
-    """Work as a worker does, and tell the parent what it was like."""
+    """Work as a worker, and report to the parent."""
     signal.alarm(LIMIT)
     if not settings.configured:  # in a new interpreter
         django_settings.configure()
@@ -279,7 +282,7 @@ def work_as(worker, location, pipe):
         caches[alias].set(alias, worker)
     made = connections(location).keys() - inherited.keys()
     pipe.send(({caches[alias].namespace for alias in ALIASES}, found, made))
-    pipe.recv()  # the parent has used its own connections meanwhile
+    pipe.recv()  # meanwhile the parent uses its own connections
     assert all(caches[alias].get(alias) == worker for alias in ALIASES)
     for alias in ALIASES:
         caches[alias].invalidate_namespace()
@@ -290,8 +293,8 @@ def work_as(worker, location, pipe):
     [("os.fork", "gw1"), ("fork", "w7"), ("forkserver", "gw1"), ("spawn", "w7")],
 )
 @apart
-def test_a_worker_has_connections_and_a_namespace_of_its_own(method, worker, location):
-    """With both libraries in one process, all of whose aliases were used before."""
+def test_a_worker_has_its_own_connections_and_namespace(method, worker, location):
+    """One process uses both libraries. The parent has used all aliases before."""
     settings.CACHES = setting(location)
     for alias in ALIASES:
         caches[alias].set(alias, "parent")
@@ -317,19 +320,19 @@ def test_a_worker_has_connections_and_a_namespace_of_its_own(method, worker, loc
 
 
 def opened(alias, locations):
-    """Return a cache that has a connection to each server, and its connections."""
+    """Return a cache with a connection to each server, and its connections."""
     settings.CACHES = setting(locations)
     cache = caches[alias]
     assert cache.set_many(dict.fromkeys(map(str, range(60)), "parent's")) == []
     found = connections(locations)
-    # Of several servers, the counter's has one more, for the counter alone.
+    # With several servers, there is one more, to the counter server.
     assert len(found) == {1: 1, 3: 4}[len(locations.split(","))]
     return cache, found
 
 
 @apart
-def test_relatives_each_read_their_own_answers(alias, locations):
-    """All at the same time, in one namespace, after the parent has connected."""
+def test_parents_and_children_read_their_own_answers(alias, locations):
+    """All work at the same time in one namespace, after the parent has connected."""
     cache, parents = opened(alias, locations)
 
     def work(me):
@@ -365,7 +368,7 @@ def _drop(alias):
 
 
 #: What a child may do with an alias that its parent has used.
-DEEDS = {
+ACTIONS = {
     "nothing": lambda _: None,
     "reads and writes": lambda alias: hammer(caches[alias], "child", 2),
     "only invalidates": lambda alias: caches[alias].invalidate_namespace(),
@@ -385,7 +388,7 @@ def _crash(_):
     raise RuntimeError("as a child that crashes")
 
 
-#: How a child may end, and the status with which it does.
+#: The ways in which a child may end, and the exit status of each.
 ENDS = {
     "os._exit": (os._exit, 0),
     "sys.exit": (sys.exit, 0),
@@ -396,37 +399,37 @@ ENDS = {
 
 
 def check(cache, parents, locations):
-    """See that the parent works on, by the connections that it had."""
+    """Assert that the parent works on with the connections that it had."""
     hammer(cache, "parent", 1)
     assert connections(locations) == parents
 
 
 @apart
-def test_the_parents_connections_outlive_whatever_a_child_does(alias, locations):
+def test_the_parents_connections_survive_all_actions_of_a_child(alias, locations):
     cache, parents = opened(alias, locations)
-    for deed, act in DEEDS.items():
+    for action, act in ACTIONS.items():
         cache.set("k", 1)
-        assert done(fork(act, alias, end=sys.exit)) == 0, deed
-        assert cache.get("k") == (None if deed == "only invalidates" else 1), deed
+        assert done(fork(act, alias, end=sys.exit)) == 0, action
+        assert cache.get("k") == (None if action == "only invalidates" else 1), action
         check(cache, parents, locations)
 
 
 @apart
-def test_the_parents_connections_outlive_any_end_of_a_child(alias, location):
+def test_the_parents_connections_survive_each_end_of_a_child(alias, location):
     cache, parents = opened(alias, location)
-    for deed in ("nothing", "reads and writes"):
+    for action in ("nothing", "reads and writes"):
         for name, (end, status) in ENDS.items():
-            assert done(fork(DEEDS[deed], alias, end=end)) == status, name
+            assert done(fork(ACTIONS[action], alias, end=end)) == status, name
             check(cache, parents, location)
-        assert started("fork", DEEDS[deed], alias)() == 0  # as multiprocessing ends it
+        assert started("fork", ACTIONS[action], alias)() == 0  # as multiprocessing does
         check(cache, parents, location)
 
 
 @apart
-def test_a_child_says_nothing_on_its_parents_connections(alias, locations):
-    """Not a byte, to its very end: what it inherits is closed or never touched."""
+def test_a_child_sends_nothing_on_its_parents_connections(alias, locations):
+    """It sends no byte until it ends. Inherited connections are closed or not used."""
     _, parents = opened(alias, locations)
-    for deed, do in DEEDS.items():
+    for action, do in ACTIONS.items():
         listener, speaker = socket.socketpair()
 
         def act(do=do, listener=listener, speaker=speaker):
@@ -439,24 +442,24 @@ def test_a_child_says_nothing_on_its_parents_connections(alias, locations):
 
         child = fork(act, end=sys.exit)
         speaker.close()
-        assert listener.recv(100) == b"", deed
+        assert listener.recv(100) == b"", action
         listener.close()
-        assert done(child) == 0, deed
+        assert done(child) == 0, action
 
 
-#: An alias, and whether all threads use one backend, as only the pooled one lets them.
-#: Else each has the one that Django builds for it.
+#: An alias, and whether its threads share one backend. Only the pooled client allows
+#: that. Otherwise each thread has the backend that Django builds for it.
 THREADED = [*((alias, "each") for alias in ALIASES), ("pooled", "shared")]
 
 
 def of_either(alias, shared):
-    """Return the shared backend, or else the one that Django builds for who asks."""
+    """Return the shared backend, or the one that Django builds for this thread."""
     return caches[alias] if shared is None else shared
 
 
 @pytest.mark.parametrize(("alias", "whose"), THREADED)
 @apart
-def test_a_fork_in_the_middle_of_other_threads_operations(
+def test_a_process_can_fork_during_operations_of_other_threads(
     alias, whose, three_locations
 ):
     mine, _ = opened(alias, three_locations)
@@ -487,10 +490,8 @@ def test_a_fork_in_the_middle_of_other_threads_operations(
     assert statuses == [0] * 6
 
 
-def test_threads_of_a_child_may_come_first_at_the_same_time(
-    alias, location, monkeypatch
-):
-    """One replaces the inherited clients, and the others wait for it."""
+def test_threads_of_a_child_can_start_at_the_same_time(alias, location, monkeypatch):
+    """One thread replaces the inherited clients, and the others wait for it."""
     cache = our_cache(ALIASES[alias][0], location, OPTIONS=ALIASES[alias][1])
     inherited = cache._cache.wrapped
     is_client = adapter.is_client
@@ -500,7 +501,7 @@ def test_threads_of_a_child_may_come_first_at_the_same_time(
     def overtaken(value):
         if not other.ident:
             other.start()
-            other.join(0.1)  # it waits for us; or else it is done by then
+            other.join(0.1)  # it waits for us, or it has finished
         return is_client(value)
 
     monkeypatch.setattr(binding, "is_client", overtaken)
@@ -512,12 +513,12 @@ def test_threads_of_a_child_may_come_first_at_the_same_time(
 
 
 @apart
-def test_a_child_waits_for_no_lock_that_its_parent_held(alias, location):
+def test_a_child_does_not_wait_for_a_lock_of_its_parent(alias, location):
     cache, parents = opened(alias, location)
 
     def child():
         hammer(cache, "child", 1)
-        # For who forks holds a lock, too, which its own thread passes.
+        # The forking thread holds a lock, too, which it can enter itself.
         in_a_thread(lambda: hammer(caches[alias], "childs-thread", 1))
 
     with ThreadPoolExecutor(1) as pool:
@@ -528,30 +529,30 @@ def test_a_child_waits_for_no_lock_that_its_parent_held(alias, location):
 
 
 class TwoClientsCache(PyLibMCCache):
-    """A backend with a client of its own beside the one that Django knows of."""
+    """A backend with a second client that Django does not use."""
 
     def __init__(self, *settings):
         super().__init__(*settings)
         self._beside = self._class(self.client_servers)
 
     def beside(self):
-        return self._beside.get("nobody's")
+        return self._beside.get("missing")
 
 
 @apart
-def test_a_child_frees_no_client_of_an_idle_thread(location):
-    """Though the thread is not there, and what it alone holds is freed at once."""
+def test_a_child_does_not_free_the_client_of_an_idle_thread(location):
+    """The thread does not exist in the child, so Python frees its objects at once."""
     cache = our_cache("tests.support.backends.LocalPyLibMCCache", location)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(cache.set, "k", 1).result()
-        assert cache.get("k") == 1  # by another client, which is the last in use
+        assert cache.get("k") == 1  # with another client, which is used last
         assert done(fork(lambda: None)) == 0
         assert pool.submit(cache.get, "k").result() == 1
 
 
 @pytest.mark.parametrize("used", [0, 1])
 @apart
-def test_a_child_frees_no_client_that_a_backend_has_beside(used, location):
+def test_a_child_does_not_free_a_second_client_of_a_backend(used, location):
     cache = our_cache(f"{__name__}.TwoClientsCache", location)
     cache.set("k", 1)
     assert cache.beside() is None
@@ -566,18 +567,21 @@ def test_a_child_frees_no_client_that_a_backend_has_beside(used, location):
     assert cache.get("k") == 1
 
 
-# Where no worker is named, parents and children are in one namespace.
+# Without the name of a worker, parents and children share a namespace.
 
 
 def answer(cache, pipe):
-    """Call the verbs that are asked for."""
+    """Call the methods that the parent names."""
     while True:
-        verb, *arguments = pipe.recv()
-        pipe.send(getattr(cache, verb)(*arguments))
+        method, *arguments = pipe.recv()
+        pipe.send(getattr(cache, method)(*arguments))
 
 
 def family(cache):
-    """Fork a child and, from it, a grandchild; return what calls a verb in each."""
+    """Fork a child and a grandchild.
+
+    Return a function that calls a method, for each.
+    """
     pipes = [multiprocessing.Pipe() for _ in range(2)]
 
     def child():
@@ -593,7 +597,7 @@ def family(cache):
 
     fork(child)
     return [
-        lambda verb, *arguments: getattr(cache, verb)(*arguments),
+        lambda method, *arguments: getattr(cache, method)(*arguments),
         *(asking(here) for here, _ in pipes),
     ]
 
@@ -601,26 +605,26 @@ def family(cache):
 @pytest.mark.parametrize("used", [0, 1])
 @apart
 def test_parent_child_and_grandchild_share_a_namespace(alias, used, location):
-    """What one writes all read, and what one forgets all miss, at once."""
+    """All read what one writes, and all miss what one has invalidated, at once."""
     settings.CACHES = setting(location)
     cache = caches[alias]
     if used:
         cache.set("k", "before")
-    everyone = family(cache)
+    family_members = family(cache)
     before = ["before" if used else None] * 3
-    assert [someone("get", "k") for someone in everyone] == before
-    for number, one in enumerate(everyone * 2):
+    assert [member("get", "k") for member in family_members] == before
+    for number, one in enumerate(family_members * 2):
         one("set", "k", number)
-        assert [someone("get", "k") for someone in everyone] == [number] * 3
-        # Twice, so that the others are further behind than one step.
-        assert one("invalidate_namespace") < (forgotten := one("invalidate_namespace"))
-        assert [someone("get", "k") for someone in everyone] == [None] * 3
-        assert cache.generation == forgotten
+        assert [member("get", "k") for member in family_members] == [number] * 3
+        # Twice, so that the others are more than one generation behind.
+        assert one("invalidate_namespace") < (newest := one("invalidate_namespace"))
+        assert [member("get", "k") for member in family_members] == [None] * 3
+        assert cache.generation == newest
         one("clear")
-        # Whoever is behind writes, and everybody reads it.
-        for writer in reversed(everyone):
-            assert writer("add", "k", number) is (writer is everyone[-1])
-        assert [someone("incr", "k") for someone in everyone] == [
+        # A process that is behind writes, and all processes read the item.
+        for writer in reversed(family_members):
+            assert writer("add", "k", number) is (writer is family_members[-1])
+        assert [member("incr", "k") for member in family_members] == [
             number + 1,
             number + 2,
             number + 3,
@@ -631,12 +635,12 @@ def test_parent_child_and_grandchild_share_a_namespace(alias, used, location):
 
 
 def shelf(request, alias, key):
-    """Store what is sent, and answer what is stored."""
+    """Store the body of a request, and return the stored value."""
     if request.method == "PUT":
         caches[alias].set(key, request.body.decode())
     found = caches[alias].get(key, "miss")
-    caches[alias].close()  # Django does it, too, but perhaps when the test is over
-    # A connection is kept only where the length of the answer is known.
+    caches[alias].close()  # Django closes it, too, but perhaps after the test
+    # A connection is kept only if the length of the answer is known.
     headers = {"Content-Length": len(found), "X-By": threading.current_thread().name}
     return HttpResponse(found, headers=headers)
 
@@ -649,7 +653,7 @@ async def async_shelf(request, alias, key):
     if request.method == "DELETE":
         await cache.ainvalidate_namespace()
     found = await cache.aget(key, "miss")
-    cache.close()  # Django looks for it in a context that is not this task's
+    cache.close()  # Django closes another cache, because its context is not this task's
     return HttpResponse(found)
 
 
@@ -660,7 +664,7 @@ urlpatterns = [
 
 
 class QuickServer(ThreadedWSGIServer):
-    """The server of Django's live server, which looks more often whether it is over."""
+    """The server of Django's live server, with a shorter poll interval."""
 
     def serve_forever(self):
         super().serve_forever(poll_interval=0.01)
@@ -672,7 +676,7 @@ class LiveServer(LiveServerThread):
 
 @pytest.fixture
 def live_server(server):
-    """Django's live server, with the view above."""
+    """Django's live server, with the views above."""
     with override_settings(
         ALLOWED_HOSTS=["127.0.0.1"],
         CACHES=setting(server.location),
@@ -690,8 +694,8 @@ def live_server(server):
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_a_live_server_sees_at_once_what_a_test_forgets(alias, live_server, kept):
-    """In a thread that lives since before, as well as in a new one."""
+def test_a_live_server_sees_a_tests_invalidation_at_once(alias, live_server, kept):
+    """This holds in a running thread and in a new thread."""
     connection = HTTPConnection("127.0.0.1", live_server.port, timeout=LIMIT)
     threads = set()
 
@@ -721,14 +725,14 @@ def test_a_live_server_sees_at_once_what_a_test_forgets(alias, live_server, kept
 
 
 def in_threads(act, count=8):
-    """Run act(number) in so many threads at once; each closes what it has opened."""
+    """Run act(number, barrier) in so many threads at once. Each closes its caches."""
     together = threading.Barrier(count, timeout=LIMIT)
 
     def run(number):
         try:
             return act(number, together)
         except BaseException:
-            together.abort()  # or the others would wait for this one
+            together.abort()  # otherwise the others would wait for this thread
             raise
         finally:
             caches.close_all()
@@ -737,9 +741,9 @@ def in_threads(act, count=8):
         return list(pool.map(run, range(count)))
 
 
-def test_a_cache_that_one_thread_has_opened_serves_others_in_turn(alias, location):
-    """By the connection that there is, whoever forgets."""
-    others = connections(location).keys()  # of tests before, which may go meanwhile
+def test_threads_can_use_one_cache_in_turn(alias, location):
+    """They use its one connection, also after an invalidation."""
+    others = connections(location).keys()  # of earlier tests, which may end meanwhile
     with override_settings(CACHES=setting(location)):
         cache = in_a_thread(lambda: caches[alias])
         in_a_thread(lambda: cache.set("k", 0))
@@ -756,7 +760,7 @@ def test_a_cache_that_one_thread_has_opened_serves_others_in_turn(alias, locatio
 
 @pytest.mark.parametrize(("alias", "whose"), THREADED)
 @pytest.mark.usefixtures("aliases")
-def test_what_one_thread_forgets_all_threads_miss_at_once(alias, whose):
+def test_all_threads_see_an_invalidation_by_one_at_once(alias, whose):
     shared = caches[alias] if whose == "shared" else None
 
     def work(me, together):
@@ -781,9 +785,9 @@ def test_what_one_thread_forgets_all_threads_miss_at_once(alias, whose):
 
 @pytest.mark.parametrize("whose", ["each", "shared"])
 @pytest.mark.usefixtures("aliases")
-def test_tasks_each_read_their_own_answers(alias, whose):
-    """With the backend that Django builds for each task, and with one for all."""
-    # Not before the tasks, which inherit what is built here.
+def test_tasks_read_their_own_answers(alias, whose):
+    """Each task uses the backend that Django builds for it, or all share one."""
+    # Without a shared backend, none is built here, because tasks would inherit it.
     shared = caches[alias] if whose == "shared" else None
     others = [f"k{other}" for other in range(10)]
 
@@ -809,15 +813,15 @@ def test_tasks_each_read_their_own_answers(alias, whose):
     assert len(set(map(id, backends))) == (1 if shared else 10)
 
 
-async def in_another(cache):
+async def in_a_thread_pool(cache):
     await asyncio.to_thread(cache.invalidate_namespace)
 
 
-async def at_once(cache):
+async def synchronously(cache):
     cache.invalidate_namespace()
 
 
-async def awaited(cache):
+async def asynchronously(cache):
     await cache.ainvalidate_namespace()
 
 
@@ -825,9 +829,11 @@ async def cleared(cache):
     await cache.aclear()
 
 
-@pytest.mark.parametrize("forget", [in_another, at_once, awaited, cleared])
+@pytest.mark.parametrize(
+    "invalidate", [in_a_thread_pool, synchronously, asynchronously, cleared]
+)
 @pytest.mark.usefixtures("aliases")
-def test_what_a_task_forgets_all_tasks_miss_at_once(alias, forget):
+def test_all_tasks_see_an_invalidation_by_one_at_once(alias, invalidate):
     async def work(me, together):
         cache = caches[alias]
         for turn in range(4):
@@ -837,7 +843,7 @@ def test_what_a_task_forgets_all_tasks_miss_at_once(alias, forget):
             assert found == {f"k{other}": turn for other in range(4)}
             await together.wait()
             if turn == me:
-                await forget(cache)
+                await invalidate(cache)
             await together.wait()
             assert await cache.aget(f"k{(me + 1) % 4}") is None
             await together.wait()
@@ -853,7 +859,7 @@ def test_what_a_task_forgets_all_tasks_miss_at_once(alias, forget):
 
 
 async def answered(method, url, body=b""):
-    """Return what the site answers through Django's ASGI handler."""
+    """Return the site's answer through Django's ASGI handler."""
     scope = {"type": "http", "method": method, "path": url, "headers": []}
     site = ApplicationCommunicator(ASGIHandler(), scope)
     await site.send_input({"type": "http.request", "body": body})
@@ -865,20 +871,20 @@ async def answered(method, url, body=b""):
 
 
 @pytest.mark.usefixtures("aliases")
-def test_an_async_view_sees_at_once_what_a_test_forgets(alias):
-    """And a test what a view forgets; both in one event loop."""
+def test_an_async_view_sees_a_tests_invalidation_at_once(alias):
+    """The test also sees the view's invalidation. Both run in one event loop."""
     cache = caches[alias]
     url = f"/async/{alias}/k"
 
     async def use():
-        for forget in (in_another, at_once, awaited, cleared):
+        for invalidate in (in_a_thread_pool, synchronously, asynchronously, cleared):
             await cache.aset("k", "test's")
             assert await answered("GET", url) == "test's"
-            await forget(cache)
+            await invalidate(cache)
             assert await answered("GET", url) == "miss"
             assert await answered("PUT", url, b"view's") == "view's"
             assert await cache.aget("k") == "view's"
-            await forget(cache)
+            await invalidate(cache)
             assert await cache.aget("k") is None
             await cache.aset("k", "test's")
             assert await answered("DELETE", url) == "miss"

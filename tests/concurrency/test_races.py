@@ -12,13 +12,13 @@ from operator import methodcaller
 
 import pytest
 
-from tests.support.other_processes import FIRST_ACTS
+from tests.support.other_processes import FIRST_OPERATIONS
 from tests.support.uses import EACH_WRITE, overtake
 from tests.support.wires import once
 
-# 8. A reads the generation, B bumps it, A writes.
+# 8. A reads the generation, B invalidates it, A writes.
 
-#: When B bumps, and what A sends at that moment.
+#: When B invalidates, and the request that A sends at that moment.
 MOMENTS = {
     "before the write": None,
     "while the write is under way": rb"^(set|add) nsc:",
@@ -29,33 +29,33 @@ MOMENTS = {
 
 @EACH_WRITE
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_write_is_seen_after_a_bump_only_if_it_ended_after_it(
+def test_a_write_survives_an_invalidation_only_if_it_ends_later(
     patient, wire, another, write, moment
 ):
     cache, other = patient(wire.location), another()
     cache.set("warm", 1)
     if cache._cache._binder.binding().counter_reader and "reads" in moment:
-        moment = "while the write is under way"  # the read is in the same packet
-    bumped = []
+        moment = "while the write is under way"  # pipelined, in the same packet
+    invalidated = []
 
-    def bump():
-        bumped.append(other("cache.invalidate_namespace()"))
+    def invalidate():
+        invalidated.append(other("cache.invalidate_namespace()"))
 
     if moment == "before the write":
-        bump()
+        invalidate()
     elif MOMENTS[moment]:
-        wire.before = once(MOMENTS[moment], bump)
+        wire.before = once(MOMENTS[moment], invalidate)
     write(cache)
     if moment == "after the write":
-        bump()
-    assert len(bumped) == 1
+        invalidate()
+    assert len(invalidated) == 1
     seen = None if moment == "after the write" else "written"
     assert cache.get("w") == seen
     assert [process("cache.get('w')") for process in (other, another())] == [seen] * 2
 
 
-# 9. A computes a value from the database before B changes it and bumps, and stores it
-#    after that.
+# 9. A computes a value from the database. B changes the database and invalidates. A
+# stores its old value.
 
 
 @pytest.mark.parametrize("pinned", [True, False])
@@ -68,10 +68,10 @@ def test_a_write_is_seen_after_a_bump_only_if_it_ended_after_it(
         lambda cache, compute: asyncio.run(cache.aset("price", compute())),
     ],
 )
-def test_a_pin_alone_keeps_a_slow_fill_out_of_the_new_generation(
+def test_only_a_pin_keeps_an_old_value_out_of_the_new_generation(
     cache, another, fill, pinned
 ):
-    """Without one it is stored there: nothing tells how old a value is."""
+    """Without a pin the value is stored there, because nothing shows how old it is."""
     other, database = another(), {"price": 1}
 
     def compute():
@@ -89,12 +89,15 @@ def test_a_pin_alone_keeps_a_slow_fill_out_of_the_new_generation(
     assert found == (2 if pinned else 1)
 
 
-# 10. A late writer puts an old number back; others bump at the same time.
+# 10. A late writer restores an old number. Other processes invalidate at the same time.
 
 
-@pytest.mark.parametrize("first", FIRST_ACTS)
-def test_an_old_number_that_is_put_back_brings_nothing_back(bare, another, first):
-    """To processes that know a newer one, and to all after one of them has looked."""
+@pytest.mark.parametrize("first", FIRST_OPERATIONS)
+def test_a_restored_old_number_brings_no_item_back(bare, another, first):
+    """Processes with a newer generation see none.
+
+    The others see none after the repair.
+    """
     knows, late = another(), another()
     old = late("cache.generation")
     late("cache.set('k', 'old')")
@@ -108,7 +111,7 @@ def test_an_old_number_that_is_put_back_brings_nothing_back(bare, another, first
     assert late("cache.get('k')") == "new"
 
 
-def test_processes_that_bump_at_once_never_get_one_number_twice(cache, another):
+def test_invalidations_at_the_same_time_never_return_one_number_twice(cache, another):
     before = cache.generation
     processes = [another() for _ in range(4)]
     for process in processes:
@@ -118,32 +121,34 @@ def test_processes_that_bump_at_once_never_get_one_number_twice(cache, another):
     assert sorted(chain(*numbers)) == list(range(before + 1, before + 2001))
 
 
-# 11. The namespace is bumped within an operation that asks more than once.
+# 11. The namespace is invalidated during an operation that sends several requests.
 
 
-@pytest.mark.parametrize("held", ["question", "answer"])
+@pytest.mark.parametrize("held", ["request", "answer"])
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_get_many_answers_from_one_generation(patient, strung, another, held, which):
-    """Whichever of the servers is asked, or answers, after the bump."""
+def test_get_many_returns_items_of_one_generation(
+    patient, strung, another, held, which
+):
+    """Each server in turn gets its request, or answers, after the invalidation."""
     locations = [wire.location for wire in strung]
     cache, other = patient(locations), another(locations)
     old = {f"k{number}": "old" for number in range(90)}
-    # Every other one, so that a mixture has more than either generation.
+    # Every second key, so that a mixture has more keys than one of the generations.
     new = dict.fromkeys([*old][::2], "new")
     cache.set_many(old)
     assert other(f"cache.get_many({[*old]})") == old
-    bumped = []
+    invalidated = []
 
-    def bump():
-        bumped.append(other("cache.invalidate_namespace()"))
+    def invalidate():
+        invalidated.append(other("cache.invalidate_namespace()"))
         other(f"cache.set_many({new})")
 
-    if held == "question":
-        strung[which].before = once(b"^get", bump)
+    if held == "request":
+        strung[which].before = once(b"^get", invalidate)
     else:
-        strung[which].after = once(b"^VALUE", bump)
+        strung[which].after = once(b"^VALUE", invalidate)
     assert cache.get_many(old) in (old, new)
-    assert len(bumped) == 1
+    assert len(invalidated) == 1
     assert cache.get_many(old) == new
 
 
@@ -155,35 +160,39 @@ def test_get_many_answers_from_one_generation(patient, strung, another, held, wh
     ],
 )
 @pytest.mark.parametrize("moment", [*product(["get", "add"], [None, "theirs"])])
-def test_get_or_set_over_a_bump_answers_from_the_new_generation(
+def test_get_or_set_during_an_invalidation_returns_a_new_value(
     cache, another, monkeypatch, get_or_set, moment
 ):
-    """After its `get`, or after its `add`; what others stored in it comes first."""
-    verb, theirs = moment
+    """The invalidation comes after its `get` or `add`.
+
+    Items of other processes count.
+    """
+    method, theirs = moment
     other = another()
     other("cache.set('k', 'dead')")
     cache.invalidate_namespace()
 
-    def bump():
+    def invalidate():
         other("cache.invalidate_namespace()")
         if theirs:
             other("cache.set('k', 'theirs')")
 
-    bumped = overtake(monkeypatch, cache._cache, [verb], bump)
+    invalidated = overtake(monkeypatch, cache._cache, [method], invalidate)
     assert get_or_set(cache) == (theirs or "mine")
-    assert bumped
-    left = theirs or ("mine" if verb == "get" else None)
+    assert invalidated
+    left = theirs or ("mine" if method == "get" else None)
     assert cache.get("k") == other("cache.get('k')") == left
 
 
-# 12. A worker that has been at work for long sees what others bump.
+# 12. A worker that has run for a long time sees other processes' invalidations.
 
-#: Where it acts; each has a backend of its own that knows a number.
+#: Where the worker uses the cache. Each place has its own backend, which has read the
+#: counter.
 PLACES = {
     "another thread": "THREAD.submit(lambda: {}).result()",
     "a task": "asyncio.run(asyncio.to_thread(lambda: {}))",
     "a child": "in_a_fork(lambda: {})",
-    "its main thread": "{}",  # last, because the threads share what it sees
+    "its main thread": "{}",  # last, because threads share the latest generation
 }
 
 
@@ -193,7 +202,7 @@ def everywhere(worker) -> list:
 
 
 @pytest.mark.parametrize("who", ["another process", *PLACES])
-def test_a_long_lived_worker_sees_a_bump_at_once(cache, another, who):
+def test_a_long_lived_worker_sees_an_invalidation_at_once(cache, another, who):
     worker = another()
     worker("globals().update(THREAD=ThreadPoolExecutor(1))")
     for number in range(2):

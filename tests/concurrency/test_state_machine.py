@@ -1,9 +1,9 @@
-"""Whatever is done in whatever order, each namespace answers as a dictionary does.
+"""Each namespace answers like a dictionary, after any operations in any order.
 
-Two namespaces, each used by two processes, and a bare neighbour share one server: any
-of them does anything, counters are lost and go back, strangers flush, the server
-restarts. What each has to answer, Django's own backend says, whose client is here a
-dictionary.
+Two namespaces and a bare neighbour share one server. Two processes use each namespace.
+Each of the five carries out any operation. Counters are lost and go back, other users
+flush, the server restarts. The expected answers come from Django's own backend, with a
+dictionary as its client.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from namespaced_cache.core import registry
 from namespaced_cache.keys import counter_key
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.servers import Memcached
-from tests.support.uses import WAYS_TO_FORGET
+from tests.support.uses import WAYS_TO_INVALIDATE
 
 OPTIONS = {
-    # A server that restarted is asked again at once.
+    # The client tries a restarted server again at once.
     "pymemcache": {"no_delay": True, "retry_timeout": 0},
     "pylibmc": {"behaviors": {"cas": True, "tcp_nodelay": True}},
 }
 
-#: What a client raises whose connection broke.
-AWAY = (OSError, pymemcache.MemcacheServerError, pylibmc.Error)
+#: The errors of a client whose connection broke.
+ERRORS_WHILE_DOWN = (OSError, pymemcache.MemcacheServerError, pylibmc.Error)
 
-#: What a client raises of a text that is to be incremented.
+#: The error of a client for `incr` of a text.
 NO_NUMBER = {
     "pymemcache": pymemcache.MemcacheClientError,
     "pylibmc": pylibmc.ClientError,
@@ -55,9 +55,9 @@ KEYS = TEXTS + NUMBERS
 
 
 class Dictionary:
-    """A client's verbs on a dictionary: what they do and what they answer.
+    """A client's commands on a dictionary, with their effects and answers.
 
-    Nothing times out within a test, except at once.
+    Nothing expires during a test, except at once.
     """
 
     def __init__(self, client: str) -> None:
@@ -159,10 +159,10 @@ def _text(key: str | bytes) -> str:
 
 
 class Space:
-    """What belongs to one namespace, or to the neighbour who has none.
+    """The items of one namespace, or of the neighbour, which has none.
 
-    `number` is the generation that stands on the server, None where the counter is
-    lost. Values tell whose they are: texts by their letter, numbers by their size.
+    `number` is the generation on the server, or None if the counter is lost. Values
+    show their owner: texts by their letter, numbers by their size.
     """
 
     def __init__(self, client: str, name: str, letter: bytes, base: int) -> None:
@@ -179,20 +179,20 @@ class Space:
 
     def is_own(self, value) -> bool:
         if isinstance(value, int):
-            return self.base // 2 <= value < self.base * 2  # counted up and down
+            return self.base // 2 <= value < self.base * 2  # after incr and decr
         return set(value) <= set(self.letter)
 
 
 class Process:
-    """One who uses a space, and `known`, the newest generation that it has seen."""
+    """A user of a space. `latest` is the newest generation that it has seen."""
 
     def __init__(self, cache, space: Space) -> None:
-        self.cache, self.space, self.known = cache, space, 0
+        self.cache, self.space, self.latest = cache, space, 0
 
 
-def asynchronous(cache, verb):
-    """Return a verb's asynchronous twin, to be called as the verb itself."""
-    return lambda *args, **how: asyncio.run(getattr(cache, f"a{verb}")(*args, **how))
+def asynchronous(cache, method):
+    """Return a method's asynchronous twin, which is called like the method itself."""
+    return lambda *args, **how: asyncio.run(getattr(cache, f"a{method}")(*args, **how))
 
 
 def outcome(call, *args) -> tuple[str, object]:
@@ -203,7 +203,7 @@ def outcome(call, *args) -> tuple[str, object]:
 
 
 processes = st.integers(0, 3)
-anyone = st.integers(0, 4)  # the last one is the neighbour
+everyone = st.integers(0, 4)  # the last one is the neighbour
 keys = st.sampled_from(KEYS)
 sizes = st.integers(0, 30)
 versions = st.sampled_from([None, 2])
@@ -215,12 +215,12 @@ arguments = st.fixed_dictionaries(
 raw_keys = keys | keys.map(str.encode)
 
 
-#: What verbs are given that have nothing to do then, and no look to take.
+#: Arguments with which a command does nothing, and reads no counter.
 NO_KEYS = ([],), ({},)
 
 
 class Neighbours(RuleBasedStateMachine):
-    """The rules; `client` and `server` are set in a subclass for each run."""
+    """The rules. A subclass for each run sets `client` and `server`."""
 
     client: str
     server: Memcached
@@ -237,25 +237,25 @@ class Neighbours(RuleBasedStateMachine):
             Space(self.client, "shop", b"s", 10**6),
             Space(self.client, "blog", b"b", 10**8),
         ]
-        self.people = [self.start(space) for space in self.spaces * 2]
-        self.people.append(Process(self.bare, neighbour))
+        self.users_of_spaces = [self.start(space) for space in self.spaces * 2]
+        self.users_of_spaces.append(Process(self.bare, neighbour))
         for who in range(5):
             self.fill(who, who)
 
     def start(self, space: Space) -> Process:
-        """Make what a process is that knows nothing yet."""
+        """Make a process that has not read the counter yet."""
         cache = our_cache(
             BACKENDS[self.client],
             self.server.location,
             OPTIONS={"NAMESPACE": space.name, **OPTIONS[self.client]},
         )
-        with mock.patch.object(registry, "_counters", {}):  # nobody else's
+        with mock.patch.object(registry, "_counters", {}):  # a registry of its own
             assert cache._cache.counter.latest == 0
         return Process(cache, space)
 
     def teardown(self) -> None:
-        # Not close(), which leaves pylibmc's connections be.
-        for person in self.people:
+        # Not close(), which does not close pylibmc's connections.
+        for person in self.users_of_spaces:
             person.cache._cache.disconnect_all()
 
     # How answers are checked.
@@ -263,215 +263,221 @@ class Neighbours(RuleBasedStateMachine):
     def standing(self, space: Space) -> int | None:
         return self.bare._cache.get(space.counter)
 
-    def check(self, person: Process, call, *, looks: bool = True) -> None:
-        """Let somebody do something, and compare it with the dictionary's answer."""
+    def check(self, person: Process, call, *, reads_the_counter: bool = True) -> None:
+        """Call the function with a process's cache, and compare the answers."""
         got = outcome(call, person.cache)
         assert got == outcome(call, person.space.expected)
-        if looks:
+        if reads_the_counter:
             self.settle(person)
         self.calm += 1
 
     def settle(self, person: Process) -> None:
-        """Assert that the counter stands where it stood, or was seeded anew."""
+        """Assert that the counter has not moved, or was seeded again."""
         space = person.space
         if not space.name:
             return
         standing = self.standing(space)
         if space.number is not None:
             assert standing == space.number
-        elif standing is None:  # a read may leave it so, where nothing is stored
+        elif standing is None:  # a read need not seed it if there are no items
             assert not space.items.items
             return
         else:
             assert standing not in space.used
-            assert standing > person.known
+            assert standing > person.latest
         space.used.add(standing)
-        space.number = person.known = standing
+        space.number = person.latest = standing
 
-    def forget(self, space: Space) -> None:
+    def empty(self, space: Space) -> None:
         for key in list(space.items.items):
             space.items.delete(key)
 
     @invariant()
-    def counters_stand_where_they_stood(self) -> None:
+    def counters_have_not_moved(self) -> None:
         for space in self.spaces:
             assert self.standing(space) == space.number
 
-    @rule(who=anyone)
-    def look_around(self, who):
+    @rule(who=everyone)
+    def read_everything(self, who):
         for version in (1, 2):
             self.do(who, "get_many", KEYS, version=version)
         self.do_raw(who, "get_multi", KEYS)
 
-    @rule(who=anyone, size=sizes)
+    @rule(who=everyone, size=sizes)
     def fill(self, who, size):
-        values = {key: self.people[who].space.value(key, size) for key in KEYS}
+        values = {key: self.users_of_spaces[who].space.value(key, size) for key in KEYS}
         for version in (1, 2):
             self.do(who, "set_many", values, version=version)
         self.do_raw(who, "set_multi", values)
 
-    # Django's verbs.
+    # Django's methods.
 
-    def do(self, who, verb, *args, way=getattr, **kwargs):
+    def do(self, who, method, *args, way=getattr, **kwargs):
         self.check(
-            self.people[who],
-            lambda cache: way(cache, verb)(*args, **kwargs),
-            looks=args[:1] not in NO_KEYS,
+            self.users_of_spaces[who],
+            lambda cache: way(cache, method)(*args, **kwargs),
+            reads_the_counter=args[:1] not in NO_KEYS,
         )
 
     @rule(
-        who=anyone,
-        verb=st.sampled_from(["set", "add", "get_or_set"]),
+        who=everyone,
+        method=st.sampled_from(["set", "add", "get_or_set"]),
         key=keys,
         size=sizes,
         how=arguments,
     )
-    def store(self, who, verb, key, size, how):
-        self.do(who, verb, key, self.people[who].space.value(key, size), **how)
+    def store(self, who, method, key, size, how):
+        self.do(
+            who, method, key, self.users_of_spaces[who].space.value(key, size), **how
+        )
 
     @rule(
-        who=anyone,
-        verb=st.sampled_from(["get", "has_key", "delete", "incr", "decr"]),
+        who=everyone,
+        method=st.sampled_from(["get", "has_key", "delete", "incr", "decr"]),
         key=keys,
         version=versions,
         way=ways,
     )
-    def use(self, who, verb, key, version, way):
-        self.do(who, verb, key, version=version, way=way)
+    def use(self, who, method, key, version, way):
+        self.do(who, method, key, version=version, way=way)
 
-    @rule(who=anyone, key=keys, timeout=timeouts, version=versions, way=ways)
+    @rule(who=everyone, key=keys, timeout=timeouts, version=versions, way=ways)
     def touch(self, who, key, timeout, version, way):
         self.do(who, "touch", key, timeout=timeout, version=version, way=way)
 
     @rule(
-        who=anyone,
-        verb=st.sampled_from(["get_many", "delete_many"]),
+        who=everyone,
+        method=st.sampled_from(["get_many", "delete_many"]),
         those=st.lists(keys, min_size=1),
         version=versions,
         way=ways,
     )
-    def use_many(self, who, verb, those, version, way):
-        self.do(who, verb, those, version=version, way=way)
+    def use_many(self, who, method, those, version, way):
+        self.do(who, method, those, version=version, way=way)
 
     @rule(
-        who=anyone,
+        who=everyone,
         those=st.dictionaries(keys, sizes, min_size=1),
         how=arguments,
     )
     def set_many(self, who, those, how):
-        value = self.people[who].space.value
+        value = self.users_of_spaces[who].space.value
         values = {key: value(key, size) for key, size in those.items()}
         self.do(who, "set_many", values, **how)
 
-    @rule(who=anyone, key=keys, delta=st.sampled_from([-1, 1]), way=ways)
+    @rule(who=everyone, key=keys, delta=st.sampled_from([-1, 1]), way=ways)
     def move_to_another_version(self, who, key, delta, way):
         version = 1 if delta == 1 else 2
         self.do(who, "incr_version", key, delta, version=version, way=way)
 
-    # The client's own verbs.
+    # The client's own commands.
 
-    def do_raw(self, who, verb, *args):
-        if hasattr(self.bare._cache, verb):
+    def do_raw(self, who, command, *args):
+        if hasattr(self.bare._cache, command):
             self.check(
-                self.people[who],
-                lambda cache: getattr(cache._cache, verb)(*args),
-                looks=args[:1] not in NO_KEYS,
+                self.users_of_spaces[who],
+                lambda cache: getattr(cache._cache, command)(*args),
+                reads_the_counter=args[:1] not in NO_KEYS,
             )
 
     @rule(
-        who=anyone,
-        verb=st.sampled_from(["set", "add", "replace", "__setitem__"]),
+        who=everyone,
+        command=st.sampled_from(["set", "add", "replace", "__setitem__"]),
         key=raw_keys,
         size=sizes,
     )
-    def store_raw(self, who, verb, key, size):
-        self.do_raw(who, verb, key, self.people[who].space.value(_text(key), size))
+    def store_raw(self, who, command, key, size):
+        self.do_raw(
+            who, command, key, self.users_of_spaces[who].space.value(_text(key), size)
+        )
 
-    @rule(who=anyone, verb=st.sampled_from(["append", "prepend"]), size=sizes)
-    def lengthen(self, who, verb, size):
-        self.do_raw(who, verb, "a", self.people[who].space.value("a", size))
+    @rule(who=everyone, command=st.sampled_from(["append", "prepend"]), size=sizes)
+    def lengthen(self, who, command, size):
+        self.do_raw(who, command, "a", self.users_of_spaces[who].space.value("a", size))
 
     @rule(
-        who=anyone,
-        verb=st.sampled_from(
+        who=everyone,
+        command=st.sampled_from(
             ["get", "delete", "__getitem__", "__delitem__", "__contains__"]
         ),
         key=raw_keys,
     )
-    def use_raw(self, who, verb, key):
-        self.do_raw(who, verb, key)
+    def use_raw(self, who, command, key):
+        self.do_raw(who, command, key)
 
     @rule(
-        who=anyone,
-        verb=st.sampled_from(["incr", "decr"]),
+        who=everyone,
+        command=st.sampled_from(["incr", "decr"]),
         key=raw_keys,
         delta=st.integers(0, 20),
     )
-    def count_raw(self, who, verb, key, delta):
-        self.do_raw(who, verb, key, delta)
+    def count_raw(self, who, command, key, delta):
+        self.do_raw(who, command, key, delta)
 
-    @rule(who=anyone, key=st.sampled_from(NUMBERS), delta=st.integers(0, 20))
+    @rule(who=everyone, key=st.sampled_from(NUMBERS), delta=st.integers(0, 20))
     def count_many_raw(self, who, key, delta):
         self.do_raw(who, "incr_multi", [key], b"", delta)
 
-    @rule(who=anyone, key=raw_keys)
+    @rule(who=everyone, key=raw_keys)
     def touch_raw(self, who, key):
         self.do_raw(who, "touch", key, 1000)
 
     @rule(
-        who=anyone,
-        verb=st.sampled_from(["get_multi", "get_many", "delete_multi", "delete_many"]),
+        who=everyone,
+        command=st.sampled_from(
+            ["get_multi", "get_many", "delete_multi", "delete_many"]
+        ),
         those=st.lists(raw_keys, unique_by=_text),
     )
-    def use_many_raw(self, who, verb, those):
-        self.do_raw(who, verb, those)
+    def use_many_raw(self, who, command, those):
+        self.do_raw(who, command, those)
 
     @rule(
-        who=anyone,
-        verb=st.sampled_from(["set_multi", "set_many", "add_multi"]),
+        who=everyone,
+        command=st.sampled_from(["set_multi", "set_many", "add_multi"]),
         those=st.lists(
             st.tuples(raw_keys, sizes), unique_by=lambda item: _text(item[0])
         ),
     )
-    def set_many_raw(self, who, verb, those):
-        value = self.people[who].space.value
+    def set_many_raw(self, who, command, those):
+        value = self.users_of_spaces[who].space.value
         values = {key: value(_text(key), size) for key, size in those}
-        self.do_raw(who, verb, values)
+        self.do_raw(who, command, values)
 
-    @rule(target=tokens, who=anyone, key=keys)
+    @rule(target=tokens, who=everyone, key=keys)
     def take_a_token(self, who, key):
-        person = self.people[who]
+        person = self.users_of_spaces[who]
         value, token = person.cache._cache.gets(key)
-        expected, known_as = person.space.items.gets(key)
+        expected, expected_token = person.space.items.gets(key)
         assert value == expected
         self.settle(person)
-        if known_as is None:
+        if expected_token is None:
             assert token is None
             return multiple()
-        return person.space, self.restarts, key, token, known_as
+        return person.space, self.restarts, key, token, expected_token
 
     @rule(token=consumes(tokens), first=st.booleans(), size=sizes)
     def swap(self, token, first, size):
-        """By anyone in the same space."""
-        space, restarts, key, token, known_as = token
+        """The token may be used by another process in the same space."""
+        space, restarts, key, token, expected_token = token
         if restarts != self.restarts:
-            return  # a server that restarted gives the same tokens again
-        users = [person for person in self.people if person.space is space]
-        person = users[0 if first else -1]
+            return  # a restarted server gives the same
+        owners = [person for person in self.users_of_spaces if person.space is space]
+        person = owners[0 if first else -1]
         value = space.value(key, size)
         got = outcome(person.cache._cache.cas, key, value, token)
-        assert got == outcome(space.items.cas, key, value, known_as)
+        assert got == outcome(space.items.cas, key, value, expected_token)
         self.settle(person)
 
     # The namespace.
 
-    @rule(who=processes, how=st.sampled_from(list(WAYS_TO_FORGET)))
+    @rule(who=processes, how=st.sampled_from(list(WAYS_TO_INVALIDATE)))
     def invalidate(self, who, how):
-        self.invalidated(self.people[who], how)
+        self.invalidated(self.users_of_spaces[who], how)
 
     def invalidated(self, person: Process, how: str) -> None:
         space, number = person.space, person.space.number
-        answer = WAYS_TO_FORGET[how](person.cache)
+        answer = WAYS_TO_INVALIDATE[how](person.cache)
         assert answer == {
             "flush_all": True,
             "clear": None,
@@ -480,21 +486,24 @@ class Neighbours(RuleBasedStateMachine):
         if number is not None:
             assert self.standing(space) == number + 1
             space.number = number + 1
-        self.forget(space)
+        self.empty(space)
         self.settle(person)
 
     @rule(who=processes)
     def ask_for_the_generation(self, who):
-        person = self.people[who]
+        person = self.users_of_spaces[who]
         assert person.cache.generation == self.standing(person.space)
         self.settle(person)
 
     @rule(
-        who=processes, key=keys, size=sizes, how=st.sampled_from(list(WAYS_TO_FORGET))
+        who=processes,
+        key=keys,
+        size=sizes,
+        how=st.sampled_from(list(WAYS_TO_INVALIDATE)),
     )
     def keep_to_one_generation(self, who, key, size, how):
-        """Which another process ends meanwhile: what is written then is written off."""
-        person, other = self.people[who], self.people[(who + 2) % 4]
+        """Meanwhile another process invalidates it: what is written then is lost."""
+        person, other = self.users_of_spaces[who], self.users_of_spaces[(who + 2) % 4]
         value = person.space.value(key, size)
         with person.cache.pinned_generation() as number:
             self.settle(person)
@@ -504,14 +513,14 @@ class Neighbours(RuleBasedStateMachine):
             assert person.cache.get(key) == value
             assert person.cache.set_many(dict.fromkeys(TEXTS, value)) == []
             assert self.standing(person.space) == number + 1
-        self.look_around(who)
+        self.read_everything(who)
 
     @rule(who=processes)
     def another_process_takes_its_place(self, who):
-        self.people[who].cache._cache.disconnect_all()
-        self.people[who] = self.start(self.people[who].space)
+        self.users_of_spaces[who].cache._cache.disconnect_all()
+        self.users_of_spaces[who] = self.start(self.users_of_spaces[who].space)
 
-    # What may go wrong, now and then.
+    # Events that go wrong from time to time.
 
     def _is_calm(self):
         return self.calm > 5
@@ -523,36 +532,36 @@ class Neighbours(RuleBasedStateMachine):
         space = self.spaces[which]
         self.bare._cache.delete(space.counter)
         space.number = None
-        self.forget(space)
+        self.empty(space)
 
     def _roll_backs(self):
-        """Return each process with the old numbers that it knows to be too low."""
+        """Return each process with the old numbers that it would repair."""
         return [
             (person, number)
-            for person in self.people[:4]
+            for person in self.users_of_spaces[:4]
             for number in sorted(person.space.used)
-            if person.space.number is not None and number < person.known and self.calm
+            if person.space.number is not None and number < person.latest and self.calm
         ]
 
     @precondition(_roll_backs)
     @rule(data=st.data(), key=keys, size=sizes, peek=st.booleans())
     def a_counter_goes_back(self, data, key, size, peek):
-        """As a server's that was away and returns with all that it held then.
+        """As on a server that was down and returns with its old items.
 
-        Who knows better raises it. Who does not may read what is old until then, but
-        nothing that is not its own namespace's.
+        A process with a newer generation repairs the counter. Until then, the others
+        may read old items, but only of their own namespace.
         """
         person, number = data.draw(st.sampled_from(self._roll_backs()))
         self.calm = 0
         space = person.space
         self.bare._cache.set(space.counter, number)
-        for other in self.people[:4]:
-            if peek and other.space is space and other.known <= number:
+        for other in self.users_of_spaces[:4]:
+            if peek and other.space is space and other.latest <= number:
                 found = other.cache.get_many(KEYS) | other.cache._cache.get_multi(KEYS)
                 assert all(space.is_own(value) for value in found.values())
-                other.known = number
+                other.latest = number
         space.number = None
-        self.forget(space)
+        self.empty(space)
         value = space.value(key, size)
         calls = [
             lambda cache: cache.get(key),
@@ -568,33 +577,33 @@ class Neighbours(RuleBasedStateMachine):
     def a_stranger_flushes_the_server(self):
         self.calm = 0
         self.bare.clear()
-        for space in {person.space for person in self.people}:
+        for space in {person.space for person in self.users_of_spaces}:
             space.number = None
-            self.forget(space)
+            self.empty(space)
 
-    @precondition(lambda self: self._is_calm() and self.restarts < 2)  # they take time
+    @precondition(lambda self: self._is_calm() and self.restarts < 2)  # they are slow
     @rule()
     def the_server_restarts(self):
-        """A connection that breaks may fail one operation of each process."""
+        """A broken connection may fail one operation of each process."""
         self.restarts, self.calm = self.restarts + 1, 0
         self.server.restart()
-        for person in self.people:
+        for person in self.users_of_spaces:
             person.space.number = None
-            self.forget(person.space)
-        for person in self.people:
-            with suppress(*AWAY):
+            self.empty(person.space)
+        for person in self.users_of_spaces:
+            with suppress(*ERRORS_WHILE_DOWN):
                 person.cache.get("a")
-            # libmemcached gives a server up for two seconds.
+            # libmemcached does not try the server again for two seconds.
             person.cache._cache.disconnect_all()
         for space in self.spaces:
-            space.number = self.standing(space)  # seeded, if one of those succeeded
+            space.number = self.standing(space)  # if one of those seeded it
             assert space.number not in space.used
 
 
 @pytest.mark.parametrize(
     ("times", "steps"), [(60, 50), pytest.param(1000, 100, marks=pytest.mark.stress)]
 )
-def test_whatever_is_done_in_whatever_order(client, start, times, steps):
+def test_each_namespace_answers_like_a_dictionary(client, start, times, steps):
     machine = type("Machine", (Neighbours,), {"client": client, "server": start()})
     run_state_machine_as_test(
         machine,

@@ -1,8 +1,8 @@
-"""What Django's memcached backends do, asserted of the bare backend and of ours.
+"""The contract of Django's memcached backends, for the bare backend and for ours.
 
-Each test runs four times: both clients, bare and wrapped. What holds for the bare
-backend is Django's behaviour, not ours, so ours has to hold to it. Raw verbs, which
-Django says nothing about, are compared with the bare client's answers instead.
+Each test runs four times: for both clients, bare and wrapped. The behaviour of the bare
+backend is Django's, so ours must be the same. Django says nothing about raw commands,
+so these are compared with the bare client's answers.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ def cache(request, bare, build):
     return bare if request.param == "bare" else build()
 
 
-# Verbs.
+# Methods.
 
 
-def test_get_answers_the_value_or_the_default(cache):
+def test_get_returns_the_value_or_the_default(cache):
     cache.set("k", {"any": ["value", 1, None]})
     assert cache.get("k") == {"any": ["value", 1, None]}
     assert cache.get("none") is None
@@ -35,7 +35,7 @@ def test_get_answers_the_value_or_the_default(cache):
 
 
 @pytest.mark.parametrize("value", [None, "", b"", 0, False, "ünï", b"\x00\xff", 2**70])
-def test_a_value_comes_back_as_it_went(cache, value):
+def test_a_value_is_returned_as_it_was_stored(cache, value):
     cache.set("k", value)
     assert cache.get("k", "default") == value
     assert cache.get_many(["k"]) == {"k": value}
@@ -52,14 +52,14 @@ def test_set_replaces_and_add_does_not(cache):
     assert cache.get("new") == 4
 
 
-def test_delete_says_whether_there_was_something(cache):
+def test_delete_returns_whether_the_key_existed(cache):
     cache.set("k", 1)
     assert cache.delete("k") is True
     assert cache.delete("k") is False
     assert cache.get("k") is None
 
 
-def test_touch_says_whether_there_was_something(cache):
+def test_touch_returns_whether_the_key_existed(cache):
     cache.set("k", 1, timeout=1)
     assert cache.touch("k", 60) is True
     assert cache.touch("none") is False
@@ -67,7 +67,7 @@ def test_touch_says_whether_there_was_something(cache):
     assert cache.get("k") == 1
 
 
-def test_a_timeout_ends_an_item(cache):
+def test_an_item_expires_after_its_timeout(cache):
     cache.set("k", 1, timeout=1)
     cache.set("for ever".replace(" ", "-"), 1, timeout=None)
     assert cache.get("k") == 1
@@ -77,12 +77,12 @@ def test_a_timeout_ends_an_item(cache):
 
 
 @pytest.mark.parametrize("timeout", [0, -5])
-def test_a_timeout_that_is_over_stores_nothing(cache, timeout):
+def test_a_timeout_in_the_past_stores_nothing(cache, timeout):
     cache.set("k", 1, timeout=timeout)
     assert cache.get("k") is None
 
 
-def test_incr_and_decr_count(cache):
+def test_incr_and_decr_change_a_number(cache):
     cache.set("k", 40)
     assert cache.incr("k") == 41
     assert cache.incr("k", 10) == 51
@@ -91,13 +91,13 @@ def test_incr_and_decr_count(cache):
     assert cache.get("k") == 49
 
 
-def test_incr_of_what_is_missing_names_the_callers_key(cache):
-    for verb in (cache.incr, cache.decr):
+def test_incr_of_a_missing_key_names_the_callers_key(cache):
+    for method in (cache.incr, cache.decr):
         with pytest.raises(ValueError, match=r"^Key ':1:none' not found$"):
-            verb("none")
+            method("none")
 
 
-def test_many_items_go_and_come_together(cache):
+def test_many_items_are_stored_read_and_deleted(cache):
     assert cache.set_many({"a": 1, "b": 2, "c": 3}) == []
     assert cache.get_many(["a", "b", "none"]) == {"a": 1, "b": 2}
     assert cache.get_many(key for key in ["c"]) == {"c": 3}
@@ -108,20 +108,20 @@ def test_many_items_go_and_come_together(cache):
     cache.delete_many([])
 
 
-def test_get_or_set_stores_what_it_answers(cache):
+def test_get_or_set_stores_the_value_that_it_returns(cache):
     assert cache.get_or_set("k", lambda: 5) == 5
     assert cache.get_or_set("k", 6) == 5
     assert cache.get("k") == 5
 
 
-def test_membership(cache):
+def test_in_and_has_key_find_an_item(cache):
     cache.set("k", 1)
     assert "k" in cache
     assert cache.has_key("k")
     assert "none" not in cache
 
 
-def test_versions_are_apart(cache):
+def test_versions_are_separate(cache):
     cache.set("k", "one")
     cache.set("k", "two", version=2)
     assert cache.get("k") == "one"
@@ -134,7 +134,7 @@ def test_versions_are_apart(cache):
     assert cache.get("k") == "one"
 
 
-#: The sync and the async verb.
+#: The sync and the async method.
 CLEARS = [
     lambda cache: cache.clear(),
     lambda cache: asyncio.run(cache.aclear()),
@@ -142,13 +142,13 @@ CLEARS = [
 
 
 @pytest.mark.parametrize("clear", CLEARS)
-def test_clear_forgets(cache, clear):
+def test_clear_removes_all_items(cache, clear):
     cache.set_many({"a": 1, "b": 2})
     assert clear(cache) is None
     assert cache.get_many(["a", "b"]) == {}
 
 
-def test_async_verbs_do_what_sync_verbs_do(cache):
+def test_async_methods_do_what_sync_methods_do(cache):
     async def use():
         await cache.aset("k", 1)
         assert await cache.aget("k") == 1
@@ -173,7 +173,7 @@ def test_async_verbs_do_what_sync_verbs_do(cache):
 # Keys.
 
 
-def test_make_key_is_productions(cache):
+def test_make_key_is_the_same_as_in_production(cache):
     assert cache.make_key("k") == ":1:k"
     assert cache.make_key("k", version=7) == ":7:k"
     cache.key_prefix = "shop"
@@ -185,7 +185,7 @@ def test_make_key_is_productions(cache):
     assert cache.get("k") == 1
 
 
-VERBS = [
+METHODS = [
     lambda cache, key: cache.get(key),
     lambda cache, key: cache.set(key, 1),
     lambda cache, key: cache.add(key, 1),
@@ -198,22 +198,22 @@ VERBS = [
 ]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_key_over_250_characters_is_refused_with_djangos_words(cache, verb):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_key_over_250_characters_is_refused_with_djangos_words(cache, method):
     key = "k" * 248
     with pytest.raises(InvalidCacheKey) as caught:
-        verb(cache, key)
+        method(cache, key)
     assert str(caught.value) == (
         f"Cache key will cause errors if used with memcached: ':1:{key}' "
         f"(longer than 250)"
     )
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("key", ["a b", "a\nb", "a\r\nflush_all", "\x00", "\x7f"])
-def test_a_control_character_is_refused_with_djangos_words(cache, verb, key):
+def test_a_control_character_is_refused_with_djangos_words(cache, method, key):
     with pytest.raises(InvalidCacheKey) as caught:
-        verb(cache, key)
+        method(cache, key)
     assert str(caught.value) == (
         f"Cache key contains characters that will cause errors if used with "
         f"memcached: {':1:' + key!r}"
@@ -248,7 +248,7 @@ def test_a_failed_set_leaves_no_old_value(cache):
     assert cache.get("k") is None
 
 
-def test_set_many_answers_the_keys_that_failed(cache, monkeypatch):
+def test_set_many_returns_the_keys_that_failed(cache, monkeypatch):
     monkeypatch.setattr(
         cache._class, "set_multi", lambda _, values, *_rest: list(values)[:1]
     )
@@ -258,7 +258,7 @@ def test_set_many_answers_the_keys_that_failed(cache, monkeypatch):
 # The backend as an object.
 
 
-def test_it_is_an_instance_of_what_production_is(cache, backend):
+def test_it_is_an_instance_of_productions_classes(cache, backend):
     for cls in (BaseCache, BaseMemcachedCache, import_string(backend)):
         assert isinstance(cache, cls)
 
@@ -270,7 +270,7 @@ def test_a_missing_attribute_is_missing(cache):
         _ = cache._cache.nope
 
 
-def test_every_verb_has_djangos_signature(cache):
+def test_every_method_has_djangos_signature(cache):
     for name, member in vars(BaseCache).items():
         if inspect.isfunction(member) and not name.startswith("_"):
             bound = inspect.signature(getattr(cache, name))
@@ -278,11 +278,11 @@ def test_every_verb_has_djangos_signature(cache):
             assert list(bound.parameters) == list(bare.parameters)[1:], name
 
 
-# Raw verbs: what the bare client answers, ours answers.
+# Raw commands: ours answers like the bare client.
 
 
 def raw_script(client):  # noqa: PLR0915
-    """Calls on the raw client, in order, that the two have to answer alike."""
+    """Calls on the raw client, in order, that both clients must answer alike."""
     yield lambda c: c.set("a", "1")
     yield lambda c: c.set(b"a", "2")
     yield lambda c: c.get("a")
@@ -332,10 +332,10 @@ def raw_script(client):  # noqa: PLR0915
     yield lambda c: c.get()
     yield lambda c: c.get_multi()
     yield lambda c: c.get_stats()[0][1]["version"]
-    yield lambda c: c.no_such_verb("a")
+    yield lambda c: c.no_such_command("a")
     yield lambda c: c.disconnect_all()
     if client == "pymemcache":
-        # Bare pylibmc sends it as two keys and breaks down over the answer.
+        # Bare pylibmc sends two keys and cannot read the answer.
         yield lambda c: c.get_multi(["a b"])
         yield lambda c: c.set("é", 1)
         yield lambda c: c.get("é")
@@ -377,14 +377,14 @@ def raw_script(client):  # noqa: PLR0915
 
 
 def outcome(call, client):
-    """Return what the call answers, or the type of what it raises."""
+    """Return the call's answer, or the type of the error that it raises."""
     try:
         return call(client)
     except Exception as error:  # noqa: BLE001
         return type(error)
 
 
-def test_raw_verbs_answer_as_the_bare_client_does(client, build, bare):
+def test_raw_commands_answer_as_the_bare_client_does(client, build, bare):
     ours = build()
     script = raw_script(client)
     for number, call in enumerate(script):
@@ -393,7 +393,7 @@ def test_raw_verbs_answer_as_the_bare_client_does(client, build, bare):
 
 
 def test_gets_and_cas_swap_once(client, build, bare):
-    """As applications use them for locks and counters on `cache._cache`."""
+    """Applications use them for locks and counters on `cache._cache`."""
     behaviors = {"behaviors": {"cas": True}} if client == "pylibmc" else {}
     ours = build(OPTIONS=behaviors)
     bare._options.update(behaviors)
@@ -407,7 +407,7 @@ def test_gets_and_cas_swap_once(client, build, bare):
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_gets_many_and_get_many_with_tokens(cache):
+def test_gets_many_and_get_many_return_tokens(cache):
     raw = cache._cache
     raw.set_many({"a": 1, "b": 2})
     for fetch in (raw.gets_many, partial(raw.get_many, gets=True)):

@@ -1,4 +1,4 @@
-"""The counter's life: it is lost, evicted, seeded by two processes, or spoilt.
+"""The counter is lost, evicted, seeded by two processes, or spoilt.
 
 The numbers are those of the scenarios in tests/README.md.
 """
@@ -17,17 +17,17 @@ import pytest
 from namespaced_cache import NamespaceError, NamespaceUnavailable
 from namespaced_cache.core import identity
 from tests.support.caches import BACKENDS, our_cache
-from tests.support.other_processes import FIRST_ACTS, LIMIT
+from tests.support.other_processes import FIRST_OPERATIONS, LIMIT
 from tests.support.servers import ask
 from tests.support.uses import as_another_process, item
 
 # 1. The counter alone is lost.
 
 
-@pytest.mark.parametrize("first", FIRST_ACTS)
-@pytest.mark.parametrize("loser", ["knows the number", "is fresh"])
+@pytest.mark.parametrize("first", FIRST_OPERATIONS)
+@pytest.mark.parametrize("loser", ["has read the counter", "is new"])
 def test_a_lost_counter_brings_no_generation_back(bare, another, loser, first):
-    """Nor do the bumps after it, whoever makes them and whoever reads."""
+    """Later invalidations bring none back either, in any process."""
     knows = another()
     namespace = knows("cache.namespace")
     seen = []
@@ -36,7 +36,7 @@ def test_a_lost_counter_brings_no_generation_back(bare, another, loser, first):
         knows(f"cache.set('k', {number}, None)")
     items = [item(namespace, generation) for generation in seen]
     assert bare._cache.delete(f"nsc:{namespace}")
-    loses = another() if loser == "is fresh" else knows
+    loses = another() if loser == "is new" else knows
     loses(first)
     readers = [loses, knows, another()]
     for _ in range(6):
@@ -50,7 +50,7 @@ def test_a_lost_counter_brings_no_generation_back(bare, another, loser, first):
 
 
 def crowd_out(server) -> None:
-    """Store and fetch, as a busy neighbour, many items of the counter's size."""
+    """Store and get many items of the counter's size, like a busy neighbour."""
     with (
         socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection,
         connection.makefile("rb") as answers,
@@ -58,7 +58,7 @@ def crowd_out(server) -> None:
         for start in range(0, 50_000, 100):
             names = [b"of-a-neighbour-%09d" % (start + one) for one in range(100)]
             stores = [b"set %s 0 0 19 noreply\r\n%019d\r\n" % (n, 0) for n in names]
-            # What is fetched twice stays longer, as a counter in use does.
+            # memcached keeps items longer that were read twice, like a counter in use.
             fetch = b"get %s\r\n" % b" ".join(names)
             connection.sendall(b"".join([*stores, fetch, fetch]))
             for _ in range(2):
@@ -67,8 +67,8 @@ def crowd_out(server) -> None:
 
 
 def test_an_evicted_counter_brings_no_larger_value_back(start, another, strangers):
-    # With the maintainer, which lags behind, there may be no room for a small item at
-    # all for a moment.
+    # The LRU maintainer works with a delay. With it, there may sometimes be no room for
+    # a small item.
     server = start("-m", "2", "-o", "no_lru_maintainer")
     stranger = strangers(server.location)
     names = [f"large{number}" for number in range(8)]
@@ -87,15 +87,17 @@ def test_an_evicted_counter_brings_no_larger_value_back(start, another, stranger
     assert len(stranger._cache.get_multi(items)) == 8
 
 
-# 3. The server is restarted, or a stranger flushes it, while several processes hold
-#    the old number.
+# 3. The server restarts, or another user flushes it, while several processes have the
+# old number.
 
 
 @pytest.mark.parametrize("loss", ["restart", "flush_all"])
-def test_processes_agree_anew_when_all_is_lost(start, another, strangers, loss):
+def test_processes_agree_again_after_all_items_are_lost(
+    start, another, strangers, loss
+):
     server = start()
     processes = [another(server.location) for _ in range(3)]
-    reads, writes, bumps = processes
+    reads, writes, invalidates = processes
     writes("cache.set('k', 'old')")
     assert [process("cache.get('k')") for process in processes] == ["old"] * 3
     (seen,) = {process("cache.generation") for process in processes}
@@ -109,16 +111,16 @@ def test_processes_agree_anew_when_all_is_lost(start, another, strangers, loss):
     writes("cache.set('k', 'new')")
     processes.append(another(server.location))
     assert [process("cache.get('k')") for process in processes] == ["new"] * 4
-    assert bumps("cache.invalidate_namespace()") > seen
+    assert invalidates("cache.invalidate_namespace()") > seen
     assert [process("cache.get('k')") for process in processes] == [None] * 4
     assert len({process("cache.generation") for process in processes}) == 1
 
 
-# 4. The counter is made under the TIMEOUT of its alias and goes before its data.
+# 4. The counter expires after the TIMEOUT of its alias, before its items do.
 
 
 def test_the_counter_outlives_the_timeout_of_its_alias(server):
-    """However it was made; one wait for both clients."""
+    """This holds for seeded and repaired counters. One test waits for both clients."""
     made = []
     for client, path in BACKENDS.items():
         for way in ("seeded", "lost", "went-back"):
@@ -143,7 +145,7 @@ def test_the_counter_outlives_the_timeout_of_its_alias(server):
         cache.close()
 
 
-# 5. Two processes seed at once.
+# 5. Two processes seed at the same time.
 
 
 @pytest.mark.parametrize(
@@ -153,8 +155,8 @@ def test_the_counter_outlives_the_timeout_of_its_alias(server):
         ("cache.generation", "cache.invalidate_namespace()"),
     ],
 )
-def test_two_processes_that_seed_at_once_end_on_one_number(wire, another, acts):
-    """Neither seeds before both have found that there is no counter."""
+def test_two_processes_that_seed_at_once_agree_on_one_number(wire, another, acts):
+    """Neither seeds before both have found that the counter is missing."""
     meeting = threading.Barrier(2, timeout=LIMIT)
     met = []
     wire.before = lambda request: (
@@ -176,14 +178,14 @@ def test_two_processes_that_seed_at_once_end_on_one_number(wire, another, acts):
     assert len(met) == 10
 
 
-# 6. Two namespaces have equal seeds, and names that run into each other.
+# 6. Two namespaces have equal numbers and similar names.
 
 NAMES = ["a", "a-b", "a_b", "ab", "a1", "A", "gw1", "a-gw1", "nsc"]
 WORKERS = ["", "gw1", "b"]
 
 
 def test_equal_seeds_and_similar_names_never_cross(build, start, monkeypatch):
-    """Not even by raw keys that look like those of another namespace."""
+    """Raw keys that look like wire keys of another namespace do not help."""
     location = start().location
     caches = [build(location, OPTIONS={"NAMESPACE": name}) for name in NAMES]
     keys = ["k", ":k", "b:k", "~k", "1:k", "-b:k", "gw1:k", ".gw1:k", "k" * 249]
@@ -206,7 +208,7 @@ def test_equal_seeds_and_similar_names_never_cross(build, start, monkeypatch):
             assert cache._cache.get_multi(keys) == stored[cache.namespace]
 
 
-# 7. Rubbish lies under the counter's key.
+# 7. The counter's key holds rubbish.
 
 WAYS = {
     "pymemcache": {},
@@ -215,8 +217,8 @@ WAYS = {
     "pylibmc binary": {"binary": True, "behaviors": {"cas": True}},
 }
 
-#: By these flags, clients take a value for text or bytes, a pickle, a number, what is
-#: compressed, and what they do not know.
+#: With these flags, clients read a text or bytes, a pickle, a number, a compressed
+#: value, and an unknown type.
 FLAGS = [0, 1, 2, 8, 0xFFFF]
 RUBBISH = [
     b"",
@@ -236,7 +238,7 @@ def get_within_a_pin(cache):
         return cache.get("k")
 
 
-#: Verbs of each kind; none may find what was stored before.
+#: Operations of each kind. None may return the stored values.
 ON_RUBBISH = [
     lambda cache: cache.get("k"),
     lambda cache: cache.get_many(["k"]),
@@ -249,7 +251,7 @@ ON_RUBBISH = [
 
 
 def tried(act, cache):
-    """Return what an act answers, or how it says that it cannot."""
+    """Return the answer of `act`, or its NamespaceError."""
     try:
         return act(cache)
     except NamespaceError as error:
@@ -261,8 +263,10 @@ def tried(act, cache):
 )
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("data", RUBBISH)
-def test_rubbish_serves_nothing_and_is_named(build, server, way, flags, data):
-    """To those who knew the number and to those who did not, until it is deleted."""
+def test_rubbish_serves_no_item_and_the_error_names_the_key(
+    build, server, way, flags, data
+):
+    """It makes no difference whether a process has read the counter before."""
     knows, fresh, later = (build(OPTIONS=WAYS[way]) for _ in range(3))
     as_another_process(fresh)
     knows.set("k", "secret")
@@ -273,8 +277,7 @@ def test_rubbish_serves_nothing_and_is_named(build, server, way, flags, data):
         assert ask(server, put) == b"STORED\r\n"
         for act in ON_RUBBISH:
             answer = tried(act, cache)
-            # In the binary protocol libmemcached takes what cannot be incremented for
-            # an outage.
+            # With the binary protocol, libmemcached reports an outage if `incr` fails.
             if "binary" not in way or not isinstance(answer, NamespaceUnavailable):
                 named = f"the key {key!r} on {server.location}, " in str(answer)
                 assert named is isinstance(answer, NamespaceError)
@@ -282,5 +285,5 @@ def test_rubbish_serves_nothing_and_is_named(build, server, way, flags, data):
             assert type(answer) is not int or 10**18 <= answer < 2**63
     assert ask(server, f"delete {key}".encode()) == b"DELETED\r\n"
     assert later.get("k") is None
-    later.set("k", "mended")
-    assert later.get("k") in ("mended", b"mended")
+    later.set("k", "new")
+    assert later.get("k") in ("new", b"new")

@@ -1,7 +1,7 @@
 """Django's own tests of its memcached backends pass on ours.
 
-They come from the source distribution of the Django that is installed, and are run as
-they are but for the two names by which they find the backends.
+They come from the source distribution of the installed Django. They run unchanged,
+except for the two names of the backends.
 """
 
 import os
@@ -21,7 +21,7 @@ CLIENTS = {"pymemcache": "PyMemcacheCache", "pylibmc": "PyLibMCCache"}
 
 @pytest.fixture(scope="session")
 def djangos_tests(request, tmp_path_factory):
-    """The folder of Django's tests, from pip; kept in .cache for the next run."""
+    """The folder of Django's tests, which pip downloads. It stays in .cache."""
     version = django.get_version()
     kept = request.config.rootpath / ".cache"
     name = f"[Dd]jango-{version}.tar.gz"  # the first of 5.2 has a capital
@@ -67,7 +67,7 @@ def run(djangos_tests, client, server, backends):
 
 
 def outcome(process):
-    """Return how many tests ran, and how that ended."""
+    """Return how many tests ran, and the result."""
     _, said = process.communicate()
     assert process.returncode == 0, said
     found = re.search(r"Ran (\d+) tests in .*\n\n(OK.*)\n", said)
@@ -76,8 +76,9 @@ def outcome(process):
 
 
 def test_djangos_own_tests_pass(djangos_tests, client, start):
-    """None is left out: as many run, and are skipped, as on Django's own backend."""
-    # Django's own clear() would wipe our counters, so each has a server.
+    """No test is left out: as many run and are skipped as on Django's own backend."""
+    # Each backend has its own server, because Django's own clear() would delete our
+    # counters.
     ours = run(djangos_tests, client, start(), "suite_backends")
     theirs = run(djangos_tests, client, start(), DJANGOS)
     assert outcome(ours) == outcome(theirs)

@@ -14,7 +14,7 @@ from tests.support.commands import MANY_KEYS, ONE_KEY
 
 @pytest.fixture
 def behaviors(client) -> dict:
-    """What pylibmc needs for `gets` and `cas`."""
+    """Options that pylibmc needs for `gets` and `cas`."""
     return {"behaviors": {"cas": True}} if client == "pylibmc" else {}
 
 
@@ -34,37 +34,40 @@ def blog(build, behaviors):
     return build(OPTIONS={"NAMESPACE": "blog", **behaviors})
 
 
-#: How to call each verb of the real clients on "k".
+#: The arguments for each command of the real clients, for key "k".
 CALLS = {
     **dict.fromkeys(("set", "add", "replace", "append", "prepend"), ("k", "mine")),
     **dict.fromkeys(("incr", "decr", "touch"), ("k", 1)),
     **dict.fromkeys(("get", "gets", "delete"), ("k",)),
     "cas": ("k", "mine", 1),
-    **{verb: ({"k": "mine"},) for verb in ("set_many", "set_multi", "add_multi")},
-    **{verb: (["k"],) for verb in ("get_many", "get_multi", "gets_many", "gets_multi")},
-    **{verb: (["k"],) for verb in ("delete_many", "delete_multi", "incr_multi")},
+    **{command: ({"k": "mine"},) for command in ("set_many", "set_multi", "add_multi")},
+    **{
+        command: (["k"],)
+        for command in ("get_many", "get_multi", "gets_many", "gets_multi")
+    },
+    **{command: (["k"],) for command in ("delete_many", "delete_multi", "incr_multi")},
 }
 
 
-def test_every_verb_is_called():
+def test_every_command_is_called():
     assert CALLS.keys() == ONE_KEY | MANY_KEYS
 
 
-@pytest.mark.parametrize("verb", CALLS)
-def test_no_verb_reads_or_touches_a_bare_key(verb, shop, bare):
+@pytest.mark.parametrize("command", CALLS)
+def test_no_command_reads_or_touches_a_bare_key(command, shop, bare):
     bare._cache.set("k", 5)
-    if not hasattr(bare._cache, verb):
-        assert not hasattr(shop._cache, verb)
+    if not hasattr(bare._cache, command):
+        assert not hasattr(shop._cache, command)
         return
-    # pylibmc raises where there is nothing.
+    # pylibmc raises if the key does not exist.
     with contextlib.suppress(pylibmc.NotFound):
-        assert getattr(shop._cache, verb)(*CALLS[verb]) in (
+        assert getattr(shop._cache, command)(*CALLS[command]) in (
             *(None, False, True, {}, [], (None, None)),
         )
     assert bare._cache.get("k") == 5
 
 
-#: Everything that stores "mine" under "k", by Django's verbs and by raw ones.
+#: All ways to store "mine" under "k", with Django's methods and with raw commands.
 STORES = [
     lambda cache: cache.set("k", "mine"),
     lambda cache: cache.add("k", "mine"),
@@ -86,7 +89,7 @@ RAW_STORES_BY_CLIENT = {
     ],
 }
 
-#: Everything that reads "k" of a raw client; each answers something falsy on a miss.
+#: All ways to read "k" with a raw client. Each returns a false value on a miss.
 RAW_READS = [
     lambda raw: raw.get("k"),
     lambda raw: raw.get(b"k"),
@@ -120,7 +123,7 @@ def raw_reads(client):
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_what_one_stores_no_other_reads(store, client, shop, blog, bare):
+def test_no_other_cache_reads_an_item(store, client, shop, blog, bare):
     store(shop)
     assert shop.get("k") == "mine"
     for other in (blog, bare):
@@ -132,13 +135,13 @@ def test_what_one_stores_no_other_reads(store, client, shop, blog, bare):
         with pytest.raises(ValueError, match="not found"):
             other.incr("k")
     for read in raw_reads(client):
-        # The key that the wrapped backend made, by its raw name.
+        # The key as the wrapped backend makes it.
         assert not read(blog._cache)
         assert not read(bare._cache)
     assert shop.get("k") == "mine"
 
 
-def test_what_one_stores_raw_no_other_reads(client, shop, blog, bare):
+def test_no_other_client_reads_a_raw_item(client, shop, blog, bare):
     for store in RAW_STORES + RAW_STORES_BY_CLIENT[client]:
         shop.clear()
         store(shop._cache)
@@ -149,7 +152,7 @@ def test_what_one_stores_raw_no_other_reads(client, shop, blog, bare):
         assert shop._cache.get("k") == "mine"
 
 
-def test_what_the_neighbour_stores_no_namespace_reads(client, shop, blog, bare):
+def test_no_namespace_reads_an_item_of_the_neighbour(client, shop, blog, bare):
     bare._cache.set("k", "theirs")
     for read in raw_reads(client):
         assert not read(shop._cache)
@@ -157,7 +160,7 @@ def test_what_the_neighbour_stores_no_namespace_reads(client, shop, blog, bare):
     assert bare._cache.get("k") == "theirs"
 
 
-def test_an_invalidation_forgets_by_every_verb(client, shop):
+def test_no_command_reads_an_invalidated_item(client, shop):
     for store in RAW_STORES + RAW_STORES_BY_CLIENT[client]:
         for read in raw_reads(client):
             store(shop._cache)
@@ -167,18 +170,18 @@ def test_an_invalidation_forgets_by_every_verb(client, shop):
 
 
 @pytest.mark.parametrize(
-    "forget",
+    "invalidate",
     [
         lambda cache: cache.clear(),
         lambda cache: cache._cache.flush_all(),
         lambda cache: cache.invalidate_namespace(),
     ],
 )
-def test_clear_and_flush_all_leave_others_keys(forget, shop, blog, bare):
+def test_clear_and_flush_all_leave_others_keys(invalidate, shop, blog, bare):
     for cache in (shop, blog, bare):
         cache.set("k", cache.__class__.__name__)
         cache._cache.set("raw", "raw")
-    forget(shop)
+    invalidate(shop)
     assert shop.get("k") is None
     assert shop._cache.get("raw") is None
     for other in (blog, bare):
@@ -190,7 +193,7 @@ def test_a_stale_token_swaps_nothing_after_an_invalidation(shop):
     shop._cache.set("k", 1)
     _, token = shop._cache.gets("k")
     shop.invalidate_namespace()
-    # pylibmc says so by raising.
+    # pylibmc raises instead.
     with contextlib.suppress(pylibmc.NotFound):
         assert not shop._cache.cas("k", 2, token)
     assert shop._cache.get("k") is None
@@ -204,25 +207,25 @@ def test_aliases_that_share_a_name_share_a_namespace(build):
     assert first.get("k") is None
 
 
-def test_a_process_that_becomes_a_worker_leaves_its_namespace(
+def test_a_process_that_becomes_a_worker_changes_its_namespace(
     build, start, monkeypatch
 ):
-    """Though both counters stand at one number."""
+    """Both counters hold the same number."""
     cache = build(start().location, OPTIONS={"NAMESPACE": "shop"})
     cache._cache.wrapped.set("nsc:shop", 10**18)
     cache._cache.wrapped.set("nsc:shop.gw1", 10**18)
-    cache.set("k", "parents")
+    cache.set("k", "parent's")
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw1")
     identity.begin_epoch()
     assert cache.get("k") is None
-    cache.set("k", "workers")
+    cache.set("k", "worker's")
     monkeypatch.delenv("PYTEST_XDIST_WORKER")
     identity.begin_epoch()
-    assert cache.get("k") == "parents"
+    assert cache.get("k") == "parent's"
 
 
 def test_the_counter_is_out_of_reach_of_the_namespace(shop):
-    """Not by any key: what a namespace's client is asked for is always an item."""
+    """The client makes every key the key of an item."""
     raw = shop._cache
     for key in (raw.counter.key, raw.counter.key.encode(), ""):
         raw.set(key, "rubbish")
@@ -234,14 +237,12 @@ KEYS_THAT_END_EARLY = ["a b", "a\nb", "a\r\nflush_all", "a\x00b", " k", "k\t"]
 
 
 @pytest.mark.parametrize("key", KEYS_THAT_END_EARLY)
-def test_a_raw_key_that_would_end_early_is_refused_by_every_verb(
-    key, client, shop, bare
-):
-    """It would be a second key, outside any namespace, or a command."""
+def test_every_command_refuses_a_raw_key_that_would_end_early(key, client, shop, bare):
+    """The rest would be a second key, outside of any namespace, or a command."""
     bare._cache.set("b", "theirs")
     generation = shop.generation
     for form in (key, key.encode()):
-        for verb in (
+        for command in (
             lambda raw, key: raw.get(key),
             lambda raw, key: raw.set(key, 1),
             lambda raw, key: raw.get_multi(["a", key]),
@@ -251,7 +252,7 @@ def test_a_raw_key_that_would_end_early_is_refused_by_every_verb(
             lambda raw, key: raw.touch(key, 1),
         ):
             with pytest.raises(client_error(client)):
-                verb(shop._cache, form)
+                command(shop._cache, form)
     assert bare._cache.get("b") == "theirs"
     assert shop.generation == generation
 
@@ -263,7 +264,7 @@ def client_error(client):
     }[client]
 
 
-def test_rubbish_in_the_counter_serves_nothing(shop, bare):
+def test_rubbish_in_the_counter_serves_no_item(shop, bare):
     shop.set("k", 1)
     bare._cache.set(shop._cache.counter.key, "rubbish")
     with pytest.raises(NamespaceError, match="holds 'rubbish'"):

@@ -1,4 +1,4 @@
-"""MAX_STALENESS: for how long nobody looks at the counter, and who sees what then."""
+"""MAX_STALENESS: how long the counter is not read, and what each process sees then."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from namespaced_cache.core.counter import Counter
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.uses import (
     EACH_READ,
-    EACH_WAY_TO_FORGET,
+    EACH_WAY_TO_INVALIDATE,
     EACH_WRITE,
     READS,
     WRITES,
@@ -27,7 +27,7 @@ from tests.support.uses import (
     overtake,
 )
 
-#: Seconds that a bounded alias of these tests trusts what it knows.
+#: Seconds for which the bounded aliases of these tests trust the latest generation.
 WINDOW = 60
 
 
@@ -39,19 +39,19 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def bounded(build, clock):  # noqa: ARG001  # its time stands
-    """An alias of this test's namespace with a MAX_STALENESS."""
+def bounded(build, clock):  # noqa: ARG001  # the clock stands still
+    """A bounded alias of this test's namespace."""
     return build(OPTIONS={"MAX_STALENESS": WINDOW})
 
 
 @pytest.fixture
 def other(build):
-    """A strict alias of the test's namespace, as another process has it."""
+    """A strict alias of the test's namespace, as in another process."""
     return as_another_process(build())
 
 
 def run_script(code, *arguments):
-    """Run code in a process of its own and return what it prints."""
+    """Run code in a process of its own, and return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *arguments],
         check=False,
@@ -64,8 +64,8 @@ def run_script(code, *arguments):
     return done.stdout
 
 
-def test_within_the_window_nothing_looks_at_the_counter(bounded, clock):
-    """Who looked would find it gone, and seed it."""
+def test_no_operation_within_the_window_reads_the_counter(bounded, clock):
+    """A counter read would find the counter lost, and seed it."""
     bounded.set_many({"k": "v", "n": 1})
     real, key = bounded._cache.wrapped, bounded._cache.counter.key
     real.delete(key)
@@ -85,7 +85,7 @@ def test_within_the_window_nothing_looks_at_the_counter(bounded, clock):
 
 
 @EACH_READ
-def test_another_process_invalidation_is_read_when_the_window_ends(
+def test_a_read_sees_another_process_invalidation_when_the_window_ends(
     bounded, other, clock, read
 ):
     bounded.set("k", "old")
@@ -98,7 +98,7 @@ def test_another_process_invalidation_is_read_when_the_window_ends(
 
 
 @EACH_WRITE
-def test_another_process_invalidation_is_written_after_when_the_window_ends(
+def test_a_write_follows_another_process_invalidation_when_the_window_ends(
     bounded, other, clock, write
 ):
     assert bounded.get("k") is None
@@ -112,7 +112,7 @@ def test_another_process_invalidation_is_written_after_when_the_window_ends(
 
 
 def after_a_loss(ask):
-    """Make the counter be lost before it is asked for."""
+    """Return a function that deletes the counter before it calls `ask`."""
 
     def lose_and_ask(cache):
         cache._cache.wrapped.delete(cache._cache.counter.key)
@@ -131,34 +131,34 @@ ASKING = {
 ASKING |= {
     f"{name}, lost": after_a_loss(ask)
     for name, ask in ASKING.items()
-    if name != "get"  # which finds nothing then, and may ask no more
+    if name != "get"  # without a counter, it need not read again
 }
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
-def test_the_window_begins_when_the_question_was_asked(  # noqa: PLR0913, PLR0917
+def test_the_window_begins_when_the_counter_read_is_sent(  # noqa: PLR0913, PLR0917
     client, bounded, other, clock, monkeypatch, ask
 ):
-    """The answer may be as old as that; here each takes 50 seconds to come."""
+    """The answer may be as old as its request. Here each answer takes 50 seconds."""
     assert bounded.generation
     clock.now += WINDOW
     real = bounded._cache.wrapped
     asked = []
 
-    def slow(verb):
+    def slow(method):
         def asking(*args):
             asked.append(clock.now)
-            answer = verb(*args)
+            answer = method(*args)
             clock.now += 50
             return answer
 
         return asking
 
     with monkeypatch.context() as patch:
-        verbs = {"get", "get_many", "get_multi", "incr"} & set(dir(real))
+        methods = {"get", "get_many", "get_multi", "incr"} & set(dir(real))
         if client == "pymemcache" and ask is ASKING["set"]:
-            verbs.add("set")  # with which the look travels
-        for name in verbs:
+            methods.add("set")  # its counter read is pipelined
+        for name in methods:
             patch.setattr(real, name, slow(getattr(real, name)))
         contextvars.copy_context().run(ask, bounded)
     assert clock.now == asked[-1] + 50
@@ -171,15 +171,13 @@ def test_the_window_begins_when_the_question_was_asked(  # noqa: PLR0913, PLR091
 
 
 @pytest.mark.parametrize("how", ["get", "set"])
-def test_one_look_when_the_window_ends_begins_the_next(
-    client, build, proxy, clock, how
-):
-    looking = {"pymemcache": 1, "pylibmc": 2}[client]  # it travels with the one's
+def test_one_counter_read_begins_the_next_window(client, build, proxy, clock, how):
+    with_read = {"pymemcache": 1, "pylibmc": 2}[client]  # pymemcache's is pipelined
     cache = build(proxy.location, OPTIONS={"MAX_STALENESS": WINDOW})
     cache.set("k", "v")
 
     def trips():
-        """What each of three writes takes."""
+        """Return the round trips of each of three writes."""
         return [proxy.during(lambda: cache.set("k", "v")) for _ in range(3)]
 
     assert trips() == [1, 1, 1]
@@ -188,19 +186,19 @@ def test_one_look_when_the_window_ends_begins_the_next(
         assert proxy.during(lambda: cache.get("k")) == 1
         assert trips() == [1, 1, 1]
     else:
-        assert trips() == [looking, 1, 1]
+        assert trips() == [with_read, 1, 1]
     clock.now += WINDOW - 0.001
     assert trips() == [1, 1, 1]
     clock.now += 0.001
-    assert trips() == [looking, 1, 1]
+    assert trips() == [with_read, 1, 1]
 
 
-@EACH_WAY_TO_FORGET
+@EACH_WAY_TO_INVALIDATE
 @EACH_READ
-def test_this_process_invalidation_is_read_at_once_everywhere(
-    build, server, clock, forget, read
+def test_this_process_sees_its_own_invalidation_at_once_everywhere(
+    build, server, clock, invalidate, read
 ):
-    """By each alias on the counter, of either client, and in each thread."""
+    """Each alias with this counter sees it, of either client and in each thread."""
     options = {"MAX_STALENESS": WINDOW}
     aliases = [
         our_cache(path, server.location, OPTIONS=options) for path in BACKENDS.values()
@@ -208,7 +206,7 @@ def test_this_process_invalidation_is_read_at_once_everywhere(
     for cache in aliases:
         cache.set("k", b"old")
         assert read(cache) == b"old"
-        forget(build(OPTIONS=options))
+        invalidate(build(OPTIONS=options))
         for alias in aliases:
             assert read(alias) is None
             assert in_a_thread(lambda alias=alias: read(alias)) is None
@@ -218,37 +216,37 @@ def test_this_process_invalidation_is_read_at_once_everywhere(
 
 
 @pytest.fixture(params=[{}, {"MAX_STALENESS": WINDOW}], ids=["strict", "bounded"])
-def forgetter(build, request):
-    """An alias on the counter that another thread has."""
+def invalidator(build, request):
+    """An alias with the same counter, for another thread."""
     return build(OPTIONS=request.param)
 
 
 @EACH_WRITE
-def test_a_write_that_this_process_invalidation_overtakes_is_not_lost(
-    bounded, forgetter, other, monkeypatch, write
+def test_a_write_during_this_process_invalidation_is_not_lost(
+    bounded, invalidator, other, monkeypatch, write
 ):
-    """Another thread's invalidation returned before the write did."""
+    """Another thread's invalidation returns before the write does."""
     bounded.get("warm")
-    forgotten = overtake(
+    invalidated = overtake(
         monkeypatch,
         bounded._cache.wrapped,
         ["set", "add", "set_multi"],
-        lambda: in_a_thread(forgetter.invalidate_namespace),
+        lambda: in_a_thread(invalidator.invalidate_namespace),
     )
     write(bounded)
-    assert forgotten
+    assert invalidated
     assert bounded.get("w") == "written"
     assert other.get("w") == "written"
 
 
-def test_an_error_that_this_process_invalidation_overtakes_is_not_the_callers(
-    bounded, forgetter, monkeypatch
+def test_an_error_during_this_process_invalidation_is_not_the_callers(
+    bounded, invalidator, monkeypatch
 ):
-    """`incr` found nothing in a generation that was dead when it returned."""
+    """`incr` finds nothing in a generation that is dead when it returns."""
 
     def renew():
-        forgetter.invalidate_namespace()
-        forgetter.set("n", 5)
+        invalidator.invalidate_namespace()
+        invalidator.set("n", 5)
 
     bounded.get("warm")
     overtake(monkeypatch, bounded._cache.wrapped, ["incr"], lambda: in_a_thread(renew))
@@ -256,7 +254,7 @@ def test_an_error_that_this_process_invalidation_overtakes_is_not_the_callers(
 
 
 def test_a_strict_alias_beside_a_bounded_one_stays_strict(bounded, cache, other):
-    """And what it sees, the bounded one knows."""
+    """The bounded alias shares the generation that the strict one reads."""
     bounded.set("k", "old")
     for number in range(3):
         other.invalidate_namespace()
@@ -268,9 +266,9 @@ def test_a_strict_alias_beside_a_bounded_one_stays_strict(bounded, cache, other)
         assert bounded.get("k") == number
 
 
-@pytest.mark.parametrize("nothing", [0, 0.0])
-def test_a_staleness_of_nothing_is_strict(build, other, clock, nothing):
-    cache = build(OPTIONS={"MAX_STALENESS": nothing})
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_a_max_staleness_of_zero_is_strict(build, other, clock, zero):
+    cache = build(OPTIONS={"MAX_STALENESS": zero})
     cache.set("k", "old")
     other.invalidate_namespace()
     assert cache.get("k") is None
@@ -281,7 +279,7 @@ def test_a_staleness_of_nothing_is_strict(build, other, clock, nothing):
 
 
 @pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
-def test_a_clone_trusts_for_as_long(bounded, other, clock):
+def test_a_clone_has_the_same_window(bounded, other, clock):
     clone = bounded._cache.clone()
     clone.set("raw", "old")
     other.invalidate_namespace()
@@ -290,8 +288,10 @@ def test_a_clone_trusts_for_as_long(bounded, other, clock):
     assert clone.get("raw") is None
 
 
-def test_an_outage_within_the_window_is_the_clients_affair(build, client, start, clock):
-    """Reads and writes do what they do on the bare backend, and the window ends."""
+def test_an_outage_within_the_window_is_as_on_the_bare_backend(
+    build, client, start, clock
+):
+    """Reads and writes behave as on the bare backend, and the window ends on time."""
     server = start()
     options = {"MAX_STALENESS": WINDOW}
     cache = build(server.location, OPTIONS=options)
@@ -303,11 +303,11 @@ def test_an_outage_within_the_window_is_the_clients_affair(build, client, start,
     clock.now += WINDOW - 2
 
     def outcomes(cache):
-        """Twice, because first a connection breaks, then none is to be had."""
+        """Twice, because first a connection breaks, and then no other can be opened."""
         for act in (lambda: cache.set("k", 1), lambda: cache.get("k", "miss")) * 2:
             try:
                 yield act()
-            except Exception as error:  # noqa: BLE001  # whichever it is
+            except Exception as error:  # noqa: BLE001  # the test compares any error
                 yield type(error)
 
     assert list(outcomes(cache)) == list(outcomes(bare))
@@ -315,7 +315,7 @@ def test_an_outage_within_the_window_is_the_clients_affair(build, client, start,
         with pytest.raises(NamespaceUnavailable):
             act()
     server.start()
-    # Another thread's client, which knows of no outage; the counter is the process's.
+    # This client has not seen the outage, and shares the process's counter.
     again = build(server.location, OPTIONS=options)
     clock.now += 1
     assert again.get("k") is None
@@ -327,8 +327,10 @@ def test_an_outage_within_the_window_is_the_clients_affair(build, client, start,
     bare.close()
 
 
-def test_a_counter_that_another_process_seeds_within_the_window(bounded, other, clock):
-    """Nothing comes back, and both end in one generation."""
+def test_a_counter_that_another_process_seeds_is_used_after_the_window(
+    bounded, other, clock
+):
+    """No old item comes back, and both use the same generation."""
     bounded.set("k", "old")
     bounded._cache.wrapped.delete(bounded._cache.counter.key)
     other.set("k", "new")
@@ -338,7 +340,7 @@ def test_a_counter_that_another_process_seeds_within_the_window(bounded, other, 
     assert bounded.generation == other.generation
 
 
-BUMPING = """
+INVALIDATING = """
 import sys
 from django.conf import settings
 settings.configure()
@@ -349,10 +351,10 @@ print(cache.invalidate_namespace())
 """
 
 
-def test_a_real_process_invalidation_is_seen_by_the_real_clock(build, backend, server):
+def test_another_real_process_invalidation_is_seen_in_real_time(build, backend, server):
     cache = build(OPTIONS={"MAX_STALENESS": 0.2})
     cache.set("k", "old")
-    number = int(run_script(BUMPING, backend, server.location))
+    number = int(run_script(INVALIDATING, backend, server.location))
     time.sleep(0.2)
     assert cache.get("k") is None
     assert cache.generation == number
@@ -403,17 +405,17 @@ print("ok")
 """
 
 
-def test_a_fork_within_the_window_makes_two_that_see_each_other_when_it_ends(
+def test_parent_and_child_see_each_others_invalidation_when_the_window_ends(
     backend, server
 ):
     assert run_script(FORKING, backend, server.location) == "ok\n"
 
 
-# What another thread learns while this one asks whether it may trust.
+# Other threads may change the latest generation while this one checks it.
 
 
-def test_a_number_is_never_younger_than_its_confirmation(clock):
-    """`trusted` takes no lock, so whatever it sees between two steps must be right."""
+def test_the_latest_generation_is_never_newer_than_its_read(clock):
+    """`trusted` takes no lock, so each state between two steps must be right."""
     seen = []
 
     class Watched(Counter):
@@ -431,7 +433,7 @@ def test_a_number_is_never_younger_than_its_confirmation(clock):
     assert seen[-1] == 102
 
 
-def test_a_number_that_is_overtaken_while_its_age_is_read_is_not_trusted(clock):
+def test_a_generation_that_is_replaced_meanwhile_is_not_trusted(clock):
     class Overtaken(Counter):
         todo = True
 

@@ -1,4 +1,4 @@
-"""What each operation costs, counted before a real memcached, is what pages say."""
+"""The pages state the true cost of each operation, counted with a real memcached."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from tests.support.round_trips import CountingProxy
 from tests.support.servers import Memcached
 from tests.support.uses import Clock, as_another_process
 
-#: The page that says it of all verbs.
+#: The page with the costs of all methods and commands.
 COSTS = (ROOT / "docs" / "costs.md").read_text()
 
 README = (ROOT / "README.md").read_text()
 
 MODES = ("bare", "strict", "bounded", "pinned")
 
-#: How many keys a verb that takes many is given: from two numbers follows the rule.
+#: Two numbers of keys for a command that takes many. They determine the rule.
 FEW, MORE = 3, 7
 
-#: pylibmc has `gets` and `cas` where it is told so.
+#: pylibmc has `gets` and `cas` only with this option.
 THEIRS = {"pymemcache": {}, "pylibmc": {"behaviors": {"cas": True}}}
 
 
@@ -43,9 +43,9 @@ def items(keys):
     return dict.fromkeys(keys, 1)
 
 
-#: Django's verbs, by the page's names for them, on a cache that holds numbers under
-#: `keys` and nothing under "new".
-VERBS = {
+#: Django's methods, by their names in the page. The cache holds numbers under `keys`
+#: and nothing under "new".
+METHODS = {
     "`get`": lambda cache, keys: cache.get(keys[0]),
     "`get_many`": lambda cache, keys: cache.get_many(keys),
     "`has_key`": lambda cache, keys: cache.has_key(keys[0]),
@@ -65,7 +65,7 @@ VERBS = {
     "`decr_version`": lambda cache, keys: cache.decr_version(keys[0]),
 }
 
-ASYNC_VERBS = {
+ASYNC_METHODS = {
     "`aget`": lambda cache, keys: cache.aget(keys[0]),
     "`aget_many`": lambda cache, keys: cache.aget_many(keys),
     "`ahas_key`": lambda cache, keys: cache.ahas_key(keys[0]),
@@ -84,8 +84,8 @@ ASYNC_VERBS = {
     "`adecr_version`": lambda cache, keys: cache.adecr_version(keys[0]),
 }
 
-#: The client's, where it has them. A token that is wrong costs what a right one does.
-RAW_VERBS = {
+#: The client's commands, if it has them. A wrong token costs the same as a right one.
+RAW_COMMANDS = {
     "`_cache.get`": lambda raw, keys: raw.get(keys[0]),
     "`_cache.gets`": lambda raw, keys: raw.gets(keys[0]),
     "`_cache.get_many`": lambda raw, keys: raw.get_many(keys),
@@ -116,17 +116,17 @@ RAW_VERBS = {
 }
 
 
-def verb_in(name: str) -> str:
-    """Return the verb alone, without what the page puts around it."""
+def bare_name(name: str) -> str:
+    """Return the name of the method or command, without what the page adds."""
     return re.sub(r"`|_cache\.| \(.*", "", name)
 
 
 def twin(name: str) -> str:
-    """Return the name of the verb of Django's that does the same, if there is one."""
-    if name in ASYNC_VERBS:
+    """Return the name of the Django method that does the same, or `name`."""
+    if name in ASYNC_METHODS:
         return "`" + name.removeprefix("`a")
-    verb = verb_in(name).replace("_multi", "_many").replace("flush_all", "clear")
-    return f"`{verb}`" if f"`{verb}`" in VERBS else name
+    command = bare_name(name).replace("_multi", "_many").replace("flush_all", "clear")
+    return f"`{command}`" if f"`{command}`" in METHODS else name
 
 
 def section(title: str) -> str:
@@ -142,20 +142,20 @@ def table(*rows) -> str:
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
 
 
-# Each verb, while the process knows the counter.
+# Each method and command, in a process that has read the counter.
 
 
 def call(name: str, cache, keys) -> None:
-    if name in VERBS:
-        VERBS[name](cache, keys)
-    elif name in ASYNC_VERBS:
-        asyncio.run(ASYNC_VERBS[name](cache, keys))
+    if name in METHODS:
+        METHODS[name](cache, keys)
+    elif name in ASYNC_METHODS:
+        asyncio.run(ASYNC_METHODS[name](cache, keys))
     else:
-        RAW_VERBS[name](cache._cache, [cache.make_key(key) for key in keys])
+        RAW_COMMANDS[name](cache._cache, [cache.make_key(key) for key in keys])
 
 
 def rule(proxy, cache, name: str) -> str:
-    """Return what a verb costs with n keys, as the page writes it."""
+    """Return what a command costs with n keys, as the page writes it."""
     counts = []
     for number in (FEW, MORE):
         keys = [f"k{index}" for index in range(number)]
@@ -170,9 +170,9 @@ def rule(proxy, cache, name: str) -> str:
 
 
 def counted(proxy):
-    """Count each verb: by its name, then by the client, what it costs in MODES.
+    """Return the costs of each command in MODES, by its name and by the client.
 
-    All caches live until the end: a client that is freed may say `quit` meanwhile.
+    All caches live until the end, because a client that is freed may say `quit`.
     """
     costs: dict[str, dict[str, tuple[str, ...]]] = {}
     alive = []
@@ -185,14 +185,14 @@ def counted(proxy):
             path, proxy.location, OPTIONS={**ours, "MAX_STALENESS": 3600}
         )
         alive += [bare, strict, bounded]
-        for name in (*VERBS, *ASYNC_VERBS, *RAW_VERBS):
-            attribute = "__getitem__" if "key" in name else verb_in(name)
-            if name in RAW_VERBS and not hasattr(bare._cache, attribute):
+        for name in (*METHODS, *ASYNC_METHODS, *RAW_COMMANDS):
+            attribute = "__getitem__" if "key" in name else bare_name(name)
+            if name in RAW_COMMANDS and not hasattr(bare._cache, attribute):
                 continue
-            looking = [rule(proxy, cache, name) for cache in (bare, strict, bounded)]
+            unpinned = [rule(proxy, cache, name) for cache in (bare, strict, bounded)]
             with strict.pinned_generation():
                 pinned = rule(proxy, strict, name)
-            costs.setdefault(name, {})[client] = (*looking, pinned)
+            costs.setdefault(name, {})[client] = (*unpinned, pinned)
     for cache in alive:
         cache.close()
     return costs
@@ -200,21 +200,21 @@ def counted(proxy):
 
 @pytest.fixture(scope="module")
 def costs():
-    server = Memcached()  # of its own, for the bare `clear` empties it
+    server = Memcached()  # its own server, because the bare `clear` empties it
     proxy = CountingProxy(server.port)
     yield counted(proxy)
     proxy.close()
     server.close()
 
 
-#: The bare HashClient takes a round trip a key.
+#: The bare HashClient takes one round trip for each key.
 BATCHED = {"`delete_many`", "`_cache.delete_many`", "`_cache.delete_multi`"}
-if django.VERSION >= (6, 1):  # before, it is made of `adelete`
+if django.VERSION >= (6, 1):  # before 6.1, it calls `adelete` for each key
     BATCHED |= {"`adelete_many`"}
 
 
-@pytest.mark.parametrize("name", [*VERBS, *ASYNC_VERBS, *RAW_VERBS])
-def test_a_verb_that_does_not_look_at_the_counter_costs_what_it_costs_bare(costs, name):
+@pytest.mark.parametrize("name", [*METHODS, *ASYNC_METHODS, *RAW_COMMANDS])
+def test_a_command_without_a_counter_read_costs_the_same_as_bare(costs, name):
     for client, (bare, _, bounded, pinned) in costs[name].items():
         if client == "pymemcache" and name in BATCHED:
             assert (bare, bounded, pinned) == ("n", "1", "1")
@@ -223,52 +223,60 @@ def test_a_verb_that_does_not_look_at_the_counter_costs_what_it_costs_bare(costs
 
 
 def table_of(costs, names, client) -> str:
-    """Write the page's table: verbs of equal costs share a row, twins need no entry."""
+    """Write the page's table: commands with equal costs share a row.
+
+    A command that costs the same as its twin has no entry.
+    """
     rows: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         cost = costs[name].get(client)
         if cost and (twin(name) == name or costs[twin(name)].get(client) != cost):
             bare, strict, _, pinned = cost
             rows.setdefault((bare, strict, pinned), []).append(name)
-    head = ("verb", "bare", "strict", "bounded or pinned")
-    return table(head, *((", ".join(verbs), *row) for row, verbs in rows.items()))
+    head = ("command", "bare", "strict", "bounded or pinned")
+    return table(head, *((", ".join(commands), *row) for row, commands in rows.items()))
 
 
 @pytest.mark.parametrize(("place", "client"), [*enumerate(BACKENDS)])
-def test_the_page_says_what_each_verb_costs(costs, place, client):
-    names = [name for name in costs if name not in ASYNC_VERBS]
+def test_the_page_has_the_cost_of_each_command(costs, place, client):
+    names = [name for name in costs if name not in ASYNC_METHODS]
     right = table_of(costs, names, client)
     assert tables(COSTS)[place : place + 1] == [right], f"The right table:\n{right}"
 
 
 @pytest.mark.parametrize(("place", "client"), [*enumerate(BACKENDS, start=2)])
-def test_the_page_says_what_async_verbs_cost(costs, place, client):
-    """As their twins; but before Django 6.1 some are made of others, key by key."""
-    right = table_of(costs, ASYNC_VERBS, client)
+def test_the_page_has_the_costs_of_async_methods(costs, place, client):
+    """They cost the same as their twins. Before Django 6.1, some work key by key."""
+    right = table_of(costs, ASYNC_METHODS, client)
     if django.VERSION < (6, 1):
         assert tables(COSTS)[place : place + 1] == [right], f"The right table:\n{right}"
     else:
         assert right == table_of(costs, [], client)
 
 
-def test_every_verb_of_djangos_is_counted():
-    verbs = {name for name, member in vars(BaseCache).items() if callable(member)}
-    verbs = {name for name in verbs if not name.startswith("_")} - HELPERS
-    assert {verb_in(name) for name in (*VERBS, *ASYNC_VERBS)} == (
-        verbs - {"close", "aclose"} | {"in"}
+def test_every_method_of_django_is_counted():
+    commands = {name for name, member in vars(BaseCache).items() if callable(member)}
+    commands = {name for name in commands if not name.startswith("_")} - HELPERS
+    assert {bare_name(name) for name in (*METHODS, *ASYNC_METHODS)} == (
+        commands - {"close", "aclose"} | {"in"}
     )
 
 
 @pytest.mark.parametrize("client", BACKENDS)
-def test_every_verb_of_the_client_is_counted(costs, bare, client):
-    verbs = (ONE_KEY | MANY_KEYS | {"flush_all"}) & set(dir(bare._cache))
+def test_every_command_of_the_client_is_counted(costs, bare, client):
+    commands = (ONE_KEY | MANY_KEYS | {"flush_all"}) & set(dir(bare._cache))
     if hasattr(bare._cache, "__getitem__"):
-        verbs |= {"_cache[key]", "_cache[key] = …", "del _cache[key]", "key in _cache"}
-    names = {name for name in RAW_VERBS if client in costs.get(name, {})}
-    assert {verb_in(name) for name in names} == verbs
+        commands |= {
+            "_cache[key]",
+            "_cache[key] = …",
+            "del _cache[key]",
+            "key in _cache",
+        }
+    names = {name for name in RAW_COMMANDS if client in costs.get(name, {})}
+    assert {bare_name(name) for name in names} == commands
 
 
-# What is beside the rule.
+# Exceptions to the rule.
 
 
 def warm(cache, _):
@@ -291,7 +299,7 @@ def first_of_all(cache, clock):
 
 
 def invalidated(cache, clock):
-    """By another process, of which this one has heard nothing."""
+    """Another process has invalidated, and this one has not read the counter since."""
     warm(cache, clock)
     cache._cache.wrapped.incr(cache._cache.counter.key, 1)
 
@@ -306,12 +314,12 @@ def invalidated_and_late(cache, clock):
     clock.now += WINDOW
 
 
-#: Seconds that a bounded alias of these tests trusts what it knows.
+#: Seconds for which the bounded aliases of these tests trust the latest generation.
 WINDOW = 60
 STRICT: dict = {}
 BOUNDED = {"MAX_STALENESS": WINDOW}
 
-#: By the page's words: what leads there, in which mode, and on how many servers.
+#: By the page's words: the preparation, the mode, and the number of servers.
 OCCASIONS = {
     "strict": (warm, STRICT, 1),
     "strict, first in a process": (first_of_a_process, STRICT, 1),
@@ -332,21 +340,21 @@ OCCASIONS = {
 
 @pytest.fixture
 def proxies(start):
-    """Three proxies, each before a memcached of its own."""
+    """Three proxies, each in front of its own memcached."""
     counting = [CountingProxy(start().port) for _ in range(3)]
     yield counting
     for proxy in counting:
         proxy.close()
 
 
-def test_the_page_says_what_else_an_operation_may_cost(proxies, monkeypatch):
+def test_the_page_has_the_other_costs_of_an_operation(proxies, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(clock_module, "monotonic", clock.monotonic)
 
-    alive = []  # a client that is freed may say `quit` meanwhile
+    alive = []  # a client that is freed may say `quit`
 
     def trips(client, how, act):
-        """What it takes at the most, for on several servers keys differ."""
+        """Return the largest cost. With several servers it depends on the key."""
         prepare, options, servers = how
         cache = our_cache(
             BACKENDS[client],
@@ -356,7 +364,7 @@ def test_the_page_says_what_else_an_operation_may_cost(proxies, monkeypatch):
         keys, counts = ["k"], []
         if servers > 1:
             keys = [f"k{number}" for number in range(20)]
-            cache.get_many(keys)  # opens a connection to each
+            cache.get_many(keys)  # this opens a connection to each server
         for key in keys:
             prepare(cache, clock)
             before = sum(proxy.count for proxy in proxies)
@@ -369,12 +377,12 @@ def test_the_page_says_what_else_an_operation_may_cost(proxies, monkeypatch):
         "get": lambda cache, key: cache.get(key),
         "set": lambda cache, key: cache.set(key, 1),
     }
-    columns = [(client, verb) for client in BACKENDS for verb in acts]
+    columns = [(client, command) for client in BACKENDS for command in acts]
     rows = [
-        (words, *(trips(client, how, acts[verb]) for client, verb in columns))
+        (words, *(trips(client, how, acts[command]) for client, command in columns))
         for words, how in OCCASIONS.items()
     ]
-    head = ("an operation", *(f"`{verb}`, {client}" for client, verb in columns))
+    head = ("an operation", *(f"`{command}`, {client}" for client, command in columns))
     right = table(head, *rows)
     for cache in alive:
         cache.close()
@@ -383,7 +391,7 @@ def test_the_page_says_what_else_an_operation_may_cost(proxies, monkeypatch):
 
 @pytest.fixture
 def several(build, proxies):
-    """Build a cache on three servers and say how many round trips it takes to act."""
+    """Return a function that counts the round trips of a call on three servers."""
     cache = build([proxy.location for proxy in proxies])
 
     def trips(act) -> int:
@@ -397,11 +405,11 @@ def several(build, proxies):
 def test_many_keys_on_several_servers_take_one_round_trip_for_each_server(
     client, several
 ):
-    """And one for the counter, where the look cannot travel."""
+    """pylibmc takes one more, for the counter."""
     keys = [str(number) for number in range(50)]
     several(lambda cache: cache.set_many(items(keys)))
-    looks = {"pymemcache": 0, "pylibmc": 1}[client]
-    assert several(lambda cache: cache.get_many(keys)) == 3 + looks
+    counter_reads = {"pymemcache": 0, "pylibmc": 1}[client]
+    assert several(lambda cache: cache.get_many(keys)) == 3 + counter_reads
 
 
 def in_a_block(cache):
@@ -409,7 +417,7 @@ def in_a_block(cache):
         pass
 
 
-#: The README's names of what we add, and how they are used.
+#: The README's names of our additions, and how each is used.
 OURS = {
     "cache.invalidate_namespace()": methodcaller("invalidate_namespace"),
     "await cache.ainvalidate_namespace()": (
@@ -428,8 +436,8 @@ OURS = {
 }
 
 
-def test_the_readme_says_what_our_own_names_cost(backend, proxy):
-    """Of two aliases that share a namespace, and a third that has its own."""
+def test_the_readme_has_the_costs_of_our_own_names(backend, proxy):
+    """Two aliases share a namespace, and a third has its own."""
     rows = re.findall(
         r"^\| `(.*?)` \|.*\| (\d)(?: for each namespace)? \|$",
         tables(section("What you can do with it"))[0],
@@ -466,7 +474,7 @@ def test_the_readme_says_what_our_own_names_cost(backend, proxy):
     ],
     ids=["make_key", "close", "repr", "dir"],
 )
-def test_what_needs_no_server_asks_none(build, proxy, mode, act):
+def test_a_call_that_needs_no_server_makes_no_round_trip(build, proxy, mode, act):
     cache = build(proxy.location, OPTIONS=mode)
     cache.set("k", 1)
     assert proxy.during(lambda: act(cache)) == 0

@@ -1,7 +1,7 @@
-"""What a serializer, a compression or another protocol makes of counter and items.
+"""The counter and items with other serializers, compression and protocols.
 
-Each works as it does on the bare backend, or is refused with an error that says why;
-with none does anything come back, or come to others.
+Each setting works as on the bare backend, or an error says why it is refused. With none
+of them does an old item come back, or an item reach another namespace.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.uses import as_another_process
 
 
 class Json:
-    """A serializer as both libraries take it: pymemcache gives it the key as well."""
+    """A serializer for both libraries. pymemcache also passes the key to it."""
 
     def serialize(self, *key_and_value):
         return json.dumps(key_and_value[-1]).encode(), 1
@@ -32,7 +32,7 @@ class Json:
 
 
 class Squeezing(Json):
-    """Compresses all that is no number."""
+    """Compresses everything but numbers."""
 
     def serialize(self, *key_and_value):
         data, _ = super().serialize(*key_and_value)
@@ -73,7 +73,7 @@ class Failing(Json):
         raise LookupError("no such codec")
 
 
-#: The library, its options, and a serializer to be made part of its client's class.
+#: The client library, its options, and a serializer to mix into the client's class.
 SETUPS = {
     "pickles": ("pymemcache", {"serde": PickleSerde(pickle_version=0)}, None),
     "compressed": ("pymemcache", {"serde": CompressedSerde(min_compress_len=30)}, None),
@@ -99,7 +99,7 @@ EVERY_SETUP = pytest.mark.parametrize("setup", SETUPS)
 
 @pytest.fixture
 def build_place(servers):
-    """Build ours, in namespace "mine", and the bare backend on emptied servers."""
+    """Build ours, in namespace "mine", and the bare backend, on empty servers."""
     places = []
 
     def build(library, options, serializer=None):
@@ -108,7 +108,7 @@ def build_place(servers):
         if serializer is not None:
             client_class = type("Serializing", (serializer, pylibmc.Client), {})
             place.cache._class = place.bare._class = client_class
-        as_another_process(place.cache)  # that no other test has told a generation
+        as_another_process(place.cache)  # no other test may share its latest generation
         place.begin()
         return place
 
@@ -118,31 +118,31 @@ def build_place(servers):
 
 
 def in_namespace(name, place, servers):
-    """Build another cache as ours is, in a namespace of this name."""
+    """Build a cache like ours in a namespace with this name."""
     options = {**place.cache._options, "NAMESPACE": name}
     cache = our_cache(BACKENDS[place.library], servers[0].location, OPTIONS=options)
     cache._class = place.cache._class
     return cache
 
 
-# What works.
+# Settings that work.
 
 VALUES = [
     *("", "text", "é", "t" * 5000, b"", b"bytes", b"\xff\x00", b"b" * 5000),
     *("41", b"41", 0, 5, -5, 2**70, 1.5, True, None, [1, "two"], {"k": [None]}),
-    *({1, 2}, "\udc80", lambda: "what nobody serializes"),
+    *({1, 2}, "\udc80", lambda: "cannot be serialized"),
 ]
 
 
 @EVERY_SETUP
-def test_an_item_is_what_it_is_on_the_bare_backend(build_place, setup):
+def test_an_item_is_the_same_as_on_the_bare_backend(build_place, setup):
     place = build_place(*SETUPS[setup])
 
     def use(cache, value):
         raw = cache._cache
         return [
-            outcome(verb, *arguments)
-            for verb, *arguments in (
+            outcome(command, *arguments)
+            for command, *arguments in (
                 (raw.set, "k", value),
                 (raw.get, "k"),
                 (raw.set_multi, {"k": value, "l": value}),
@@ -164,7 +164,7 @@ def test_an_item_is_what_it_is_on_the_bare_backend(build_place, setup):
 
 
 @pytest.mark.parametrize("setup", ["binary", "pylibmc"])
-def test_what_pylibmc_is_told_to_compress_is_compressed(build_place, setup):
+def test_pylibmcs_arguments_for_compression_take_effect(build_place, setup):
     place = build_place(*SETUPS[setup])
     raw, text = place.cache._cache, b"t" * 5000
     with place.untouched("k", "l", "m"):
@@ -172,14 +172,18 @@ def test_what_pylibmc_is_told_to_compress_is_compressed(build_place, setup):
         assert raw.set_multi({"l": text}, min_compress_len=1) == []
         assert raw.add_multi({"m": text}, 0, b"", 1, 9) == []
         assert raw.get_multi(["k", "l", "m"]) == dict.fromkeys("klm", text)
-        name = raw._binder.binding().keys(raw.counter.latest).wire_key
+        wire_key = raw._binder.binding().keys(raw.counter.latest).wire_key
         for key in "klm":
-            stored = place.watched.ask(b"get %s\r\n" % name(key).encode(), b"END\r\n")
+            stored = place.watched.ask(
+                b"get %s\r\n" % wire_key(key).encode(), b"END\r\n"
+            )
             assert 0 < len(stored) < 200
 
 
 @EVERY_SETUP
-def test_nothing_comes_back_and_nothing_comes_to_others(build_place, setup, servers):
+def test_no_old_item_comes_back_and_no_item_reaches_another_namespace(
+    build_place, setup, servers
+):
     place = build_place(*SETUPS[setup])
     raw, item = place.cache._cache, b"5" if setup == "nothing" else "5"
 
@@ -187,7 +191,7 @@ def test_nothing_comes_back_and_nothing_comes_to_others(build_place, setup, serv
         place.watched.ask(b"delete %s\r\n" % COUNTER, b"DELETED\r\n")
 
     with closing(in_namespace("others", place, servers)) as other:
-        for forget in (
+        for invalidate in (
             place.cache.invalidate_namespace,
             lose_the_counter,
             lambda: (lose_the_counter(), place.cache.invalidate_namespace()),
@@ -196,16 +200,16 @@ def test_nothing_comes_back_and_nothing_comes_to_others(build_place, setup, serv
             assert raw.get("k")
             assert other._cache.get("k") is None
             assert other._cache.get_multi(["k"]) == {}
-            forget()
+            invalidate()
             assert raw.get("k") is None
             assert raw.get_multi(["k"]) == {}
             assert raw.add("l", item)
             assert raw.get("k") is None
 
 
-# What is refused.
+# Settings that are refused.
 
-ACTS = {
+OPERATIONS = {
     "set": lambda cache: cache._cache.set("k", "7"),
     "add": lambda cache: cache.add("k", "v"),
     "set_many": lambda cache: cache.set_many({"k": "v"}),
@@ -231,7 +235,7 @@ def assert_refused(place, act, fault) -> None:
 
 
 def spoilt(library, serializer):
-    """Return a set-up with a serializer that cannot keep a counter."""
+    """Return a setting with a serializer that cannot keep a counter."""
     if library == "pymemcache":
         return library, {"serde": serializer()}
     return library, {}, serializer
@@ -253,15 +257,15 @@ def spoilt(library, serializer):
 def test_a_serializer_that_spoils_the_counter_is_refused(
     build_place, library, serializer, fault
 ):
-    """Before anything is stored, for nobody could forget it."""
+    """The error comes before an item is stored that could not be invalidated."""
     place = build_place(*spoilt(library, serializer))
-    for act in ACTS.values():
+    for act in OPERATIONS.values():
         assert_refused(place, act, fault)
     assert place.watched.items(place.theirs).keys() - {COUNTER} == place.theirs
 
 
 @pytest.mark.parametrize("library", BACKENDS)
-def test_a_serializer_that_compresses_every_number_is_refused_when_it_matters(
+def test_a_serializer_that_compresses_numbers_is_refused_at_invalidation(
     build_place, library
 ):
     place = build_place(*spoilt(library, SqueezingAll))
@@ -291,8 +295,8 @@ FLAGS = [0, 1, 2, 3, 4, 8, 16, 2**16 - 1]
 
 @EVERY_SETUP
 @pytest.mark.parametrize("flags", FLAGS)
-def test_rubbish_in_the_counter_serves_nothing(build_place, setup, flags):
-    """In whatever way a client reads it; nor is it bumped into a generation."""
+def test_rubbish_in_the_counter_serves_no_item(build_place, setup, flags):
+    """No client makes a generation of it, and no increment does."""
     place = build_place(*SETUPS[setup])
     raw, item = place.cache._cache, b"5" if setup == "nothing" else "5"
     others = place.watched.items(place.theirs)
@@ -300,12 +304,12 @@ def test_rubbish_in_the_counter_serves_nothing(build_place, setup, flags):
         assert raw.set("k", item)
         line = b"set %s %d 0 %d\r\n" % (COUNTER, flags, len(rubbish))
         place.watched.ask(line + rubbish + b"\r\n", b"STORED\r\n")
-        for act in ACTS.values():
+        for act in OPERATIONS.values():
             assert_refused(place, act, "")
         with pytest.raises(NamespaceError):
             place.cache.invalidate_namespace()
-        raw.disconnect_all()  # the binary protocol takes the server to be away now
-        assert_refused(place, ACTS["get"], "")
+        raw.disconnect_all()  # the binary protocol reports an outage
+        assert_refused(place, OPERATIONS["get"], "")
         place.watched.ask(b"delete %s\r\n" % COUNTER, b"DELETED\r\n")
         assert raw.get("k") is None
     after = place.watched.items(place.theirs)

@@ -18,7 +18,7 @@ from django.test import override_settings
 
 from namespaced_cache import NamespacedCache, invalidate_namespaces
 from tests.support.other_processes import namespaced_alias
-from tests.support.uses import EACH_WAY_TO_FORGET, MANY, outcome
+from tests.support.uses import EACH_WAY_TO_INVALIDATE, MANY, outcome
 
 # 15. A value is too large: Django deletes the key, so that no old value stays.
 
@@ -35,8 +35,8 @@ from tests.support.uses import EACH_WAY_TO_FORGET, MANY, outcome
     [("pymemcache", {}), ("pymemcache", {"ignore_exc": True}), ("pylibmc", {})],
     indirect=["client"],
 )
-def test_a_value_too_large_takes_its_own_key_with_it(build, bare, store, options):
-    """And no stranger's."""
+def test_a_value_that_is_too_large_deletes_its_own_key(build, bare, store, options):
+    """Keys of other users stay."""
     cache = build(OPTIONS=options)
     for each in (cache, bare):
         each.set("k", "small")
@@ -45,9 +45,9 @@ def test_a_value_too_large_takes_its_own_key_with_it(build, bare, store, options
     assert bare.get("k") == "small"
 
 
-# 17. Each verb, sync and async, is namespaced exactly once.
+# 17. Each method and each command, sync and async, is namespaced exactly once.
 
-#: What to call each verb of Django's with, on "k", which is 5, and "l".
+#: The arguments for each method of Django's cache API. "k" holds 5, and "l" exists.
 DJANGO_CALLS = {
     **dict.fromkeys(("get", "has_key", "delete", "touch", "incr", "decr"), ("k",)),
     **dict.fromkeys(("incr_version", "decr_version"), ("k",)),
@@ -58,7 +58,7 @@ DJANGO_CALLS = {
     "get_or_set": ("new", 1),
 }
 
-#: The same for the verbs of the clients.
+#: The same for the commands of the clients.
 RAW_CALLS = {
     **dict.fromkeys(("set", "add", "replace", "append", "prepend"), ("k", b"1")),
     **dict.fromkeys(("incr", "decr", "touch"), ("k", 1)),
@@ -74,7 +74,7 @@ RAW_CALLS = {
 
 @pytest.fixture
 def twins(build, strangers, server, wires, client):
-    """Ours, the bare backend, and what makes sure that they sent the same keys."""
+    """Return a function that checks that ours and bare send the same keys."""
     options = {"behaviors": {"cas": True}} if client == "pylibmc" else {}
     our_wire, bare_wire = wires(server, server)
     cache = build(our_wire.location, OPTIONS=options)
@@ -97,37 +97,41 @@ def twins(build, strangers, server, wires, client):
     return check
 
 
-@pytest.mark.parametrize("verb", DJANGO_CALLS)
+@pytest.mark.parametrize("method", DJANGO_CALLS)
 @pytest.mark.parametrize(("version", "awaited"), [(None, False), (7, True)])
-def test_a_verb_of_djangos_is_namespaced_once(twins, verb, version, awaited):
-    """And answers what it answers on the bare backend, by the caller's keys."""
+def test_a_method_of_django_is_namespaced_once(twins, method, version, awaited):
+    """It answers like the bare backend, with the caller's keys."""
 
     async def call_async(cache):
-        return await getattr(cache, f"a{verb}")(*DJANGO_CALLS[verb], version=version)
+        return await getattr(cache, f"a{method}")(
+            *DJANGO_CALLS[method], version=version
+        )
 
     def call(cache):
         if awaited:
             return asyncio.run(call_async(cache))
-        return getattr(cache, verb)(*DJANGO_CALLS[verb], version=version)
+        return getattr(cache, method)(*DJANGO_CALLS[method], version=version)
 
     twins(lambda cache: cache.set_many({"k": 5, "l": 6}, version=version), call)
 
 
-def without_tokens(verb, answer):
-    """Cas tokens differ from call to call."""
-    if not verb.startswith("gets"):
+def without_tokens(command, answer):
+    """Remove cas tokens, which differ from call to call."""
+    if not command.startswith("gets"):
         return answer
-    return {k: v for k, (v, _) in answer.items()} if "_" in verb else answer[0]
+    return {k: v for k, (v, _) in answer.items()} if "_" in command else answer[0]
 
 
-@pytest.mark.parametrize("verb", RAW_CALLS)
-def test_a_verb_of_the_clients_is_namespaced_once(twins, cache, bare, verb):
-    if not hasattr(bare._cache, verb):
-        assert not hasattr(cache._cache, verb)
+@pytest.mark.parametrize("command", RAW_CALLS)
+def test_a_command_of_the_clients_is_namespaced_once(twins, cache, bare, command):
+    if not hasattr(bare._cache, command):
+        assert not hasattr(cache._cache, command)
         return
 
     def call(each):
-        return without_tokens(verb, getattr(each._cache, verb)(*RAW_CALLS[verb]))
+        return without_tokens(
+            command, getattr(each._cache, command)(*RAW_CALLS[command])
+        )
 
     twins(lambda each: each._cache.set_multi({"k": 5, "l": 6}), call)
 
@@ -137,9 +141,9 @@ def test_keys_that_failed_are_the_callers(build, start):
     servers = {server.location: server for server in (start(), start(), start())}
     cache = build([*servers], OPTIONS={"retry_timeout": 60})
     items = dict.fromkeys(MANY, 1)
-    assert cache.generation  # its home is the first server, and stays
+    assert cache.generation  # the counter server is the first, which stays up
     servers[max(servers)].kill()
-    for _ in range(2):  # a connection breaks, another is refused
+    for _ in range(2):  # the connection breaks, then a new one is refused
         outcome(lambda: cache.set_many(items, version=7))
     failed = cache.set_many(items, version=7)
     kept = cache.get_many(MANY, version=7)
@@ -147,12 +151,14 @@ def test_keys_that_failed_are_the_callers(build, start):
     assert sorted([*failed, *kept]) == sorted(MANY)
 
 
-# 18. `clear()` and `_cache.flush_all()` meet strangers' keys.
+# 18. `clear()` and `_cache.flush_all()` leave the keys of others alone.
 
 
-@EACH_WAY_TO_FORGET
-def test_what_forgets_leaves_strangers_keys(build, wire, bare, another, forget):
-    """Those of the bare backend, of other namespaces and of workers; and counters."""
+@EACH_WAY_TO_INVALIDATE
+def test_an_invalidation_leaves_the_keys_of_others(
+    build, wire, bare, another, invalidate
+):
+    """Others are bare keys, and keys and counters of other namespaces and workers."""
     cache, namesake = build(wire.location), build(OPTIONS={"NAMESPACE": "shop"})
     worker = another(worker="gw7")
     for stranger in (namesake, bare):
@@ -160,18 +166,18 @@ def test_what_forgets_leaves_strangers_keys(build, wire, bare, another, forget):
     worker("cache.set('k', 'theirs')")
     generations = namesake.generation, worker("cache.generation")
     cache.set("k", "mine")
-    forget(cache)
+    invalidate(cache)
     assert cache.get("k") is None
     assert namesake.get("k") == bare.get("k") == worker("cache.get('k')") == "theirs"
     assert (namesake.generation, worker("cache.generation")) == generations
     assert b"flush_all" not in b"".join(request for _, request in wire.requests)
 
 
-# 19. Keys of 249, 250 and 251 bytes, also where a character has several.
+# 19. Keys of 249, 250 and 251 bytes, also with characters of several bytes.
 
 
 def sized(character: str, size: int, last: str) -> str:
-    """Make a key of so many bytes: filled up from the left, with its own last one."""
+    """Make a key of so many bytes that ends with `last`."""
     text = character * ((size - 1) // len(character.encode())) + last
     return "f" * (size - len(text.encode())) + text
 
@@ -179,7 +185,7 @@ def sized(character: str, size: int, last: str) -> str:
 @pytest.mark.parametrize("size", [249, 250, 251])
 @pytest.mark.parametrize("character", ["k", "é", "€", "😀"])
 def test_keys_around_the_limit(build, wire, bare, character, size):
-    """They are taken or refused as on the bare client, and stay apart."""
+    """They are accepted or refused as by the bare client, and stay separate."""
     cache = build(wire.location)
     one, other = sized(character, size, "a"), sized(character, size, "b").encode()
     for key in (one, other):
@@ -198,7 +204,7 @@ def test_keys_around_the_limit(build, wire, bare, character, size):
 
 
 def test_a_digest_never_meets_a_literal_key(build, wire):
-    """Not even a key that is spelt as the server sees the long one."""
+    """Not even if the key is a part of the long key's wire key."""
     cache, long = build(wire.location), "k" * 250
     cache._cache.set(long, "long")
     (digested,) = wire.sent_keys()
@@ -208,7 +214,7 @@ def test_a_digest_never_meets_a_literal_key(build, wire):
     assert cache._cache.get(long) == "long"
 
 
-# 20. What Django and Python do to a cache: swap it, close it, copy it, ask it.
+# 20. What Django and Python do to a cache: replace, close, copy, read attributes.
 
 
 @pytest.fixture
@@ -220,7 +226,7 @@ def site(backend, server):
         caches["default"].close()
 
 
-def test_a_cache_that_settings_put_in_its_place_is_another(site):
+def test_a_cache_of_other_settings_is_separate(site):
     default_cache.set("k", 1)
     elsewhere = {**site, "OPTIONS": {**site["OPTIONS"], "NAMESPACE": "elsewhere"}}
     with override_settings(CACHES={"default": elsewhere}):
@@ -231,8 +237,8 @@ def test_a_cache_that_settings_put_in_its_place_is_another(site):
 
 
 @pytest.mark.usefixtures("site")
-def test_a_cache_that_was_closed_goes_on():
-    seen = default_cache.generation
+def test_a_closed_cache_works_on():
+    expected = default_cache.generation
     for close in (
         default_cache.close,
         default_cache._cache.disconnect_all,
@@ -243,8 +249,8 @@ def test_a_cache_that_was_closed_goes_on():
         close()
         assert default_cache.get("k") == 1
         close()
-        seen += 1
-        assert invalidate_namespaces() == {"default": seen}
+        expected += 1
+        assert invalidate_namespaces() == {"default": expected}
         assert default_cache.get("k") is None
 
 
@@ -252,7 +258,7 @@ def test_a_cache_that_was_closed_goes_on():
     "duplicate",
     [copy.copy, copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))],
 )
-def test_a_copy_has_its_own_connection_and_lacks_what_is_missing(cache, duplicate):
+def test_a_copy_has_its_own_connection_and_no_extra_attributes(cache, duplicate):
     cache.set("k", 1)
     other = duplicate(cache)
     assert type(other) is NamespacedCache

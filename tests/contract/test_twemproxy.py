@@ -1,7 +1,8 @@
-"""The tests of test_contract.py by way of twemproxy, as users of a proxy tier have it.
+"""The tests of test_contract.py, through twemproxy.
 
-Where twemproxy does not take a command, a test takes the place of theirs and says so.
-What the servers behind it do, no client sees: that is tested below.
+If twemproxy does not support a command, a test here replaces the one there, and says
+why. Clients do not see what happens to the servers behind twemproxy. The last tests are
+about that.
 """
 
 import time
@@ -19,7 +20,7 @@ from tests.support.caches import BACKENDS, bare_cache
 from tests.support.servers import Memcached, Twemproxy
 from tests.support.uses import as_another_process
 
-#: What clients raise whose connection has ended.
+#: The errors of a client whose connection has ended.
 CLOSED = (pymemcache.exceptions.MemcacheUnexpectedCloseError, pylibmc.Error)
 
 
@@ -29,8 +30,8 @@ def server(twemproxy):
 
 
 @pytest.mark.parametrize("clear", CLEARS)
-def test_clear_forgets(build, bare, clear):
-    """With us alone: twemproxy ends the connection of who sends a `flush_all`."""
+def test_clear_removes_all_items(build, bare, clear):
+    """It works with ours only: twemproxy ends a connection that sends `flush_all`."""
     cache = build()
     for each in (cache, bare):
         each.set_many({"a": 1, "b": 2})
@@ -41,27 +42,27 @@ def test_clear_forgets(build, bare, clear):
 
 
 @pytest.mark.parametrize("timeout", [0, -5])
-def test_a_timeout_that_is_over_stores_nothing(cache, client, timeout):
-    """It ends the connection of who sends one below 0, as Django has pymemcache do."""
+def test_a_timeout_in_the_past_stores_nothing(cache, client, timeout):
+    """twemproxy ends a connection that sends a negative timeout, as pymemcache does."""
     ends = pytest.raises(CLOSED) if client == "pymemcache" else nullcontext()
     with ends:
         cache.set("k", 1, timeout=timeout)
     assert cache.get("k") is None
 
 
-# Servers behind it come and go.
+# Servers behind twemproxy stop and restart.
 
 KEYS = [f"key-{number}" for number in range(20)]
 
-#: Soon given up by the proxy, and soon tried again: milliseconds.
+#: The proxy soon gives up a server, and soon tries it again: milliseconds.
 QUICK = {"timeout": 100, "server_failure_limit": 1, "server_retry_timeout": 300}
 
-#: Soon tried again by the client.
+#: The client soon tries a server again.
 OPTIONS = {"pymemcache": {}, "pylibmc": {"behaviors": {"retry_timeout": 1}}}
 
 
 class Tier:
-    """Two memcached processes behind a twemproxy, and caches on it."""
+    """Two memcached processes behind a twemproxy, and caches that use it."""
 
     def __init__(self, build, client, servers, **settings):
         self.proxy = Twemproxy(*servers, **QUICK, **settings)
@@ -71,18 +72,18 @@ class Tier:
             build(self.proxy.location, OPTIONS=OPTIONS[client])
         )
 
-    def home(self, cache) -> Memcached:
-        """Find the server that holds the counter."""
+    def counter_server(self, cache) -> Memcached:
+        """Return the server that holds the counter."""
         key = cache._cache.counter.key
-        (home,) = (
+        (counter_server,) = (
             server
             for server in self._servers
             if self.on(server, lambda client: client.get(key))
         )
-        return home
+        return counter_server
 
     def on(self, server, act):
-        """Return what it answers on one of the servers, with a client of its own."""
+        """Call `act` with a bare client of one server, and return the answer."""
         bare = bare_cache(self._backend, server.location)
         answer = act(bare._cache)
         bare.close()
@@ -103,7 +104,7 @@ def tier(build, client, start):
 
 
 def eventually(act):
-    """Return what it answers, as soon as that is something and no error."""
+    """Call `act` until it returns a true value, and return that."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         with suppress(
@@ -115,13 +116,13 @@ def eventually(act):
     return act()
 
 
-def test_while_the_counters_server_is_away_nothing_is_served_or_claimed(tier):
-    """And all works again when it is back, with nothing of what was before."""
+def test_while_the_counter_server_is_down_no_item_is_read_or_stored(tier):
+    """Afterwards everything works again, and no old item comes back."""
     on = tier()
     cache, fresh = on.make(), on.make()
     cache.set_many(dict.fromkeys(KEYS, "old"))
-    home = on.home(cache)
-    home.kill()
+    counter_server = on.counter_server(cache)
+    counter_server.kill()
     for each in (cache, fresh) * 2:
         for key in KEYS:
             with suppress(pymemcache.MemcacheError, pylibmc.Error):
@@ -129,10 +130,10 @@ def test_while_the_counters_server_is_away_nothing_is_served_or_claimed(tier):
             with suppress(pymemcache.MemcacheError, pylibmc.Error):
                 assert (
                     each.set(key, "lost") is None
-                )  # at once, though it has no timeout
+                )  # it fails at once, although it has no timeout
         with pytest.raises(NamespaceUnavailable):
             each.invalidate_namespace()
-    home.start()
+    counter_server.start()
     number = eventually(cache.invalidate_namespace)
     assert eventually(lambda: fresh.generation) == number
     for each in (cache, fresh, on.make()):
@@ -141,22 +142,25 @@ def test_while_the_counters_server_is_away_nothing_is_served_or_claimed(tier):
     assert fresh.get_many(KEYS) == dict.fromkeys(KEYS, "new")
 
 
-def test_a_counter_that_the_proxy_has_moved_is_raised_when_it_returns(tier, caplog):
-    """Who knows a newer number serves nothing old; who does not may see the old."""
+def test_a_counter_that_the_proxy_has_moved_is_repaired_when_it_returns(tier, caplog):
+    """A process that has seen a newer generation reads no old item.
+
+    Others may read it.
+    """
     on = tier(auto_eject_hosts="true")
     knows = on.make()
     knows.set_many(dict.fromkeys(KEYS, "old"))
     old = knows.generation
-    home = on.home(knows)
-    name = GenerationKeys(knows.namespace, old).wire_key
-    names = [name(knows.make_key(key)) for key in KEYS]
-    names.append(knows._cache.counter.key)
-    copy = on.on(home, lambda client: client.get_multi(names))
-    home.kill()
+    counter_server = on.counter_server(knows)
+    wire_key = GenerationKeys(knows.namespace, old).wire_key
+    wire_keys = [wire_key(knows.make_key(key)) for key in KEYS]
+    wire_keys.append(knows._cache.counter.key)
+    copy = on.on(counter_server, lambda client: client.get_multi(wire_keys))
+    counter_server.kill()
     moved = eventually(knows.invalidate_namespace)
     assert moved > old
-    home.start()
-    on.on(home, lambda client: client.set_multi(copy))
+    counter_server.start()
+    on.on(counter_server, lambda client: client.set_multi(copy))
     assert eventually(lambda: on.make().generation == old)
     fresh = on.make()
     assert "old" in fresh.get_many(KEYS).values()

@@ -1,4 +1,4 @@
-"""The tests of test_isolation.py by way of twemproxy, where they need no exception."""
+"""The tests of test_isolation.py, through twemproxy, without exceptions."""
 
 import pytest
 

@@ -92,7 +92,7 @@ def versions(requirements, operator):
     return {name: Version(version) for name, version in pairs}
 
 
-def test_the_smallest_that_is_tested_is_the_smallest_that_is_supported():
+def test_the_oldest_supported_versions_are_tested():
     extras = PROJECT["optional-dependencies"].values()
     supported = versions([*PROJECT["dependencies"], *chain(*extras)], ">=")
     tested = versions(CONSTANTS["SMALLEST"], "==")

@@ -1,4 +1,4 @@
-"""Every block of the README and of every page works, and every link leads somewhere."""
+"""All blocks of the README and of every page work, and all links have a target."""
 
 import argparse
 import logging
@@ -17,7 +17,7 @@ from tests.support.pages import PAGES, Bench, headings, prose, sections
 
 SECTIONS = [each for page in PAGES for each in sections(page) if each.blocks]
 
-#: What a release of the shop has cached.
+#: Stores the items that a release of the shop has cached.
 RELEASE = """
 import os
 os.environ["SHOP_RELEASE"] = "{}"
@@ -35,7 +35,7 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=str)
-def test_the_blocks_of(section, tmp_path, server, start):
+def test_the_blocks_of_a_section_work(section, tmp_path, server, start):
     bench = Bench(tmp_path, server, start, BEFORE.get(section.title, []))
     try:
         for block in section.blocks:
@@ -46,8 +46,8 @@ def test_the_blocks_of(section, tmp_path, server, start):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_code_stands_where_it_is_not_looked_for(page):
-    """In a fence made of tildes or left open, in an indented block, or in HTML."""
+def test_all_code_is_in_fenced_blocks(page):
+    """Not in a fence of tildes or one that is left open, an indented block, or HTML."""
     text = page.read_text()
     taken = sum(len(section.blocks) for section in sections(page))
     assert text.count("```") == 2 * taken
@@ -61,12 +61,12 @@ def test_each_page_is_linked_from_the_readme():
 
 
 def anchor(heading: str) -> str:
-    """Return what GitHub makes of a heading."""
+    """Return the anchor that GitHub makes of a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page):
+def test_every_link_has_a_target(page):
     links = re.findall(r"\]\(([^)]*)\)", prose(page))
     assert links
     for link in links:
@@ -95,7 +95,7 @@ def reference():
 
 
 def rows(section: str) -> list[str]:
-    """Return the names that the rows of a section's table are about."""
+    """Return the name in each row of a section's table."""
     return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
 
 
@@ -133,7 +133,7 @@ def test_the_reference_has_every_argument_of_the_signal(reference, cache):
     signals.namespace_invalidated.connect(receiver)
     cache.invalidate_namespace()
     signals.namespace_invalidated.disconnect(receiver)
-    given = receiver.call_args.kwargs.keys() - {"signal"}  # which Django adds
+    given = receiver.call_args.kwargs.keys() - {"signal"}  # Django adds this one
     assert set(rows(reference["The signal"])) == given
 
 
@@ -151,10 +151,10 @@ def test_the_page_of_the_command_has_every_argument():
     command = load_command_class("namespaced_cache", "cache_namespace")
     parser = command.create_parser("manage.py", "cache_namespace")
     (ways,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    there_are = set()
+    expected = set()
     for way, arguments in ways.choices.items():
         actions = (a for a in arguments._actions if a.dest != "help")
         names = chain(*(a.option_strings or [a.dest.upper()] for a in actions))
-        there_are |= {way, *(f"{way} {name}" for name in names)}
+        expected |= {way, *(f"{way} {name}" for name in names)}
     page = (ROOT / "docs" / "command.md").read_text()
-    assert {" ".join(row.split()[:2]) for row in rows(page)} == there_are
+    assert {" ".join(row.split()[:2]) for row in rows(page)} == expected

@@ -1,4 +1,4 @@
-"""The README's Python blocks work as they stand, one after another, on both clients."""
+"""The README's Python blocks work unchanged, one after another, with both clients."""
 
 import json
 import re
@@ -23,13 +23,13 @@ RUNNER, NAMESPACED, SETTINGS, CLASS, MIXIN, APP, USE, PINNED = blocks(
 
 @pytest.fixture
 def settings(server):
-    """The CACHES that are written out, on the tests' own server."""
+    """The CACHES of the README, on the tests' own server."""
     scope: dict = {}
     exec(SETTINGS.replace("127.0.0.1:11211", server.location), scope)
     return scope["CACHES"]
 
 
-def test_the_settings_and_the_uses(settings):
+def test_the_settings_and_the_examples_work(settings):
     with override_settings(CACHES=settings):
         scope: dict = {}
         exec(USE, scope)
@@ -37,7 +37,7 @@ def test_the_settings_and_the_uses(settings):
         caches.close_all()
 
 
-#: Two tests alike, so that one comes after the other in whatever order.
+#: Two equal tests, so that one comes after the other in any order.
 TWICE = """
     def test_first(self):
         assert cache.add("k", 1)
@@ -49,20 +49,20 @@ IMPORTS = "from django.core.cache import cache\nfrom django.test import TestCase
 
 @pytest.fixture
 def project(tmp_path, server):
-    """A project of production settings, and a test that needs an empty cache."""
+    """A project with production settings, and a test that needs an empty cache."""
     made = Project(tmp_path, server.location)
     made.write("suite/test_every_kind.py", "")
     made.write("test_it.py", f"{IMPORTS}\nclass Test(TestCase):\n{TWICE}")
     return made
 
 
-def test_the_line_for_pytest(project):
+def test_the_line_for_pytest_works(project):
     project.write("pytest.ini", PYTEST_INI + "pythonpath = .\n")
     run = project.pytest()
     assert run.count("passed") == 2, run.output
 
 
-def test_the_line_for_djangos_runner(project):
+def test_the_line_for_djangos_runner_works(project):
     project.write("one_line.py", f"from settings import *\n{RUNNER}")
     run = project.manage("test", DJANGO_SETTINGS_MODULE="one_line")
     assert (run.code, run.ran) == (0, 2), run.output
@@ -91,7 +91,7 @@ def test_a_class_that_keeps_its_cache(project):
     assert (run.code, run.count("passed")) == (0, 2), run.output
 
 
-def test_the_mixin_and_wrapping_in_the_settings(project):
+def test_the_mixin_and_wrapping_in_the_settings_work(project):
     project.write("wrapped.py", f"from settings import *\n{NAMESPACED}")
     project.write(
         "test_it.py", f"{IMPORTS}{MIXIN}\nclass Test(IsolatedTestCase):\n{TWICE}"
@@ -106,7 +106,7 @@ INSTALLED_APPS = [app for app in INSTALLED_APPS if app != "namespaced_cache"]
 INSTALLED_APPS += ["early.EarlyConfig"]
 """
 
-#: Stands before ours among the apps.
+#: An app that is listed before ours.
 EARLY = """
 from django.apps import AppConfig
 
@@ -124,7 +124,9 @@ class EarlyConfig(AppConfig):
     [(APP, "for the child", "by the child"), ("", "None", None)],
     ids=["with the app", "without it"],
 )
-def test_the_app_joins_the_test_that_has_started_the_process(project, app, found, left):
+def test_with_the_app_a_child_process_uses_the_namespace_of_its_test(
+    project, app, found, left
+):
     project.write("of_the_child.py", WITHOUT + app)
     project.write("early.py", EARLY)
     project.write(
@@ -135,9 +137,9 @@ def test_the_app_joins_the_test_that_has_started_the_process(project, app, found
 
         def test_child():
             cache.set("left", "for the child")
-            look = "from django.core.cache import cache; print(cache.get('left'))"
+            code = "from django.core.cache import cache; print(cache.get('left'))"
             environment = {{**os.environ, "DJANGO_SETTINGS_MODULE": "of_the_child"}}
-            child = [sys.executable, "-m", "django", "shell", "-c", look]
+            child = [sys.executable, "-m", "django", "shell", "-c", code]
             output = subprocess.check_output(child, text=True, env=environment)
             assert {found!r} in output
             assert cache.get("early") == {left!r}
@@ -149,7 +151,7 @@ def test_the_app_joins_the_test_that_has_started_the_process(project, app, found
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values())
-def test_wrapping_the_production_settings(backend):
+def test_wrapping_the_production_settings_works(backend):
     scope = {"CACHES": {"default": {"BACKEND": backend, "LOCATION": "127.0.0.1:1"}}}
     exec(NAMESPACED, scope)
     assert scope["CACHES"]["default"]["BACKEND"] == "namespaced_cache.NamespacedCache"
@@ -159,8 +161,8 @@ def test_wrapping_the_production_settings(backend):
     }
 
 
-def test_the_figures_are_those_that_were_measured():
-    """Each has its row in the results, which were taken in one run."""
+def test_the_figures_are_those_of_the_results():
+    """Each figure is in the results, which come from one run."""
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     measured = {
         (row["client"], row["command"], row["subject"]): f"{row['ratio']['median']:.2f}"

@@ -1,4 +1,4 @@
-"""tests/README.md names the folders that there are, and a test for each scenario."""
+"""tests/README.md names all folders, and existing tests for each scenario."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support import ROOT
 
 TESTS = ROOT / "tests"
 README = (TESTS / "README.md").read_text()
-#: Numbers and, for each, the lines that follow it.
+#: The number and the lines of each scenario.
 SCENARIOS = re.findall(
     r"^(\d+)\. (.*\n(?: .*\n)*)", README.partition("## Scenarios\n")[2], re.MULTILINE
 )

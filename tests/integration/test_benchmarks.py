@@ -54,7 +54,7 @@ WRITERS = (
     "items under random prefixes",
 )
 
-#: The labels of each section's rows. Each list has the values whose products are there.
+#: The labels of each section's rows. The rows are the products of these lists.
 ROWS = {
     "commands": [
         {
@@ -139,7 +139,7 @@ def folder(tmp_path_factory):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,  # where others use the machine as well
+        timeout=300,  # for a busy machine
     )
     assert done.returncode == 0, done.stdout
     return folder
@@ -175,7 +175,7 @@ def test_the_spread_over_placements_is_that_of_their_medians(monkeypatch):
     import measure
 
     def placement(median):
-        # Whose own quartiles are far away.
+        # The quartiles of a single placement are far from its median.
         spread = measure.Spread(median, median / 10, median * 10)
         return {"strict": measure.Measured(5, spread, spread)}
 
@@ -205,7 +205,7 @@ def test_an_isolated_test_takes_one_round_trip_more(sections):
     trips = {(row["test"], row["runner"]): row["trips"] for row in sections["suite"]}
     assert trips["nothing", "Django's"] == 0
     assert trips["set and get", "Django's"] == 2
-    # And a few for the whole suite, at its start.
+    # The suite takes a few more at its start.
     assert 1 <= trips["nothing", "isolated"] < 1.5
 
 
@@ -306,7 +306,7 @@ def test_a_comparison_marks_what_is_worse_by_more_than_the_spread(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_a_comparison_of_a_file_with_itself_finds_all_the_same(folder):
+def test_a_comparison_of_a_file_with_itself_reports_no_change(folder):
     path = folder / "results.json"
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "compare.py", path, path],

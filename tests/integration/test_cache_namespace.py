@@ -1,4 +1,4 @@
-"""`manage.py cache_namespace` on real servers: what it tells, frees, and leaves."""
+"""`manage.py cache_namespace` on real servers: what it lists, deletes and leaves."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ NEWEST = 1_790_000_000_000_000_000
 
 
 def setting(client, location, **options):
-    """The setting of a bare alias, as a site has it whose tests are namespaced."""
+    """Return the setting of a bare alias, as on a site whose tests are namespaced."""
     return {"BACKEND": BACKENDS[client], "LOCATION": location, "OPTIONS": options}
 
 
 def run(caches, *arguments, out=None, err=None):
-    """Run the command on these CACHES; return what it printed, and on stderr."""
+    """Run the command on these CACHES. Return its output and its error output."""
     out = io.StringIO() if out is None else out
     err = io.StringIO() if err is None else err
     with override_settings(CACHES=caches):
@@ -46,13 +46,13 @@ def run(caches, *arguments, out=None, err=None):
 
 
 def listed(caches, *arguments):
-    """What `list` tells, by namespace."""
+    """Return the output of `list`, by namespace."""
     out, _ = run(caches, "list", "--json", *arguments)
     return {each["name"]: each for each in json.loads(out)}
 
 
 def amounts(namespace):
-    """How many items are live, dead and unclaimed."""
+    """Return how many items are live, dead and unclaimed."""
     return [namespace[state]["items"] for state in ("live", "dead", "unclaimed")]
 
 
@@ -65,7 +65,7 @@ class Wire(Watched):
         assert self.ask(b"".join(commands) + b"mn\r\n", b"MN\r\n") == b"MN\r\n"
 
     def everything(self):
-        """All that is stored, with its values."""
+        """Return all items with their values."""
         with Server(self._socket.getpeername()) as server:
             keys = [item.key for item in server.items(b"")]
         found = {}
@@ -93,22 +93,22 @@ def site(server, client):
 
 @pytest.fixture
 def named(build):
-    """Build a cache in a namespace of this name, which no other test has told of it."""
+    """Build a cache in a namespace with this name, like one in another process."""
     return lambda name: as_another_process(build(OPTIONS={"NAMESPACE": name}))
 
 
 def fill(cache, generations, items=3):
-    """Leave so many items in each of so many generations."""
+    """Store so many items in each of so many generations."""
     for number in range(generations):
         if number:
             cache.invalidate_namespace()
         cache.set_many({f"k{n}": "v" * 100 for n in range(items)})
 
 
-def test_it_lists_what_is_live_and_what_is_dead(site, named, bare):
+def test_it_lists_live_and_dead_items(site, named, bare):
     fill(named("shop"), 3)
     fill(named("api"), 1)
-    bare.set("k", "of the site")
+    bare.set("k", "the site's")
     found = listed(site)
     assert list(found) == ["api", "shop"]
     assert amounts(found["api"]) == [3, 0, 0]
@@ -129,7 +129,7 @@ def test_it_lists_a_table_for_people(site, named):
     assert re.findall(r"(\d+) \([\d,]+ B\)", line) == ["3", "3", "0"]
 
 
-def test_what_has_no_counter_here_is_unclaimed_and_stays(site, named, wire):
+def test_items_without_a_counter_are_unclaimed_and_stay(site, named, wire):
     cache = named("shop")
     fill(cache, 2)
     delete_the_counter(wire)
@@ -141,7 +141,7 @@ def test_what_has_no_counter_here_is_unclaimed_and_stays(site, named, wire):
     assert wire.everything() == before
 
 
-def test_what_is_above_the_counter_is_unclaimed_and_stays(site, wire):
+def test_items_above_the_counter_are_unclaimed_and_stay(site, wire):
     keys = GenerationKeys("shop", NEWEST + 1)
     above = {keys.wire_key(key).encode(): b"v" for key in "ab"}
     wire.fill([(b"nsc:shop", b"%d" % NEWEST), *above.items()])
@@ -150,7 +150,7 @@ def test_what_is_above_the_counter_is_unclaimed_and_stays(site, wire):
     assert above.items() <= wire.everything().items()
 
 
-def test_a_counter_that_is_rubbish_makes_nothing_dead(site, wire):
+def test_rubbish_in_the_counter_makes_no_item_dead(site, wire):
     key = GenerationKeys("shop", NEWEST).wire_key("k").encode()
     wire.fill([(b"nsc:shop", b"rubbish"), (key, b"v")])
     assert amounts(listed(site)["shop"]) == [0, 0, 1]
@@ -160,18 +160,18 @@ def test_a_counter_that_is_rubbish_makes_nothing_dead(site, wire):
 
 
 def strangers(namespaces):
-    """Keys that look like a namespace's, and are nobody's of ours."""
+    """Give keys that look like wire keys but belong to no namespace."""
     yield from (b"plain", b":1:k", b"nsc", b"nsc:", b"nsc::1:k", b"nscx:a:1:k")
     for name in namespaces:
-        # In capitals no generation is written.
+        # Generations contain no capital letters.
         yield from (name + b":1:k", b"x" + b"nsc:" + name, b"nsc:" + name + b":A:k")
 
 
 @pytest.mark.parametrize(
     "total", [20_000, pytest.param(1_000_000, marks=pytest.mark.stress)]
 )
-def test_a_purge_frees_what_is_dead_and_leaves_the_rest_to_the_byte(start, total):
-    """And within bounded memory, showing its progress."""
+def test_a_purge_deletes_dead_items_and_leaves_all_others_unchanged(start, total):
+    """It needs little memory, and shows its progress."""
     server = start("-m", "1024")
     names = [f"name{number}" for number in range(20)]
     generations = {
@@ -207,7 +207,8 @@ def test_a_purge_frees_what_is_dead_and_leaves_the_rest_to_the_byte(start, total
             "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss",
             "print('peak', peak // 1024)",
         ]
-        # By a small process, for the system counts what a parent had as its child's.
+        # A small process starts the command, because the system counts a parent's
+        # memory as its child's.
         call = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
         done = subprocess.run(
             [sys.executable, "-c", call, sys.executable, "-c", "\n".join(project)],
@@ -229,7 +230,7 @@ def test_a_purge_frees_what_is_dead_and_leaves_the_rest_to_the_byte(start, total
         assert stay.items() <= left.items()
 
 
-def test_a_server_that_is_busy_is_waited_for(client, monkeypatch):
+def test_the_command_waits_for_a_busy_server(client, monkeypatch):
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     answers = [
@@ -248,14 +249,14 @@ def test_a_server_that_is_busy_is_waited_for(client, monkeypatch):
     assert f"shop  {NEWEST}" in re.sub(" +", "  ", out)
 
 
-def test_a_walk_that_somebody_else_has_begun_is_no_harm(start, client):
-    """Memcached says that it is busy; or it waits, until all of that is read."""
+def test_a_walk_by_another_client_does_no_harm(start, client):
+    """memcached answers that it is busy, or waits until that client has finished."""
     server = start()
     with closing(Wire(server)) as filling, closing(Wire(server)) as other:
-        # Too much for the buffers on its way, in fewer items than make a table grow.
+        # Too much for the buffers, but too few items for the hash table to grow.
         filling.fill((b"nsc:shop:1:%0200d" % number, b"") for number in range(60_000))
         filling.fill([(b"nsc:shop", b"%d" % NEWEST)])
-        other.ask(b"lru_crawler metadump all\r\n", b"")  # and nothing is read
+        other.ask(b"lru_crawler metadump all\r\n", b"")  # the answer is not read
         reading = threading.Timer(1, other.ask, [b"", b"END\r\n"])
         reading.start()
         out, _ = run({"default": setting(client, server.location)}, "purge")
@@ -263,7 +264,7 @@ def test_a_walk_that_somebody_else_has_begun_is_no_harm(start, client):
     assert out.startswith("shop: 60,000 (")
 
 
-def test_a_purge_that_is_broken_off_can_be_run_again(site, named, monkeypatch):
+def test_an_interrupted_purge_can_be_repeated(site, named, monkeypatch):
     cache = named("shop")
     fill(cache, 4, items=1000)
     delete, batches = Server.delete, []
@@ -279,9 +280,9 @@ def test_a_purge_that_is_broken_off_can_be_run_again(site, named, monkeypatch):
         out = io.StringIO()
         with pytest.raises(
             CommandError, match="the next purge continues"
-        ) as broken_off:
+        ) as interruption:
             run(site, "purge", out=out)
-    assert broken_off.value.returncode == 130
+    assert interruption.value.returncode == 130
     assert out.getvalue().startswith("shop: 1,000 (")
     assert amounts(listed(site)["shop"]) == [1000, 2000, 0]
     run(site, "purge")
@@ -289,7 +290,7 @@ def test_a_purge_that_is_broken_off_can_be_run_again(site, named, monkeypatch):
     assert len(cache.get_many(f"k{n}" for n in range(1000))) == 1000
 
 
-def test_a_dry_run_tells_and_leaves_all(site, named, wire):
+def test_a_dry_run_reports_and_deletes_nothing(site, named, wire):
     fill(named("shop"), 2)
     before = wire.everything()
     out, _ = run(site, "purge", "--dry-run")
@@ -300,15 +301,14 @@ def test_a_dry_run_tells_and_leaves_all(site, named, wire):
 
 @pytest.fixture
 def runs(server):
-    """A run that has one live and one dead item, and a worker of it that has lost
-    its counter."""
+    """A run with one live and one dead item, and its worker, whose counter is lost."""
     name = "run-0123456789abcdef"
     items = {
         f"nsc:{name}": b"%d" % NEWEST,
         GenerationKeys(name, NEWEST).wire_key("k"): b"v",
         GenerationKeys(name, NEWEST - 1).wire_key("k"): b"v",
         GenerationKeys(f"{name}.gw0", NEWEST).wire_key("k"): b"v",
-        # Which is called like one, and is not.
+        # This name only looks like that of a worker.
         f"nsc:{name}0": b"%d" % NEWEST,
         GenerationKeys(f"{name}0", NEWEST).wire_key("k"): b"v",
     }
@@ -317,21 +317,21 @@ def runs(server):
     return name
 
 
-def test_a_run_that_goes_on_loses_what_is_dead_alone(site, runs, wire):
+def test_a_run_that_goes_on_loses_only_its_dead_items(site, runs, wire):
     before = wire.everything()
     run(site, "purge")
-    gone = before.keys() - wire.everything().keys()
-    assert gone == {GenerationKeys(runs, NEWEST - 1).wire_key("k").encode()}
+    deleted = before.keys() - wire.everything().keys()
+    assert deleted == {GenerationKeys(runs, NEWEST - 1).wire_key("k").encode()}
 
 
-def test_of_a_run_that_is_over_nothing_is_left(site, runs, wire, monkeypatch):
+def test_a_finished_run_loses_all_its_items(site, runs, wire, monkeypatch):
     monkeypatch.setattr(inventory, "IDLE_AFTER", 1)
     monkeypatch.setattr(cache_namespace, "IDLE_AFTER", 1)
     wait_until_idle(wire, runs)
     found = listed(site)
     assert found[runs]["generation"] is None
     assert amounts(found[runs]) == [0, 0, 2]
-    # To have listed it was no use of it.
+    # Listing the run does not count as an access.
     out, _ = run(site, "purge", "--older-than", "2s")
     assert out.splitlines()[-1].startswith("4 (")
     assert {each["name"] for each in listed(site).values()} == {f"{runs}0"}
@@ -339,14 +339,14 @@ def test_of_a_run_that_is_over_nothing_is_left(site, runs, wire, monkeypatch):
 
 
 def wait_until_idle(wire, name):
-    """Wait until a run was not used for two seconds of the server's."""
+    """Wait until a run was not used for two seconds, by the server's clock."""
     deadline = time.monotonic() + 30
     idle = b"0"
     while int(idle) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-        told = wire.ask(b"me nsc:%b\r\n" % name.encode(), b"\r\n")
-        (idle,) = re.findall(rb" la=(\d+)", told)
+        answer = wire.ask(b"me nsc:%b\r\n" % name.encode(), b"\r\n")
+        (idle,) = re.findall(rb" la=(\d+)", answer)
 
 
 def delete_the_counter(wire):
@@ -356,7 +356,7 @@ def delete_the_counter(wire):
 EACH_WAY_TO_LOSE = pytest.mark.parametrize(
     "lose",
     [delete_the_counter, lambda wire: wire.fill([(b"nsc:shop", b"rubbish")])],
-    ids=["gone", "rubbish"],
+    ids=["lost", "rubbish"],
 )
 
 
@@ -377,12 +377,13 @@ def test_a_generation_that_begins_during_the_walk_is_live(named, server):
     assert again.count("live") >= 1
     (namespace,) = taken.namespaces.values()
     assert namespace.generation == cache.generation
-    # Of the second walk the new one alone; of the first, what was alive then.
+    # From the second walk, only the new item is live. From the first, those that were
+    # live.
     assert (namespace.live.items, namespace.dead.items) == (1, 6)
 
 
 @EACH_WAY_TO_LOSE
-def test_a_counter_that_goes_during_the_walk_makes_nothing_dead(
+def test_a_counter_that_is_lost_during_the_walk_makes_no_item_dead(
     named, server, wire, lose
 ):
     cache = named("shop")
@@ -401,8 +402,8 @@ def test_a_counter_that_goes_during_the_walk_makes_nothing_dead(
     assert taken.namespaces["shop"].dead.items == 0
 
 
-def test_of_two_counters_the_lower_says_what_is_dead(client, start):
-    """As where two sites have one name for servers that they share in part."""
+def test_of_two_counters_the_lower_decides_which_items_are_dead(client, start):
+    """Two sites may use one name, and share some of their servers."""
     pair = [start(), start()]
     caches = {"default": setting(client, [server.location for server in pair])}
     for number, server in enumerate(pair):
@@ -418,8 +419,8 @@ def test_of_two_counters_the_lower_says_what_is_dead(client, start):
     assert amounts(found) == [2, 0, 2]
 
 
-def test_a_counter_is_looked_for_on_all_servers(client, server, start):
-    """It is on one, and what it speaks for on both."""
+def test_the_command_finds_a_counter_on_any_server(client, server, start):
+    """The counter is on one server, and its items are on both."""
     pair = [server.location, start().location]
     caches = {
         "default": setting(client, pair),
@@ -441,7 +442,7 @@ def test_a_counter_is_looked_for_on_all_servers(client, server, start):
         assert amounts(listed(caches)["shop"]) == [100, 100 - dead, 0]
 
 
-def test_what_pymemcache_puts_before_keys_is_known(server):
+def test_pymemcaches_key_prefix_is_supported(server):
     client, options = "pymemcache", {"key_prefix": b"site-"}
     caches = {"default": setting(client, server.location, **options)}
     ours = {"NAMESPACE": "shop", **options}
@@ -458,8 +459,8 @@ def test_what_pymemcache_puts_before_keys_is_known(server):
         assert cache.get("k0") is None
 
 
-def test_keys_that_only_the_binary_protocol_can_say_are_purged(server):
-    """But for those that even base64 cannot: they stay until they expire."""
+def test_keys_that_need_the_binary_protocol_are_purged(server):
+    """Keys that are too long for base64 stay until they expire."""
     caches = {"default": setting("pylibmc", server.location)}
     client = pylibmc.Client([server.location], binary=True)
     keys = GenerationKeys("shop", NEWEST - 1)
@@ -482,7 +483,9 @@ def test_a_namespace_is_invalidated_by_its_name(site, named, server):
     assert cache.generation == generation + 1
 
 
-def test_without_a_name_each_aliass_own_is_invalidated(site, named, client, server):
+def test_without_a_name_the_namespace_of_each_alias_is_invalidated(
+    site, named, client, server
+):
     caches = {
         "bare": site["default"],
         "one": {
@@ -509,7 +512,7 @@ LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 @pytest.mark.parametrize(
     ("caches", "arguments", "said"),
     [
-        ({}, ["invalidate", "nobody"], "No server has a namespace 'nobody'."),
+        ({}, ["invalidate", "unknown"], "No server has a namespace 'unknown'."),
         ({}, ["invalidate", "a b"], "'a b' is not a namespace"),
         ({}, ["invalidate", "a..b"], "'a..b' is not a namespace"),
         ({}, ["invalidate"], "No alias of CACHES has a namespace: name one."),
@@ -528,14 +531,14 @@ LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
         ({}, [], "the following arguments are required: WAY"),
     ],
 )
-def test_what_cannot_be_done_is_said(site, monkeypatch, caches, arguments, said):
+def test_an_error_says_what_cannot_be_done(site, monkeypatch, caches, arguments, said):
     monkeypatch.delenv("NAMESPACED_CACHE_RUN")
     identity.begin_epoch()
     with pytest.raises(CommandError, match=re.escape(said)):
         run(caches or site, *arguments)
 
 
-def test_a_counter_that_is_rubbish_is_not_bumped(site, wire):
+def test_rubbish_in_the_counter_is_not_incremented(site, wire):
     wire.fill([(b"nsc:shop", b"5")])
     with pytest.raises(CommandError, match=r"the key 'nsc:shop' on .*, holds b'5'"):
         run(site, "invalidate", "shop")
@@ -549,13 +552,13 @@ def test_a_server_without_its_crawler_is_named(client, start):
 
 
 def test_a_proxy_is_refused(client, twemproxy):
-    """It would show one server's items at best."""
+    """Through a proxy, it would see one server's items at best."""
     with pytest.raises(CommandError, match=r"No answer from memcached at /.*socket"):
         run({"default": setting(client, twemproxy.location)}, "list")
 
 
-def test_on_a_terminal_it_shows_a_bar(start):
-    """Which is written over, and ends its line."""
+def test_on_a_terminal_it_shows_a_progress_bar(start):
+    """The bar is overwritten, and a newline follows it."""
     server = start()
     with closing(Wire(server)) as wire:
         wire.fill((b"nsc:a:1:%06d" % number, b"") for number in range(5000))

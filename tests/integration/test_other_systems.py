@@ -9,8 +9,8 @@ import pytest
 
 from tests.support import ROOT
 
-#: Takes away what Windows does not have. The standard library's modules that differ by
-#: `sys.platform` are imported before, because Linux's need what is taken away.
+#: Removes what Windows does not have. First it imports modules of the standard library
+#: that differ by `sys.platform`, because on Linux they need what is removed.
 WITHOUT = """
 import asyncio, multiprocessing, os, random, socket, subprocess, sys, tempfile
 for name in ("register_at_fork", "fork", "forkpty"):
@@ -79,7 +79,8 @@ def test_every_module_can_be_imported():
     done = run(EVERY_MODULE)
     assert done.returncode == 0, done.stderr
     modules = [*(ROOT / "src" / "namespaced_cache").rglob("*.py")]
-    # All but the package itself; without the source there is nothing to compare with.
+    # All modules but the package itself. Without the source there is nothing to
+    # compare.
     assert not modules or int(done.stdout) == len(modules) - 1
 
 

@@ -1,4 +1,4 @@
-"""The pytest plugin, in small projects that are run as a user runs them."""
+"""The pytest plugin, in small projects that run as a user runs them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRAP = "cache_namespace_wrap = true\n"
 
 @pytest.fixture
 def project(tmp_path, server):
-    """A project of production settings, whose aliases pytest wraps, and no tests."""
+    """A project with production settings and no tests, whose aliases pytest wraps."""
     made = Project(tmp_path, server.location)
     made.write("pytest.ini", INI + WRAP)
     made.write("suite/test_every_kind.py", "")
@@ -33,7 +33,7 @@ def project(tmp_path, server):
         from django.core.cache import cache
 
         def leave(name):
-            '''Tell what is left of others, and leave something.'''
+            '''Return the items that are left, and store one.'''
             left = sorted(cache.get_many(["class", "module", "test"]))
             cache.set(name, 1)
             return left
@@ -81,22 +81,25 @@ def late():
     leave("module")
 
 @pytest.fixture
-def asks_late(request):
+def uses_late(request):
     leave("test")
     request.getfixturevalue("late")
 
-def test_that_asks_late(asks_late):
+def test_that_uses_it_late(uses_late):
     assert leave("test") == ["module", "test"]
 """
 
 
-def test_every_test_starts_alike_the_first_as_well(project):
-    """What fixtures of wider scopes have cached is gone, what its own have is there."""
+def test_all_tests_start_equally_including_the_first(project):
+    """No items of wider fixtures are left.
+
+    Items of the test's own fixtures are there.
+    """
     project.write("test_fixtures.py", FIXTURES)
     all_pass(project.pytest(), 5)
 
 
-def test_nothing_is_written_in_no_namespace_while_django_is_set_up(project, server):
+def test_nothing_is_stored_outside_a_namespace_during_set_up(project, server):
     project.write(
         "conftest.py", "from django.core.cache import cache; cache.set('k', 1)"
     )
@@ -160,8 +163,8 @@ def test_a_class_may_share(project, where, what):
     all_pass(project.pytest("-p", "no:randomly"), 8)
 
 
-def test_what_stands_closest_to_a_test_counts(project):
-    """Its own marker, its class's marker or attribute, its module's marker."""
+def test_the_closest_scope_counts(project):
+    """First its own marker, then the scope of its class, then its module's marker."""
     project.write(
         "test_closest.py",
         """
@@ -210,7 +213,7 @@ OF_A_MARKER = "The marker cache_isolation of test_scope.py::TestScope"
         ("", "", f"{OF_A_MARKER} is ()"),
     ],
 )
-def test_a_scope_that_there_is_not_is_refused(project, ini, marker, complaint):
+def test_an_unknown_scope_is_refused(project, ini, marker, complaint):
     project.write("pytest.ini", INI + WRAP + (ini and f"cache_isolation = {ini}"))
     project.write(
         "test_scope.py",
@@ -235,7 +238,7 @@ def test_the_fixture_is_the_default_alias(project):
         from django.core.exceptions import ImproperlyConfigured
         from namespaced_cache import NamespacedCache
 
-        def test_hands_on(namespaced_cache):
+        def test_fixture(namespaced_cache):
             assert isinstance(namespaced_cache, NamespacedCache)
             assert namespaced_cache is caches["default"]
             cache.set("k", 1)
@@ -249,7 +252,7 @@ def test_the_fixture_is_the_default_alias(project):
     assert "The cache alias 'default' has no namespace" in run.output
 
 
-def test_the_end_of_a_verbose_run_tells_what_was_done(project):
+def test_a_verbose_run_ends_with_a_summary(project):
     project.write(
         "test_report.py",
         """
@@ -258,7 +261,7 @@ def test_the_end_of_a_verbose_run_tells_what_was_done(project):
         def test_nothing(number): pass
         """,
     )
-    # Once more in each process, after a fixture of pytest-django's for the session.
+    # Each process invalidates once more, after a session fixture of pytest-django.
     said = r"^cache isolation: (\d+) namespaces?, invalidated ([\d,]+) times$"
     run = project.pytest("-v")
     assert re.findall(said, run.output, re.MULTILINE) == [("1", "1,201")]
@@ -267,11 +270,11 @@ def test_the_end_of_a_verbose_run_tells_what_was_done(project):
     assert not re.findall(said, project.pytest().output, re.MULTILINE)
 
 
-def test_a_test_pays_one_round_trip_for_its_isolation(server, project):
-    """And the run four more.
+def test_isolation_costs_one_round_trip_for_each_test(server, project):
+    """A run costs four more.
 
-    Two because its first invalidation finds no counter to bump, one because a fixture
-    of pytest-django's is set up for the session, and one for the client's farewell.
+    Its first invalidation finds no counter and takes two more. One is for a session
+    fixture of pytest-django, and one for the client's `quit`.
     """
     project.write(
         "test_trivial.py",
@@ -281,7 +284,7 @@ def test_a_test_pays_one_round_trip_for_its_isolation(server, project):
         def test_nothing(number): pass
         """,
     )
-    # Without the site's own use of the cache while it is set up.
+    # The site must not use the cache itself while it is set up.
     proxy = CountingProxy(server.port)
     project.environment |= {
         "DJANGO_SETTINGS_MODULE": "bare_settings",
@@ -293,7 +296,7 @@ def test_a_test_pays_one_round_trip_for_its_isolation(server, project):
 
 
 def test_a_conftest_may_name_the_plugin(project):
-    """As projects do that load no plugins by themselves."""
+    """Projects that do not load plugins automatically name it like this."""
     project.write("conftest.py", 'pytest_plugins = ["namespaced_cache.pytest_plugin"]')
     project.write(
         "test_named.py",
@@ -323,7 +326,7 @@ def test_a_project_without_django_is_left_alone(project):
 
 
 def test_a_project_without_memcached_is_left_alone(project):
-    """An alias whose library or class is not there is not opened, either."""
+    """An alias whose library or class does not exist is not opened, either."""
     project.write(
         "settings_without.py",
         """
@@ -350,8 +353,8 @@ def test_a_project_without_memcached_is_left_alone(project):
     assert "cache isolation:" not in run.output
 
 
-def test_settings_that_a_test_overrides_lead_to_no_old_data(project, start):
-    """Not on another server either, however it was reached before."""
+def test_settings_that_a_test_overrides_show_no_old_items(project, start):
+    """This includes other servers, however they were reached before."""
     project.write(
         "test_override.py",
         f"""
@@ -363,7 +366,7 @@ def test_settings_that_a_test_overrides_lead_to_no_old_data(project, start):
         there = {{**settings.CACHES["default"], "LOCATION": "{start().location}"}}
         elsewhere = override_settings(CACHES={{"default": there}})
 
-        def look_elsewhere():
+        def use_elsewhere():
             with elsewhere:
                 found = cache.get("k")
                 cache.set("k", 1)
@@ -373,8 +376,8 @@ def test_settings_that_a_test_overrides_lead_to_no_old_data(project, start):
 
         class TestFunctions:
             def test_first(self):
-                assert look_elsewhere() is None
-                assert look_elsewhere() == 1
+                assert use_elsewhere() is None
+                assert use_elsewhere() == 1
                 assert cache.add("k", 1)
 
             test_second = test_first
@@ -382,11 +385,11 @@ def test_settings_that_a_test_overrides_lead_to_no_old_data(project, start):
         @pytest.mark.cache_isolation("class")
         class TestClass:
             def test_first(self):
-                assert look_elsewhere() is None
+                assert use_elsewhere() is None
                 assert cache.add("k", 1)
 
             def test_second(self):
-                assert look_elsewhere() == 1
+                assert use_elsewhere() == 1
                 assert not cache.add("k", 1)
 
         @elsewhere
@@ -399,8 +402,8 @@ def test_settings_that_a_test_overrides_lead_to_no_old_data(project, start):
     all_pass(project.pytest("-p", "no:randomly"), 6)
 
 
-def test_a_run_that_is_broken_off_leaves_nothing_behind(project):
-    """Not even where its name comes again."""
+def test_an_interrupted_run_leaves_nothing(project):
+    """A later run with the same name finds nothing."""
     project.write(
         "test_broken_off.py",
         """
@@ -437,8 +440,8 @@ def test_a_run_that_is_broken_off_leaves_nothing_behind(project):
     assert (run.count("passed"), run.count("error")) == (4, 1), run.output
 
 
-def test_a_class_within_a_class_shares_with_it(project):
-    """By the ini option, and by what stands on the outer one; its own word counts."""
+def test_an_inner_class_shares_with_its_outer_class(project):
+    """By the ini option, and by the outer class's scope. Its own scope comes first."""
     project.write("pytest.ini", INI + WRAP + "cache_isolation = class")
     project.write(
         "test_nested.py",
@@ -482,18 +485,21 @@ def test_a_class_within_a_class_shares_with_it(project):
     all_pass(project.pytest("-p", "no:randomly"), 8)
 
 
-AWAY = r"NamespaceWarning: Namespace '[\w.-]+' on {}: no answer"
+DOWN = r"NamespaceWarning: Namespace '[\w.-]+' on {}: no answer"
 
 
-def test_a_server_that_is_never_reached_is_warned_of_and_left_alone(project, start):
-    """Tests that do not need it run, skipped ones are skipped, the rest see it away."""
+def test_a_server_that_is_never_reached_causes_one_warning(project, start):
+    """Tests that do not use the server run, and others see it down.
+
+    Skips are skipped.
+    """
     server = start()
     server.kill()
     project.write(
         "one_alias.py", 'from bare_settings import *\ndel CACHES["pylibmc"]\n'
     )
     project.write(
-        "test_away.py",
+        "test_down.py",
         """
         import pytest
         from django.core.cache import caches
@@ -503,14 +509,14 @@ def test_a_server_that_is_never_reached_is_warned_of_and_left_alone(project, sta
         def test_nothing():
             pass
 
-        # Skipped on purpose: that such a test is skipped, and not failed for want of a
-        # server, is what the test around this is about.
-        @pytest.mark.skip(reason="to be counted as skipped, with its server away")
+        # Skipped on purpose: the outer test asserts that such a test is skipped, and
+        # does not fail because its server is down.
+        @pytest.mark.skip(reason="to be counted as skipped, with its server down")
         def test_skipped():
             pass
 
         @pytest.mark.parametrize("again", range(2))
-        def test_sees_it(again):
+        def test_sees_it_down(again):
             with pytest.raises(ConnectionRefusedError):
                 caches["default"].get("k")
             assert caches["default"].get("k") is None  # in pymemcache's retry window
@@ -522,14 +528,14 @@ def test_a_server_that_is_never_reached_is_warned_of_and_left_alone(project, sta
     }
     run = project.pytest("-W", "default", "-p", "no:randomly", **environment)
     assert run.count("skipped") == 1, run.output
-    assert run.count("passed") == 2, run.output  # the window stays open for the last
-    assert len(re.findall(AWAY.format(server.location), run.output)) == 1, run.output
+    assert run.count("passed") == 2, run.output  # the window lasts until the last test
+    assert len(re.findall(DOWN.format(server.location), run.output)) == 1, run.output
 
     run = project.pytest(**environment)
-    assert run.count("error") == 4, run.output  # where warnings are errors
+    assert run.count("error") == 4, run.output  # if warnings are errors
 
 
-def test_a_server_that_is_reached_at_last_is_isolated(project, start):
+def test_a_server_that_is_reached_late_is_isolated(project, start):
     server = start()
     server.kill()
     project.environment |= {
@@ -551,7 +557,7 @@ def test_a_server_that_is_reached_at_last_is_isolated(project, start):
             yield
             server.close()
 
-        def test_away():
+        def test_down():
             pass
 
         def test_is_there(server):
@@ -568,7 +574,7 @@ def test_a_server_that_is_reached_at_last_is_isolated(project, start):
     assert (run.code, run.count("passed")) == (0, 4), run.output
 
 
-def test_a_shared_server_without_a_namespace_is_warned_of_once(project):
+def test_a_shared_server_without_a_namespace_causes_one_warning(project):
     project.write("conftest.py", "")
     project.write(
         "test_warned.py",
@@ -581,7 +587,7 @@ def test_a_shared_server_without_a_namespace_is_warned_of_once(project):
     project.write("pytest.ini", INI)
     environment = {
         "DJANGO_SETTINGS_MODULE": "bare_settings",
-        "MEMCACHED_LOCATION": "127.0.0.1:1",  # nobody answers, but then nobody is asked
+        "MEMCACHED_LOCATION": "127.0.0.1:1",  # no server answers, but no test asks one
     }
     run = project.pytest("-W", "default", **environment)
     warning = (
@@ -594,7 +600,7 @@ def test_a_shared_server_without_a_namespace_is_warned_of_once(project):
     project.write("test_too.py", "from test_warned import test_opens")
     fatal = ("-W", "error::namespaced_cache.NamespaceWarning")
     run = project.pytest(*fatal, **environment)
-    assert run.count("failed") == 2, run.output  # and not the first alone
+    assert run.count("failed") == 2, run.output  # not only the first one
 
 
 FLUSHES = """
@@ -615,7 +621,7 @@ def test_client():
 """
 
 
-def test_flush_all_on_a_bare_backend_is_reported_with_its_place(project, start):
+def test_flush_all_on_a_bare_backend_is_reported_with_its_line(project, start):
     project.write("test_flushes.py", FLUSHES)
     run = project.pytest("-W", "default", MEMCACHED_LOCATION=start().location)
     all_pass(run, 3)
@@ -625,7 +631,7 @@ def test_flush_all_on_a_bare_backend_is_reported_with_its_place(project, start):
     assert sorted(places) == ["test_flushes.py:12", "test_flushes.py:15"], run.output
 
 
-def test_what_a_run_leaves_goes_away_within_a_day(project):
+def test_leftovers_of_a_run_expire_within_a_day(project):
     project.write(
         "test_capped.py",
         """

@@ -1,6 +1,6 @@
 """Django's runner and unittest's classes, isolated, in small projects.
 
-test_whole_suites.py has every kind of test; here is what goes wrong, and the mixin.
+test_whole_suites.py has tests of every kind. This module has errors, and the mixin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from django.test import SimpleTestCase, TestCase
 from namespaced_cache.test import NamespacedCacheMixin
 
 def leave(name):
-    '''Tell what is left of others, and leave something.'''
+    '''Return the items that are left, and store one.'''
     left = sorted(cache.get_many(["class", "test"]))
     cache.set(name, 1)
     return left
@@ -30,7 +30,7 @@ def leave(name):
 
 @pytest.fixture
 def project(tmp_path, server):
-    """A project of production settings and no tests."""
+    """A project with production settings and no tests."""
     made = Project(tmp_path, server.location)
     made.write("suite/test_every_kind.py", "")
     made.write(
@@ -52,22 +52,22 @@ def project(tmp_path, server):
 
 
 def module(text):
-    """Make a test module of the project of this."""
+    """Return the text of a test module of the project."""
     return HEAD + text
 
 
 def outcomes(run):
-    """Return the names of what failed, by Django's report."""
+    """Return the names of the tests that failed, from Django's report."""
     return sorted(re.findall(r"^(?:FAIL|ERROR): (\w+)", run.output, re.MULTILINE))
 
 
-#: The ways to isolate a test case: its base, the command's arguments, the settings.
+#: The ways to isolate a test case: its base class, the arguments, the settings.
 EACH_WAY = pytest.mark.parametrize(
     ("base", "arguments", "settings"),
     [
         ("", [RUNNER], "bare_settings"),
         ("NamespacedCacheMixin, ", [], "namespaced_settings"),
-        # Both, and then the runner does it.
+        # With both, the runner isolates.
         ("NamespacedCacheMixin, ", [RUNNER], "namespaced_settings"),
     ],
     ids=["runner", "mixin", "both"],
@@ -135,7 +135,7 @@ def test_a_class_that_cannot_be_set_up_leaves_nothing(
     assert run.ran == 5, run.output
 
 
-AWAY = """
+DOWN = """
 import signal
 
 class A{mixin}({bases}SimpleTestCase):
@@ -144,23 +144,23 @@ class A{mixin}({bases}SimpleTestCase):
         os.kill(int(os.environ["MEMCACHED_PID"]), signal.SIGKILL)
 
     def test_2_fails(self):
-        raise AssertionError("is not to be run")
+        raise AssertionError("must not run")
 
     def test_3_fails(self):
-        raise AssertionError("is not to be run")
+        raise AssertionError("must not run")
 
 class B{mixin}({bases}SimpleTestCase):
     def test_4_never_run(self):
-        raise AssertionError("is not to be run")
+        raise AssertionError("must not run")
 """
 
 
 @EACH_WAY
-def test_where_no_server_answers_tests_fail_and_the_run_goes_on(
+def test_without_a_server_tests_fail_and_the_run_goes_on(
     project, start, base, arguments, settings
 ):
     server = start()
-    project.write("test_away.py", module(AWAY.format(mixin="Class", bases=base)))
+    project.write("test_down.py", module(DOWN.format(mixin="Class", bases=base)))
     run = project.manage(
         "test",
         *arguments,
@@ -169,14 +169,14 @@ def test_where_no_server_answers_tests_fail_and_the_run_goes_on(
         MEMCACHED_PID=str(server.process.pid),
     )
     assert outcomes(run) == ["setUpClass", "test_2_fails", "test_3_fails"], run.output
-    assert "is not to be run" not in run.output
+    assert "must not run" not in run.output
     said = rf"NamespaceUnavailable: Namespace '[\w.-]+' on {server.location}: no answer"
     assert len(re.findall(said, run.output)) == 3, run.output
     assert run.ran == 3, run.output
 
 
 @EACH_WAY
-def test_a_scope_that_there_is_not_is_refused(project, base, arguments, settings):
+def test_an_unknown_scope_is_refused(project, base, arguments, settings):
     text = f"""
 class Wrong({base}SimpleTestCase):
     cache_isolation = "session"
@@ -200,10 +200,13 @@ for number in range(1000):
 
 
 @EACH_WAY
-def test_a_test_pays_one_round_trip_for_its_isolation(
+def test_isolation_costs_one_round_trip_for_each_test(
     project, server, base, arguments, settings
 ):
-    """A class one more, and the run two: its first finds no counter to bump."""
+    """Each class costs one more.
+
+    The run costs two more: its first invalidation seeds.
+    """
     project.write("test_trivial.py", module(TRIVIAL.format(base=base)))
     proxy = CountingProxy(server.port)
     project.environment |= {
@@ -219,7 +222,7 @@ def test_a_test_pays_one_round_trip_for_its_isolation(
     proxy.close()
 
 
-def test_the_mixin_warns_where_there_is_no_namespace(project):
+def test_the_mixin_warns_without_a_namespace(project):
     text = """
 from django.core.cache import caches
 
@@ -230,7 +233,7 @@ class Warned(NamespacedCacheMixin, SimpleTestCase):
     project.write("test_warned.py", module(text))
     run = project.run(
         *("-W", "default", "-m", "django", "test"),
-        MEMCACHED_LOCATION="127.0.0.1:1",  # nobody answers, but then nobody is asked
+        MEMCACHED_LOCATION="127.0.0.1:1",  # no server answers, but no test asks one
     )
     assert (run.code, run.ran) == (0, 1), run.output
     assert run.output.count("NamespaceWarning:") == 1, run.output
@@ -242,7 +245,7 @@ class Warned(NamespacedCacheMixin, SimpleTestCase):
     ) in run.output
 
 
-def test_a_runner_of_ones_own_isolates_with_the_mixin(project):
+def test_a_projects_own_runner_isolates_with_the_mixin(project):
     project.write(
         "own_runner.py",
         """
@@ -274,7 +277,7 @@ class Isolated(SimpleTestCase):
     assert "by OwnSuite" in run.output
 
 
-def test_a_suite_of_ours_needs_a_runner_of_ours(project):
+def test_our_suite_needs_our_runner(project):
     project.write(
         "own_runner.py",
         """
@@ -321,7 +324,7 @@ def test_a_suite_that_isolates_nothing_is_refused(project):
     ) in run.output
 
 
-def test_what_a_module_leaves_at_its_end_does_not_reach_the_next(project):
+def test_items_of_tear_down_module_do_not_reach_the_next_class(project):
     text = """
 def tearDownModule():
     leave("class")
@@ -376,7 +379,7 @@ class Outer(SimpleTestCase):
             calls.append(alias)
             return below(handler, alias)
 
-        CacheHandler.create_connection = own  # somebody's patch, on top of ours
+        CacheHandler.create_connection = own  # another patch on top of ours
         inner.stop()
         assert is_isolated()
         self.assertEqual(calls, ["default"])
@@ -388,12 +391,12 @@ class Outer(SimpleTestCase):
     assert (run.code, run.ran) == (0, 4), run.output
 
 
-AWAY_FOR_A_WHILE = """
+DOWN_FOR_A_WHILE = """
 from django.test import override_settings
 from django.conf import settings
 
 class Overridden(SimpleTestCase):
-    def test_away(self):
+    def test_down(self):
         there = {**settings.CACHES["default"], "LOCATION": "127.0.0.1:1"}
         with override_settings(CACHES={"default": there}):
             self.assertRaises(ConnectionRefusedError, cache.get, "k")
@@ -403,14 +406,14 @@ class Overridden(SimpleTestCase):
 """
 
 
-def test_settings_may_lead_to_no_server_at_all(project):
-    """The test sees what it sees on the plain backend."""
-    project.write("test_away.py", module(AWAY_FOR_A_WHILE))
+def test_overridden_settings_may_name_no_running_server(project):
+    """The test sees the same as with the bare backend."""
+    project.write("test_down.py", module(DOWN_FOR_A_WHILE))
     run = project.run("-W", "ignore", "-m", "django", "test", RUNNER)
     assert (run.code, run.ran) == (0, 2), run.output
 
 
-def test_a_class_that_is_off_meets_what_it_left_through_other_settings(project):
+def test_a_class_with_scope_off_finds_its_items_through_other_settings(project):
     text = """
 from django.test import override_settings
 from django.conf import settings

@@ -1,7 +1,7 @@
-"""Whole suites of real projects, run in each of the ways in which people run them.
+"""Whole suites of real projects, run in each way in which users run them.
 
-Their settings are production's. What isolates them is one line of pytest's settings, or
-one of Django's.
+The projects have production settings. One line of pytest's or Django's settings
+isolates them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.support.servers import Memcached
 
 WRAP = "--override-ini=cache_namespace_wrap=true"
 
-#: Django's own test case, which a process pool of Django's cannot take.
+#: Excludes tests that cannot be sent to the processes of Django's runner.
 PICKLED = "--exclude-tag=cannot be pickled"
 
 WAYS = {
@@ -31,12 +31,12 @@ WAYS = {
         "test", RUNNER, "--keepdb", "--shuffle", "--reverse"
     ),
 }
-if django.VERSION >= (6, 0):  # which has learned it
+if django.VERSION >= (6, 0):  # only these versions support it
     WAYS["Django, forkserver"] = lambda project: project.manage_by(
         "forkserver", "test", RUNNER, PICKLED, "--parallel=4"
     )
 
-#: Plays the running site: fills its cache, then says, when asked, what became of it.
+#: Acts as the running site: fills its cache, and reports damage when it is asked.
 RUNNING_SITE = """
 import sys
 import django
@@ -51,14 +51,14 @@ for _ in sys.stdin:
 
 
 class Site:
-    """The running site, beside the tests of the same project on the same memcached."""
+    """The running site, on the same memcached as the tests of the same project."""
 
     def __init__(self, project):
         self.process = project.start("-c", RUNNING_SITE)
         assert self.process.stdout.readline() == "open\n"
 
     def damage(self):
-        """Ask which of its 500 keys are not as it left them."""
+        """Return how many of the site's 500 keys have changed."""
         self.process.stdin.write("?\n")
         self.process.stdin.flush()
         return self.process.stdout.readline().strip()
@@ -66,7 +66,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """The example site, its memcached, and the site that runs there."""
+    """The example project, its memcached, and the running site."""
     memcached = Memcached()
     project = Project(
         tmp_path_factory.mktemp("shop"),
@@ -98,7 +98,7 @@ def test_on_the_plain_backend_it_fails_and_damages_the_site(shop, way):
     assert shop.site.damage() != "0 of 500"
 
 
-def test_two_runs_at_the_same_time_do_not_meet(shop):
+def test_two_runs_at_the_same_time_do_not_disturb_each_other(shop):
     runs = [
         shop.start("-m", "pytest", WRAP, "--numprocesses=2"),
         shop.start("-m", "django", "test", RUNNER, "--parallel=2"),
@@ -115,7 +115,7 @@ def test_a_test_of_every_kind_begins_with_an_empty_cache(tmp_path, server, way):
     assert {run.ran, run.count("passed")} & {28, 30}, run.output
 
 
-def test_and_does_not_without(tmp_path, server):
+def test_without_the_package_the_cache_is_not_empty(tmp_path, server):
     run = Project(tmp_path, server.location).manage("test")
     assert run.code != 0
-    assert run.ran in (28, 30), run.output  # two fail as a class
+    assert run.ran in (28, 30), run.output  # two classes fail as a whole

@@ -1,4 +1,4 @@
-"""The counter while its server is away, and where there are several servers."""
+"""The counter while its server is down, and with several servers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.support.servers import answer_of
 from tests.support.uses import overtake
 
 NO_ANSWER = "no answer from the server"
-QUIET = f"{NO_ANSWER} (the client takes it to be down, or hides why)"
+UNEXPLAINED = f"{NO_ANSWER} (the client takes it to be down, or hides why)"
 
 
-# A server that is away.
+# A server that is down.
 
 
 @pytest.fixture
-def away(build, start):
-    """Build a cache on a server of its own; call its `kill()` to take that away."""
+def on_own_server(build, start):
+    """Build a cache on its own server, and return both. `kill()` stops the server."""
     server = start()
 
     def build_one(**options):
@@ -42,10 +42,10 @@ def unavailable(act) -> NamespaceUnavailable:
 @pytest.mark.parametrize(
     "ask", [methodcaller("invalidate_namespace"), attrgetter("generation")], ids=repr
 )
-def test_without_a_server_there_is_no_generation(away, ask):
-    """The error names the namespace, its servers, and what the client says."""
-    cache, server = away()
-    known = cache._cache.counter.latest
+def test_without_a_server_there_is_no_generation(on_own_server, ask):
+    """The error names the namespace, its server and the client's error."""
+    cache, server = on_own_server()
+    latest = cache._cache.counter.latest
     server.kill()
     error = unavailable(lambda: ask(cache))
     cause = error.__cause__
@@ -54,11 +54,13 @@ def test_without_a_server_there_is_no_generation(away, ask):
     assert (
         str(error) == f"Namespace 'shop' on {server.location}: {NO_ANSWER} ({reason})."
     )
-    assert cache._cache.counter.latest == known
+    assert cache._cache.counter.latest == latest
 
 
-def test_a_server_that_dies_before_it_is_seeded_is_away(build, start, monkeypatch):
-    """It is no fault of the serializer's."""
+def test_a_server_that_dies_before_the_counter_is_seeded_is_down(
+    build, start, monkeypatch
+):
+    """The error does not blame the serializer."""
     server = start()
     cache = build(server.location)
     overtake(monkeypatch, cache._cache.wrapped, ["get"], server.kill)
@@ -67,32 +69,32 @@ def test_a_server_that_dies_before_it_is_seeded_is_away(build, start, monkeypatc
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_an_answer_that_no_server_gave_is_no_bump(away):
-    """Within its retry window, pymemcache answers `incr` with False and `get` too."""
-    cache, server = away(retry_timeout=60)
+def test_an_answer_that_no_server_gave_is_no_invalidation(on_own_server):
+    """In its retry window, pymemcache returns outage defaults for `incr` and `get`."""
+    cache, server = on_own_server(retry_timeout=60)
     server.kill()
     unavailable(cache.invalidate_namespace)  # the connection breaks
-    unavailable(cache.invalidate_namespace)  # another is refused
+    unavailable(cache.invalidate_namespace)  # a new one is refused
     for act in (cache.invalidate_namespace, lambda: cache.generation):
         error = unavailable(act)
-        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
+        assert str(error) == f"Namespace 'shop' on {server.location}: {UNEXPLAINED}."
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_ignored_exceptions_are_no_bump(away):
-    cache, server = away(ignore_exc=True, retry_timeout=0)
+def test_ignored_exceptions_are_no_invalidation(on_own_server):
+    cache, server = on_own_server(ignore_exc=True, retry_timeout=0)
     server.kill()
     for act in (cache.invalidate_namespace, lambda: cache.generation) * 3:
         error = unavailable(act)
-        assert str(error) == f"Namespace 'shop' on {server.location}: {QUIET}."
+        assert str(error) == f"Namespace 'shop' on {server.location}: {UNEXPLAINED}."
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_a_server_that_was_given_up_is_named(away):
-    cache, server = away(retry_attempts=0)
+def test_a_server_that_was_given_up_is_named(on_own_server):
+    cache, server = on_own_server(retry_attempts=0)
     server.kill()
     unavailable(cache.invalidate_namespace)  # the connection breaks
-    unavailable(cache.invalidate_namespace)  # another is refused
+    unavailable(cache.invalidate_namespace)  # a new one is refused
     assert str(unavailable(cache.invalidate_namespace)) == (
         f"Namespace 'shop' on {server.location}: {NO_ANSWER} (MemcacheError: All "
         f"servers seem to be down right now)."
@@ -100,7 +102,7 @@ def test_a_server_that_was_given_up_is_named(away):
 
 
 def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monkeypatch):
-    """And who waited for a server once does not wait for it once more."""
+    """The operation has waited for the server once, and does not wait again."""
 
     lost = TimeoutError if real.__module__.startswith("pymemcache") else pylibmc.Error
 
@@ -115,22 +117,22 @@ def test_an_error_without_a_text_is_named_by_its_type(cache, real, server, monke
     )
 
 
-def test_an_error_of_incr_alone_is_told(cache, real, server, monkeypatch):
-    """The counter can be read, so the error of `incr` is the one to show."""
+def test_an_error_of_incr_alone_is_shown(cache, real, server, monkeypatch):
+    """The counter can be read, so the error of `incr` is shown."""
 
     def fails(*_):
-        raise RuntimeError("told")
+        raise RuntimeError("shown")
 
     monkeypatch.setattr(real, "incr", fails)
     assert str(unavailable(cache.invalidate_namespace)) == (
         f"Namespace {cache.namespace!r} on {server.location}: {NO_ANSWER} "
-        f"(RuntimeError: told)."
+        f"(RuntimeError: shown)."
     )
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_a_server_that_returns_empty_begins_above_all_that_was_seen(away):
-    cache, server = away(retry_timeout=0)
+def test_a_server_that_returns_empty_begins_above_the_latest_generation(on_own_server):
+    cache, server = on_own_server(retry_timeout=0)
     seen = cache.generation
     server.kill()
     unavailable(cache.invalidate_namespace)
@@ -138,35 +140,39 @@ def test_a_server_that_returns_empty_begins_above_all_that_was_seen(away):
     assert cache.invalidate_namespace() > seen
 
 
-# Several servers: the counter has one home.
+# Several servers: one of them is the counter server.
 
 
 @pytest.fixture
 def several(build, start):
-    """Build a cache on three servers; give it, the counter's home and the others."""
+    """Build a cache on three servers. Return it, the counter server and the others."""
 
     def build_one(**options):
-        home, *others = sorted((start() for _ in range(3)), key=attrgetter("location"))
-        locations = [server.location for server in (others[0], home, others[1])]
-        return build(locations, OPTIONS=options), home, others
+        counter_server, *others = sorted(
+            (start() for _ in range(3)), key=attrgetter("location")
+        )
+        locations = [
+            server.location for server in (others[0], counter_server, others[1])
+        ]
+        return build(locations, OPTIONS=options), counter_server, others
 
     return build_one
 
 
-def test_the_counter_is_kept_by_the_first_server_by_name_and_no_other(several):
-    cache, home, others = several()
+def test_only_the_first_server_by_name_stores_the_counter(several):
+    cache, counter_server, others = several()
     key = cache._cache.counter.key
     cache.set_many(dict.fromkeys(map(str, range(50)), "v"))
     number = cache.invalidate_namespace()
     assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
-    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
-    assert answer_of(home, f"delete {key}") == "DELETED"
+    assert answer_of(counter_server, f"mg {key} v").split() == ["VA", "19", str(number)]
+    assert answer_of(counter_server, f"delete {key}") == "DELETED"
     number = cache.generation
     assert [answer_of(server, f"mg {key}") for server in others] == ["EN", "EN"]
-    assert answer_of(home, f"mg {key} v").split() == ["VA", "19", str(number)]
+    assert answer_of(counter_server, f"mg {key} v").split() == ["VA", "19", str(number)]
 
 
-def test_another_server_than_the_home_may_be_away(several):
+def test_another_server_than_the_counter_server_may_be_down(several):
     cache, _, others = several()
     assert cache.generation
     for server in others:
@@ -176,13 +182,15 @@ def test_another_server_than_the_home_may_be_away(several):
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_without_its_home_a_namespace_holds_nothing(several):
-    """Though other servers hold items of it, and answer, and the client hides it."""
-    cache, home, _ = several(ignore_exc=True, retry_timeout=0)
+def test_without_its_counter_server_a_namespace_is_empty(several):
+    """Other servers hold items of it and answer, and the client hides the outage."""
+    cache, counter_server, _ = several(ignore_exc=True, retry_timeout=0)
     keys = [str(number) for number in range(50)]
     cache.set_many(dict.fromkeys(keys, "v"))
-    home.kill()
-    bare = bare_cache(BACKENDS["pymemcache"], home.location, OPTIONS=cache._options)
+    counter_server.kill()
+    bare = bare_cache(
+        BACKENDS["pymemcache"], counter_server.location, OPTIONS=cache._options
+    )
     for each in (cache, bare):
         assert [each.get(key, "miss") for key in keys] == ["miss"] * 50
         assert each.get_many(keys) == {}
@@ -190,16 +198,16 @@ def test_without_its_home_a_namespace_holds_nothing(several):
         assert [each.add(key, "w") for key in keys] == [False] * 50
         assert [each.delete(key) for key in keys] == [False] * 50
     assert str(unavailable(cache.invalidate_namespace)) == (
-        f"Namespace {cache.namespace!r} on {home.location}: {QUIET}."
+        f"Namespace {cache.namespace!r} on {counter_server.location}: {UNEXPLAINED}."
     )
     bare.close()
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_closing_closes_the_connection_to_the_home_as_well(several):
+def test_closing_also_closes_the_connection_to_the_counter_server(several):
     cache, *_ = several()
     assert cache.generation
-    (home,) = cache._cache._binder.binding().counter_client.clients.values()
-    assert home.sock is not None
+    (counter_server,) = cache._cache._binder.binding().counter_client.clients.values()
+    assert counter_server.sock is not None
     cache.close()
-    assert home.sock is None
+    assert counter_server.sock is None

@@ -1,4 +1,4 @@
-"""Answers that are cut off, at each byte: ours claims nothing that was not told."""
+"""Answers that are cut off at each byte: ours then reports no success."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import count, groupby
 from typing import Any, NamedTuple
 
 from tests.support.caches import bare_cache, our_cache
-from tests.support.outages import ERRORS, LOUD, VERBS, all_come_back, read, word
+from tests.support.outages import COMMANDS, ERRORS, LOUD, all_recover, read, word
 from tests.support.round_trips import CountingProxy
 from tests.support.servers import Memcached
 
@@ -48,18 +48,18 @@ class CuttingProxy(CountingProxy):
             client.shutdown(socket.SHUT_RDWR)
 
 
-#: What a verb does if its answers end after 0 bytes, after 1 byte, and so on; the same
-#: word is not written twice.
+#: What a command does if its answers end after 0 bytes, after 1 byte, and so on. Equal
+#: words in a row are written once.
 #:
-#: Where ours differs: c. One request asks for the counter and the item. It is a
-#: `get_multi`, which hides what a `get` does not. d. A write looks at the counter in a
-#: second request. Of that answer pylibmc does not need the last line.
+#: Ours differs for these reasons. c: one request gets the counter and the item. It is a
+#: `get_multi`, which hides an error that a `get` does not hide. d: a write reads the
+#: counter in a second request. pylibmc does not need the last line of that answer.
 CUT = """
                 | pymemcache                 | pylibmc
 cut
     get         | closed                     | Connection 1
-      ours: c   | =                          | hidden 1
-    get_many    | closed                     | hidden {'k':1} {'k':1,'l':1}
+      ours: c   | =                          | default 1
+    get_many    | closed                     | default {'k':1} {'k':1,'l':1}
     raw_set     | closed                     | Connection
       ours: d   | =                          | Connection True
     add         | closed                     | Connection
@@ -71,7 +71,8 @@ cut
 """
 CUT_CELLS = read(CUT)
 
-#: The items at first, and after each verb. Whose answer is cut off has been obeyed.
+#: The items at first, and after each command. The server has carried out a command even
+#: if its answer is cut off.
 ITEMS = {"k": 1, "l": 1}
 ITEMS_AFTER = {
     "get": ITEMS,
@@ -82,7 +83,7 @@ ITEMS_AFTER = {
     "delete": {"l": 1},
 }
 
-#: Clients that wait as long as it takes, and try a server again soon.
+#: Clients that wait long enough, and soon try a server again.
 PATIENT: dict[str, dict[str, Any]] = {
     "pymemcache": {},
     "pylibmc": {"behaviors": {"tcp_nodelay": True, "retry_timeout": 1}},
@@ -90,88 +91,91 @@ PATIENT: dict[str, dict[str, Any]] = {
 
 
 class Cut(NamedTuple):
-    """What a verb did whose answers ended early, and its client."""
+    """The outcome of a command whose answer was cut off, and its client."""
 
     word: str
-    found: dict[str, Any]  # by somebody else, afterwards
+    found: dict[str, Any]  # by another client, afterwards
     cache: Any
 
 
 def cut_at_every_byte(
-    make: Callable[[str], Any], verb: str, server: Memcached, proxy: CuttingProxy
+    make: Callable[[str], Any], command: str, server: Memcached, proxy: CuttingProxy
 ):
     """Give a Cut for answers that end after 0 bytes, after 1 byte, and so on."""
-    somebody_else = make(server.location)
-    call, hidden = (VERBS | LOUD)[verb]
+    other = make(server.location)
+    call, outage_default = (COMMANDS | LOUD)[command]
     for size in count():
-        somebody_else.delete("new")
-        somebody_else.set_many(ITEMS)
+        other.delete("new")
+        other.set_many(ITEMS)
         cache = make(proxy.location)
-        # libmemcached 1.0 fails in another way once it has found something, with a get.
+        # libmemcached 1.0 raises other errors once a `get` has found something.
         assert cache.touch("k", 60)
         assert cache.get("k") == 1
         proxy.passed, proxy.cut_after = 0, size
-        done = word(partial(call, cache), hidden)
+        done = word(partial(call, cache), outage_default)
         if proxy.cut_after is not None:
             break
-        yield Cut(done, somebody_else.get_many(["k", "l", "new"]), cache)
+        yield Cut(done, other.get_many(["k", "l", "new"]), cache)
     proxy.cut_after = None
-    somebody_else.set_many(ITEMS)
-    somebody_else.close()
+    other.set_many(ITEMS)
+    other.close()
     cache.close()
 
 
-def test_an_answer_that_is_cut_off_claims_nothing(backend, client, start):
-    """At whichever byte; and nobody gets anything wrong afterwards."""
+def test_an_answer_that_is_cut_off_is_no_success(backend, client, start):
+    """The cut may be at any byte. Afterwards every client reads correct values."""
     server = start()
     proxy = CuttingProxy(server.port)
     every_cut = []
-    for verb, after in ITEMS_AFTER.items():
+    for command, after in ITEMS_AFTER.items():
         bare, ours = (
             list(
                 cut_at_every_byte(
-                    partial(make, backend, OPTIONS=PATIENT[client]), verb, server, proxy
+                    partial(make, backend, OPTIONS=PATIENT[client]),
+                    command,
+                    server,
+                    proxy,
                 )
             )
             for make in (bare_cache, our_cache)
         )
-        cell = CUT_CELLS["cut", "", client, verb]
+        cell = CUT_CELLS["cut", "", client, command]
         for cuts, words in ((bare, cell.bare), (ours, cell.ours)):
             assert [said for said, _ in groupby(cut.word for cut in cuts)] == words
-            assert all(cut.found == after for cut in cuts), verb
+            assert all(cut.found == after for cut in cuts), command
         if after != ITEMS:
-            # What is behind these bytes of the answer is about the counter.
-            assert {cut.word for cut in ours[: len(bare)]} <= ERRORS.keys(), verb
+            # The rest of the answer is about the counter.
+            assert {cut.word for cut in ours[: len(bare)]} <= ERRORS.keys(), command
         every_cut += bare + ours
 
     def is_right(cache):
         value = cache.get("k")
         assert value in (None, 1)
-        cache._cache.disconnect_all()  # for there are many, and few sockets
+        cache._cache.disconnect_all()  # because sockets are few
         return value == 1
 
-    all_come_back([partial(is_right, cut.cache) for cut in every_cut])
+    all_recover([partial(is_right, cut.cache) for cut in every_cut])
     for closing in [proxy, *(cut.cache for cut in every_cut)]:
         closing.close()
 
 
-def test_an_invalidation_whose_answer_is_cut_off_is_not_claimed(backend, client, start):
+def test_an_invalidation_whose_answer_is_cut_off_is_no_success(backend, client, start):
     server = start()
     proxy = CuttingProxy(server.port)
     make = partial(our_cache, backend, OPTIONS=PATIENT[client])
     cuts = list(cut_at_every_byte(make, "invalidate", server, proxy))
     assert len(cuts) == len(f"{10**18}\r\n")
-    somebody_else = make(server.location)
+    other = make(server.location)
 
     def invalidates(cache):
         number = cache.invalidate_namespace()
-        assert number == somebody_else.generation
-        assert somebody_else.get("k") is None
+        assert number == other.generation
+        assert other.get("k") is None
         return True
 
     for cut in cuts:
         assert cut.word == "unavailable"
         assert cut.found == {}
-    all_come_back([partial(invalidates, cut.cache) for cut in cuts])
-    for closing in [proxy, somebody_else, *(cut.cache for cut in cuts)]:
+    all_recover([partial(invalidates, cut.cache) for cut in cuts])
+    for closing in [proxy, other, *(cut.cache for cut in cuts)]:
         closing.close()

@@ -12,11 +12,12 @@ import pytest
 from namespaced_cache import NamespaceUnavailable
 from tests.support.uses import MANY, is_nothing, outcome
 
-# 13. A client answers without a server: pymemcache `None`, `False` and nothing.
+# 13. A client answers although no server does: pymemcache with `None`, `False` or an
+# empty result.
 
 
-#: Acts that must not be said to be done.
-NAMESPACE_ACTS = [
+#: Operations that must not report success.
+NAMESPACE_OPERATIONS = [
     lambda cache: cache.invalidate_namespace(),
     lambda cache: asyncio.run(cache.ainvalidate_namespace()),
     lambda cache: cache.clear(),
@@ -38,7 +39,7 @@ NAMESPACE_ACTS = [
     ],
     indirect=["client"],
 )
-@pytest.mark.parametrize("act", NAMESPACE_ACTS)
+@pytest.mark.parametrize("act", NAMESPACE_OPERATIONS)
 def test_an_answer_without_a_server_is_no_generation_and_no_success(
     build, wire, options, act
 ):
@@ -46,7 +47,7 @@ def test_an_answer_without_a_server_is_no_generation_and_no_success(
     cache.set("k", "v")
     seen = cache.generation
     wire.cut()
-    for _ in range(4):  # its connection breaks, another is refused, and so on
+    for _ in range(4):  # the connection breaks, new ones are refused
         with pytest.raises(NamespaceUnavailable):
             act(cache)
         assert is_nothing(outcome(lambda: cache.get("k")))
@@ -56,10 +57,10 @@ def test_an_answer_without_a_server_is_no_generation_and_no_success(
     assert later.get("k") == "v"
 
 
-# 14. Of several servers, the counter's is away, another takes its keys over, and the
-#     first returns.
+# 14. Of several servers, the counter server is down. Another takes over its keys, and
+# the first returns.
 
-#: What makes a client move the keys of a server that is away to the next.
+#: Options with which a client moves the keys of a server that is down to another.
 MOVING = {
     "pymemcache": {"retry_attempts": 0, "retry_timeout": 0, "dead_timeout": 60},
     "pylibmc": {"behaviors": {"ketama": True, "remove_failed": 1, "retry_timeout": 1}},
@@ -69,20 +70,23 @@ FILL_ALL = f"cache.set_many(dict.fromkeys({MANY}, 'v'))"
 
 
 def test_a_counter_does_not_move_to_another_server(strung, another, client):
-    """While it is away nothing is served; nor later, of what was written meanwhile."""
+    """While it is down, no item is read.
+
+    Items that were written then are never read.
+    """
     locations = [wire.location for wire in strung]
     knows = another(locations, **MOVING[client])
     knows(FILL_ALL)
     seen = knows("cache.generation")
-    far = another(strung[0].server.location)  # reaches the counter all the time
+    far = another(strung[0].server.location)  # can always reach the counter
     assert far("cache.generation") == seen
     strung[0].cut()
     processes = [knows, another(locations, **MOVING[client])]
     for process in processes * 3:
         assert is_nothing(process(READ_ALL))
         process("outcome(lambda: cache.set('ghost', 1))")
-        bumped = process("outcome(lambda: cache.invalidate_namespace())")
-        assert bumped == "raises NamespaceUnavailable"
+        invalidated = process("outcome(lambda: cache.invalidate_namespace())")
+        assert invalidated == "raises NamespaceUnavailable"
     assert far("cache.invalidate_namespace()") == seen + 1
     assert is_nothing(knows(READ_ALL))
     strung[0].mend()
@@ -99,21 +103,24 @@ def test_a_counter_does_not_move_to_another_server(strung, another, client):
 def test_a_server_that_returns_with_an_old_number_brings_nothing_back(
     build, start, another, strangers
 ):
-    """As one that was restored from a copy: who knows a newer number raises it."""
+    """The server was restored from a copy.
+
+    A process with a newer generation repairs the counter.
+    """
     locations = [start().location for _ in range(3)]
     cache, other = build(locations), another(locations)
     assert cache.set_many(dict.fromkeys(MANY, "v")) == []
     old = other("cache.generation")
     newest = [other("cache.invalidate_namespace()") for _ in range(3)][-1]
-    home = cache._cache.counter.server
-    strangers(home)._cache.set(cache._cache.counter.key, old)
+    counter_server = cache._cache.counter.server
+    strangers(counter_server)._cache.set(cache._cache.counter.key, old)
     assert other(READ_ALL) == {}
     assert cache.get_many(MANY) == {}
     assert another(locations)(READ_ALL) == {}
     assert cache.generation == other("cache.generation") > newest
 
 
-# 16. An outage leaves no number behind under which things work later.
+# 16. An outage leaves no number under which later operations would work.
 
 GHOSTS = [f"ghost{number}" for number in range(20)]
 WRITE_GHOSTS = f"""[
@@ -137,10 +144,11 @@ READ_GHOSTS = f"[outcome(lambda k=k: cache.get(k)) for k in {GHOSTS}]"
     ],
     indirect=["client"],
 )
-def test_what_is_written_in_an_outage_is_never_read(strung, another, options):
-    """Not after it, where somebody bumped meanwhile, and not in the next one.
+def test_items_written_in_an_outage_are_never_read(strung, another, options):
+    """Data that is written in an outage is read neither after it nor in the next one.
 
-    Two other servers are there all the time, and would take it.
+    Another process invalidates during the outage. Two other servers are up all the
+    time, and could store the items.
     """
     locations = [wire.location for wire in strung]
     knows = another(locations, **options)

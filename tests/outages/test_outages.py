@@ -1,7 +1,7 @@
-"""Outages: in each, ours does what the bare backend does, and invents nothing.
+"""Outages: in each, ours behaves like the bare backend.
 
-Both go through the same outage, each verb with a client of its own; the tables say what
-each call answers or raises. Where ours differs, a note says why.
+Both go through the same outage, with a client for each command. The tables have the
+answer or the error of each call. If ours differs, a note says why.
 """
 
 from __future__ import annotations
@@ -24,13 +24,21 @@ from _pylibmc import libmemcached_version
 
 from namespaced_cache.keys import parse
 from tests.support.caches import BACKENDS, bare_cache, our_cache
-from tests.support.outages import ERRORS, LOUD, VERBS, Cell, all_come_back, read, word
+from tests.support.outages import (
+    COMMANDS,
+    ERRORS,
+    LOUD,
+    Cell,
+    all_recover,
+    read,
+    word,
+)
 from tests.support.round_trips import CountingProxy
 from tests.support.servers import Memcached
 
 #: Seconds until a client gives up a server that does not answer.
 PATIENCE = 0.5
-#: None of these clients tries a server again within a test, unless it is told to.
+#: These clients do not try a server again during a test, unless their options say so.
 PYMEMCACHE = {"timeout": PATIENCE, "connect_timeout": PATIENCE, "retry_timeout": 60}
 PYLIBMC = {
     "_poll_timeout": int(PATIENCE * 1e3),
@@ -57,20 +65,21 @@ CLIENTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
-#: How often each verb is called in an outage.
+#: How often each command is called in an outage.
 CALLS = 3
 
-#: What the first call in an outage does, the second, and so on; the last word goes on.
-#: "any" are the verbs without a line of their own, "ours" is where ours differs from
-#: the bare backend in the line above, for the reason in NOTES.
+#: What the first call in an outage does, the second, and so on. The last word applies
+#: to all further calls. "any" means the commands without a line of their own. "ours"
+#: says how ours differs from the bare backend in the line above, for the reason in
+#: NOTES.
 #:
-#: killed: connections that clients have break, and new ones are refused. refused: there
-#: never was a server, and clients are new. frozen: a server takes what is sent to it
-#: and answers nothing, until the client gives it up.
+#: killed: open connections break, and new ones are refused. refused: the server never
+#: ran, and clients are new. frozen: the server accepts requests and answers none, until
+#: the client gives it up.
 TABLE = """
                 | killed                     | refused              | frozen
 pymemcache pooled
-    any         | closed refused hidden      | refused hidden       | timed-out hidden
+    any         | closed refused default     | refused default      | timed-out default
 retry-at-once
     any         | closed refused             | refused              | timed-out
 no-retry
@@ -78,16 +87,16 @@ no-retry
 never-dead
     any         | closed refused             | refused              | timed-out
 ignore-exc
-    any         | hidden                     | hidden               | hidden
+    any         | default                    | default              | default
     set_many    | []                         | []                   | []
-      ours: a   | hidden                     | hidden               | hidden
+      ours: a   | default                    | default              | default
 pylibmc @1.0.16
     any         | Connection Down            | Connection Down      | Error Down
     touch       | Connection Write           | Write                | Error Write
       ours: b   | =                          | Connection Down      | =
     get has_key | Connection Down            | Connection Down      | Error Down
-      ours: c   | hidden Down                | =                    | hidden Down
-    get_many    | hidden Down                | Down                 | hidden Down
+      ours: c   | default Down               | =                    | default Down
+    get_many    | default Down               | Down                 | default Down
       ours: b   | =                          | Connection Down      | =
     get_or_set  | Connection Down            | Connection Down      | Error Down
       ours: c   | Down                       | =                    | Down
@@ -96,8 +105,8 @@ remove-failed @1.0.16
     touch       | Connection Write           | Write                | Error Write
       ours: b   | =                          | Connection Dead Down | =
     get has_key | Connection Dead Down       | Connection Dead Down | Error Dead Down
-      ours: c   | hidden Down                | =                    | hidden Down
-    get_many    | hidden Down                | Dead Down            | hidden Down
+      ours: c   | default Down               | =                    | default Down
+    get_many    | default Down               | Dead Down            | default Down
       ours: b   | =                          | Connection Dead Down | =
     get_or_set  | Connection Dead Down       | Connection Dead Down | Error Dead Down
       ours: c   | Dead Down                  | =                    | Dead Down
@@ -106,21 +115,23 @@ pylibmc remove-failed @1.1.4
     touch       | Connection Write           | Write                | Error
       ours: b   | =                          | Connection Down      | =
     get has_key | Connection Connection Down | Connection Down      | Error
-      ours: c   | hidden Down                | =                    | hidden
-    get_many    | hidden Down                | Down                 | hidden
+      ours: c   | default Down               | =                    | default
+    get_many    | default Down               | Down                 | default
       ours: b   | =                          | Connection Down      | =
     get_or_set  | Connection Connection Down | Connection Down      | Error
       ours: c   | Connection Down            | =                    | Error
 """
-#: And how many more waits for a frozen server it may cost, all calls together.
+#: And how many more waits for a frozen server a difference may cost, for all calls.
 NOTES = {
-    # Bare pymemcache says that all was stored, though nobody has done so. Ours looks at
-    # the counter, and learns that there is no answer by waiting for it once.
+    # Bare pymemcache returns that everything was stored, although no server has
+    # answered. Ours reads the counter, and waits once until it learns that there is no
+    # answer.
     "a": 1,
-    # A process that knows no generation yet looks for one first, with a `get`.
+    # A process without a latest generation first reads the counter, with a `get`.
     "b": 0,
-    # One request asks for the counter and the item: it is a `get_multi`, which hides a
-    # first failure where a `get` does not. `get_or_set` goes on to `add`, and may wait.
+    # One request gets the counter and the item. It is a `get_multi`, which hides a
+    # first failure that a `get` does not hide. `get_or_set` then calls `add`, and may
+    # wait.
     "c": CALLS,
 }
 
@@ -128,16 +139,16 @@ NOTES = {
 CELLS = read(TABLE)
 OUTAGES = ("killed", "refused", "frozen")
 
-#: pylibmc behaves as the libmemcached does that it was compiled with. What bare does
-#: with a version that nobody has looked at is not asserted; that ours does the same is.
+#: pylibmc behaves like the libmemcached that it was compiled with. For versions that
+#: are not in the table, the tests only assert that ours behaves like the bare backend.
 VERSIONS = sorted({version for _, version, _, _ in CELLS} - {""})
-LOOKED_AT = libmemcached_version in VERSIONS
+VERSION_IS_LISTED = libmemcached_version in VERSIONS
 NEAREST = max((v for v in VERSIONS if v <= libmemcached_version), default=VERSIONS[0])
 
 
 @contextmanager
-def away(server: Memcached, outage: str):
-    """Let the server be away for the block; a watchdog ends what hangs for ever."""
+def down(server: Memcached, outage: str):
+    """Keep the server down during the block. A watchdog ends a test that hangs."""
     if outage != "frozen":
         server.kill()
         yield
@@ -149,7 +160,7 @@ def away(server: Memcached, outage: str):
     yield
     server.thaw()
     watchdog.cancel()
-    assert server.process.poll() is None, "somebody waited for ever"
+    assert server.process.poll() is None, "a client waited for ever"
 
 
 def keys_on(server: Memcached) -> list[bytes]:
@@ -167,7 +178,7 @@ def keys_on(server: Memcached) -> list[bytes]:
 
 
 def patiently(act: Callable[[], Any]) -> Any:
-    """Do it again if a server that is there was too slow for a client's PATIENCE."""
+    """Call `act` again if a running server was too slow for a client's PATIENCE."""
     for _ in range(10):
         with suppress(*ERRORS.values()):
             return act()
@@ -175,22 +186,22 @@ def patiently(act: Callable[[], Any]) -> Any:
 
 
 class Actor:
-    """A backend that does one verb, with a client and a place for keys of its own."""
+    """A backend that carries out one command, with its own client and keys."""
 
     def __init__(
         self,
         client: str,
         side: str,
-        verb: str,
+        command: str,
         server: Memcached,
         **options: Any,
     ) -> None:
         library, defaults = CLIENTS[client]
-        self.verb = verb
+        self.command = command
         self.ours = side != "bare"
-        # A name that no other test has: ports are used again, and what was known of a
-        # server that is gone must not be taken for this one's.
-        name = f"{verb}-{secrets.token_hex(4)}"
+        # No other test has this name. Ports are used again, and a latest generation of
+        # an earlier server must not be used for this one.
+        name = f"{command}-{secrets.token_hex(4)}"
         ours: dict[str, Any] = {"NAMESPACE": name} if self.ours else {}
         if side == "stale":
             ours["MAX_STALENESS"] = 600
@@ -206,23 +217,24 @@ class Actor:
         self._pin = ExitStack()
 
     def get_ready(self, *, counting: bool = False, warm: bool = True) -> None:
-        """Make the client, and let it use the server before that is away."""
+        """Make the client, and let it use the server before the outage."""
         if not warm:
             self.cache = self._make(self._server.location, OPTIONS=self._options[0])
             return
         patiently(partial(self._use_the_server, counting))
 
     def _use_the_server(self, counting: bool) -> None:  # noqa: FBT001
-        # Counted from the start: a proxy may be late to hear of what was given up.
+        # The proxy counts from the start, because it may notice a closed connection
+        # late.
         self.proxy = CountingProxy(self._server.port) if counting else None
         location = self.proxy.location if self.proxy else self._server.location
         self.cache = self._make(location, OPTIONS=self._options[0])
         self.cache.set_many({"k": 1, "l": 1, "kept": 1})
-        # libmemcached 1.0 fails in another way once it has found something.
+        # libmemcached 1.0 raises other errors once it has found something.
         assert self.cache.get("k") == 1
 
     def pin(self) -> None:
-        """Begin a block for all that it does."""
+        """Pin the generation for all calls of this backend."""
         patiently(
             lambda: self._context.run(
                 self._pin.enter_context, self.cache.pinned_generation()
@@ -230,7 +242,7 @@ class Actor:
         )
 
     def run(self, act: Callable[[Any], Any]) -> Any:
-        """Let its cache do something else, in its block if it has one."""
+        """Call `act` with the cache, in the block of `pin()` if there is one."""
         return self._context.run(act, self.cache)
 
     @property
@@ -238,17 +250,17 @@ class Actor:
         return self.cache._cache.counter
 
     def act(self) -> str:
-        """Call the verb and return the word for what it did."""
-        call, hidden = (VERBS | LOUD)[self.verb]
-        return self.run(lambda cache: word(partial(call, cache), hidden))
+        """Call the command and return the word for its outcome."""
+        call, outage_default = (COMMANDS | LOUD)[self.command]
+        return self.run(lambda cache: word(partial(call, cache), outage_default))
 
     @property
     def waits(self) -> int:
-        """How often it has sent something and waited for an answer."""
+        """How often the client has sent something and waited for an answer."""
         return self.proxy.count if self.proxy else 0
 
     def found_later(self) -> dict[str, Any]:
-        """Return what somebody finds who comes later."""
+        """Return the items that a new client finds."""
         later = self._make(self._server.location, OPTIONS=self._options[1])
         found = later.get_many(["k", "l", "new"])
         later.close()
@@ -261,28 +273,28 @@ class Actor:
             self.proxy.close()
 
 
-# One outage, all verbs and all modes at once.
+# One outage, with all commands and all modes at once.
 
 
 class Played(NamedTuple):
-    """What came of it, by side and verb."""
+    """The outcome of an outage, by side and command."""
 
     words: dict[tuple[str, str], list[str]]
     waits: dict[tuple[str, str], int]
     found_later: dict[tuple[str, str], dict[str, Any]]
-    known: dict[str, tuple[int, int]]  # by namespace: before the outage, and after
+    latest: dict[str, tuple[int, int]]  # by namespace: before and after the outage
     keys: list[bytes]
 
 
 @functools.cache
 def play(client: str, outage: str) -> Played:
-    """Let each verb be called on each side while the server is away."""
-    # One thread does in order what came in while the server was frozen.
+    """Call each command on each side while the server is down."""
+    # With one thread, memcached later carries out the requests in their order.
     server = Memcached("-t", "1")
     actors = {
-        (side, verb): Actor(client, side, verb, server)
+        (side, command): Actor(client, side, command, server)
         for side in sides(outage)
-        for verb in (VERBS if side == "bare" else VERBS | LOUD)
+        for command in (COMMANDS if side == "bare" else COMMANDS | LOUD)
     }
 
     def get_ready():
@@ -293,7 +305,7 @@ def play(client: str, outage: str) -> Played:
 
     if outage != "refused":
         get_ready()
-    with away(server, outage), ThreadPoolExecutor(len(actors)) as pool:
+    with down(server, outage), ThreadPoolExecutor(len(actors)) as pool:
         if outage == "refused":
             get_ready()
         ours = [actor for actor in actors.values() if actor.ours]
@@ -304,7 +316,7 @@ def play(client: str, outage: str) -> Played:
             for who, actor in actors.items()
         }
         words = {who: future.result() for who, future in running.items()}
-    known = {
+    latest = {
         actor.counter.namespace: (before[actor.counter.namespace], actor.counter.latest)
         for actor in ours
     }
@@ -315,20 +327,20 @@ def play(client: str, outage: str) -> Played:
     for actor in actors.values():
         actor.close()
     server.close()
-    return Played(words, waits, found, known, keys)
+    return Played(words, waits, found, latest, keys)
 
 
 def sides(outage: str) -> list[str]:
-    # Without a server no block is begun.
+    # A block cannot begin while the server is down.
     return ["bare", "strict", "stale", *(["pinned"] if outage != "refused" else [])]
 
 
-def expected(client: str, outage: str, side: str, verb: str) -> Cell:
-    """Return the table's cell, without its note where the counter is not looked at."""
+def expected(client: str, outage: str, side: str, command: str) -> Cell:
+    """Return the table's cell, without its note if the counter is not read."""
     version = "" if CLIENTS[client][0] == "pymemcache" else NEAREST
-    cell = CELLS[client, version, outage, verb]
-    looks = side == "strict" or outage == "refused"
-    return cell if looks else Cell(cell.bare, cell.bare)
+    cell = CELLS[client, version, outage, command]
+    reads_the_counter = side == "strict" or outage == "refused"
+    return cell if reads_the_counter else Cell(cell.bare, cell.bare)
 
 
 def at_length(words: list[str]) -> list[str]:
@@ -343,96 +355,98 @@ EVERY_OUTAGE = pytest.mark.parametrize(
 @EVERY_OUTAGE
 def test_the_bare_backend_does_what_the_table_says(client, outage):
     played = play(client, outage)
-    for verb in VERBS:
-        words = expected(client, outage, "bare", verb).bare
-        if LOOKED_AT or CLIENTS[client][0] == "pymemcache":
-            assert played.words["bare", verb] == at_length(words), verb
+    for command in COMMANDS:
+        words = expected(client, outage, "bare", command).bare
+        if VERSION_IS_LISTED or CLIENTS[client][0] == "pymemcache":
+            assert played.words["bare", command] == at_length(words), command
 
 
 @EVERY_OUTAGE
-def test_ours_does_what_the_bare_backend_does(client, outage):
-    """Or what the table says instead."""
+def test_ours_behaves_like_the_bare_backend(client, outage):
+    """Or as the table says."""
     played = play(client, outage)
     for side in sides(outage)[1:]:
-        for verb in VERBS:
-            cell = expected(client, outage, side, verb)
+        for command in COMMANDS:
+            cell = expected(client, outage, side, command)
             if not cell.note:
-                assert played.words[side, verb] == played.words["bare", verb], verb
-            elif LOOKED_AT or CLIENTS[client][0] == "pymemcache":
-                assert played.words[side, verb] == at_length(cell.ours), verb
+                assert played.words[side, command] == played.words["bare", command], (
+                    command
+                )
+            elif VERSION_IS_LISTED or CLIENTS[client][0] == "pymemcache":
+                assert played.words[side, command] == at_length(cell.ours), command
 
 
 @EVERY_OUTAGE
-def test_an_outage_is_never_hidden_from_who_asks_for_the_generation(client, outage):
+def test_code_that_asks_for_the_generation_always_sees_the_outage(client, outage):
     played = play(client, outage)
     for side in sides(outage)[1:]:
-        for verb in LOUD:
-            assert played.words[side, verb] == ["unavailable"] * CALLS, verb
+        for command in LOUD:
+            assert played.words[side, command] == ["unavailable"] * CALLS, command
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_nobody_waits_for_a_frozen_server_more_often_than_with_the_bare_backend(client):
-    """An operation waits once in each call at the most, or as NOTES has it."""
+def test_ours_waits_for_a_frozen_server_no_more_often_than_bare(client):
+    """Each call waits once at most, or as often as NOTES allows."""
     played = play(client, "frozen")
     for side in sides("frozen")[1:]:
-        for verb in VERBS:
-            note = expected(client, "frozen", side, verb).note
-            allowed = played.waits["bare", verb] + (NOTES[note] if note else 0)
-            assert played.waits[side, verb] <= allowed, verb
-        for verb in LOUD:
-            assert 1 <= played.waits[side, verb] <= CALLS, verb
+        for command in COMMANDS:
+            note = expected(client, "frozen", side, command).note
+            allowed = played.waits["bare", command] + (NOTES[note] if note else 0)
+            assert played.waits[side, command] <= allowed, command
+        for command in LOUD:
+            assert 1 <= played.waits[side, command] <= CALLS, command
 
 
 @EVERY_OUTAGE
-def test_an_outage_teaches_no_generation(client, outage):
-    known = play(client, outage).known
-    assert {before for before, _ in known.values()} != {0} or outage == "refused"
-    for before, after in known.values():
+def test_an_outage_does_not_change_the_latest_generation(client, outage):
+    latest = play(client, outage).latest
+    assert {before for before, _ in latest.values()} != {0} or outage == "refused"
+    for before, after in latest.values():
         assert after == before
 
 
 @EVERY_OUTAGE
 def test_an_outage_leaves_no_bare_key_and_no_guessed_generation(client, outage):
-    """Also where the server does later what was sent to it while it was frozen."""
+    """This includes requests that a frozen server carries out later."""
     played = play(client, outage)
     for key in played.keys:
         if not key.startswith(b"bare-"):
             item = parse(key)
             assert item, f"{key!r} is in no namespace"
-            known, _ = played.known[item.namespace]
-            assert item.generation in (None, known)
+            latest, _ = played.latest[item.namespace]
+            assert item.generation in (None, latest)
 
 
 @EVERY_OUTAGE
-def test_an_outage_leaves_what_the_bare_backend_leaves(client, outage):
+def test_after_an_outage_the_same_items_are_stored_as_with_bare(client, outage):
     played = play(client, outage)
     for side in sides(outage)[1:]:
-        for verb in VERBS:
-            found, bare = (played.found_later[who, verb] for who in (side, "bare"))
-            if verb == "delete_many":
-                # Ours has sent all of them at once, and so more are gone later.
+        for command in COMMANDS:
+            found, bare = (played.found_later[who, command] for who in (side, "bare"))
+            if command == "delete_many":
+                # Ours has sent all keys at once, so more of them are deleted later.
                 assert found.items() <= bare.items()
             else:
-                assert found == bare, verb
+                assert found == bare, command
 
 
-def test_every_cell_has_its_place_and_every_note_is_used():
+def test_the_table_is_complete_and_every_note_is_used():
     pylibmcs = {name for name, (library, _) in CLIENTS.items() if library == "pylibmc"}
     assert CELLS.keys() == {
-        (client, version, outage, verb)
+        (client, version, outage, command)
         for client in CLIENTS
         for version in (VERSIONS if client in pylibmcs else [""])
         for outage in OUTAGES
-        for verb in VERBS
+        for command in COMMANDS
     }
     assert {cell.note for cell in CELLS.values()} == {"", *NOTES}
 
 
-# Afterwards.
+# After an outage.
 
 
 def quick(client: str) -> dict[str, Any]:
-    """Return options that let the client soon try a server again."""
+    """Return options that make the client try a server again soon."""
     library, options = CLIENTS[client]
     if library == "pymemcache":
         return {"retry_timeout": 0.1, "dead_timeout": 0.1}
@@ -444,7 +458,7 @@ def quick(client: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("outage", ["killed", "frozen"])
 def test_everything_works_again_with_the_same_clients(outage, start):
-    """In all modes; with what was there before, where the server still has it."""
+    """This holds in all modes. Items from before are there if the server kept them."""
     server = start("-t", "1")
     actors = {
         (client, side): Actor(client, side, "set", server, **quick(client))
@@ -458,7 +472,7 @@ def test_everything_works_again_with_the_same_clients(outage, start):
     before = {
         actor.counter.namespace: actor.counter.latest for actor in actors.values()
     }
-    with away(server, outage), ThreadPoolExecutor(len(actors)) as pool:
+    with down(server, outage), ThreadPoolExecutor(len(actors)) as pool:
         list(
             pool.map(lambda actor: [actor.act() for _ in range(CALLS)], actors.values())
         )
@@ -468,15 +482,15 @@ def test_everything_works_again_with_the_same_clients(outage, start):
         cache.set("again", 2)
         return cache.get_many(["again", "kept"]) == expected
 
-    def invalidates(known, cache):
-        return cache.invalidate_namespace() > known
+    def invalidates(latest, cache):
+        return cache.invalidate_namespace() > latest
 
-    all_come_back([partial(actor.run, works) for actor in actors.values()])
+    all_recover([partial(actor.run, works) for actor in actors.values()])
     seen = {actor.counter.namespace: actor for actor in actors.values()}
     for item in map(parse, keys_on(server)):
-        known = before[item.namespace], seen[item.namespace].counter.latest
-        assert item.generation in (None, *known)
-    all_come_back(
+        latest = before[item.namespace], seen[item.namespace].counter.latest
+        assert item.generation in (None, *latest)
+    all_recover(
         [
             partial(actor.run, partial(invalidates, before[namespace]))
             for namespace, actor in seen.items()

@@ -1,4 +1,4 @@
-"""What the tests share and what is no test: servers, proxies, projects, tables."""
+"""Everything that the tests share: servers, proxies, projects, tables."""
 
 from pathlib import Path
 

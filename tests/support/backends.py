@@ -1,4 +1,4 @@
-"""Backends that make or keep their client in other ways than Django's own do."""
+"""Backends that make or keep their client differently from Django's own backends."""
 
 import threading
 
@@ -6,7 +6,7 @@ from django.core.cache.backends.memcached import PyLibMCCache, PyMemcacheCache
 
 
 class ReconnectingCache(PyMemcacheCache):
-    """Makes its client anew at every other use, through a property of its own."""
+    """Makes a new client at every second use, in a property of its own."""
 
     _held = None
     made = 0
@@ -21,13 +21,13 @@ class ReconnectingCache(PyMemcacheCache):
         return self._held
 
     def get_twice(self, key):
-        """A verb of the backend's own, on the raw client."""
+        """Read a key twice from the raw client. Only this backend has such a method."""
         key = self.make_and_validate_key(key)
         return self._cache.get(key), self._cache.get(key)
 
 
 class AssigningCache(PyLibMCCache):
-    """Makes its client in `__init__`, as many did before Django had a property."""
+    """Makes its client in `__init__`, like many before Django had a property."""
 
     def __init__(self, server, params):
         super().__init__(server, params)
@@ -35,7 +35,7 @@ class AssigningCache(PyLibMCCache):
 
 
 class SettingCache(PyMemcacheCache):
-    """Keeps its client behind a property that can be assigned and deleted."""
+    """Keeps its client behind a property that has a setter."""
 
     _held = None
 
@@ -51,7 +51,7 @@ class SettingCache(PyMemcacheCache):
 
 
 class DiscoveringCache(PyMemcacheCache):
-    """Finds its servers out, as some do in a cloud."""
+    """Finds its servers itself, like some backends for clouds."""
 
     nodes = ()
 
@@ -61,7 +61,7 @@ class DiscoveringCache(PyMemcacheCache):
 
 
 class HoldingCache(PyLibMCCache):
-    """Holds a client from the first, under a name of its own."""
+    """Makes its client in `__init__`, in an attribute with another name."""
 
     def __init__(self, server, params):
         super().__init__(server, params)
@@ -71,7 +71,7 @@ class HoldingCache(PyLibMCCache):
 
 
 class LocalCache:
-    """Hides its client where nobody looks for one."""
+    """Keeps a client for each thread in a `threading.local`."""
 
     def __init__(self, server, params):
         super().__init__(server, params)

@@ -1,4 +1,4 @@
-"""The backends that the tests run on, and how a cache is built on each of them."""
+"""The backends that the tests use, and functions that build a cache on each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bare_cache(backend: str, location, **params) -> BaseCache:
 
 
 def our_cache(backend: str, location, *, OPTIONS=None, **params) -> BaseCache:
-    """Build NamespacedCache around Django's own backend."""
+    """Build a NamespacedCache that wraps Django's own backend."""
     from namespaced_cache import NamespacedCache
 
     ours = {"WRAPPED_BACKEND": backend, **(OPTIONS or {})}

@@ -1,4 +1,4 @@
-"""The commands of both client libraries that take keys, from their tables."""
+"""The commands that take keys, from the tables of both adapters."""
 
 from __future__ import annotations
 

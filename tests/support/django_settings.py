@@ -1,4 +1,4 @@
-"""The settings of Django in the process that runs the tests, and in its helpers."""
+"""Django's settings in the process that runs the tests and in its helper processes."""
 
 import django
 from django.conf import settings

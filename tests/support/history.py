@@ -1,26 +1,28 @@
-"""Histories: what processes did to one namespace, and whether that can have been.
+"""Histories: what processes did to one namespace, and whether that is possible.
 
-A history is a list of calls, each with the moments between which it ran, on a clock
-that all processes share. `History(calls).violations()` holds it against the contract. A
-rule may use only what can be known from outside: that one call had ended before another
-began. Calls that overlap may have taken effect in either order.
+A history is a list of calls, each with the times at which it began and ended, on a
+clock that all processes share. `History(calls).violations()` compares it with the
+contract. A rule may use only what is visible from outside: that one call had ended
+before another began. Calls that overlap may have taken effect in either order.
 
-What the rules stand on:
+The rules depend on these facts:
 
-1. A counter says which generation is alive, and only rises.
-2. A write takes effect in the generation that the counter showed at a moment of the
-   write. It may have done the same before in older ones, because its process knew an
-   old number at first.
-3. A read answers from the generation that the counter showed at a moment after the read
-   began. It may look at the data a little later, when that generation is dead, and a
-   late writer may have put something there meanwhile, as said in 2.
+1. The counter holds the live generation, and only rises.
+2. A write takes effect in the generation that the counter held at some moment of the
+   write. Before that, it may have done the same in older generations, because its
+   process had not read the counter yet.
+3. A read answers from the generation that the counter held at some moment after the
+   read began. It may read the data a little later, when that generation is dead.
+   Meanwhile a late writer may have stored something there, as 2 says.
 
-So what a read shows of a write need not last if an invalidation began before the write
-ended, and ended after the read began. Then, and only then, the write is *shadowed* from
-the read. A value is *settled* as soon as nothing can put it anywhere any more: its
-write has ended, or a read has ended that saw it, and that it was not shadowed from.
+So a write that a read has found need not last if an invalidation began before the write
+ended, and ended after the read began. In this case, and in no other, the write is
+*shadowed* from the read. A value is *settled* as soon as its write can store it nowhere
+else. That is when the write has ended. It is also when a read has ended that found the
+value, if the write was not shadowed from that read.
 
-The rules are the methods below "The rules". Memory is ample, so nothing is evicted.
+The rules are the methods below "The rules". The server has enough memory, so nothing is
+evicted.
 """
 
 from __future__ import annotations
@@ -33,22 +35,23 @@ from math import inf
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-#: A number that is put is in the middle of a span of its own; steps do not leave it.
+#: A stored number is in the middle of a span. The steps stay within the span.
 SPAN = 10**6
 
-#: Between the pieces of a text: what was put, and what was appended or prepended to it.
+#: Separates the pieces of a text: the stored value, and what was appended or prepended.
 BAR = "|"
 
 KILL = "kill"
 
 
 class Part(NamedTuple):
-    """What a call did to one key, and what it found there when it did.
+    """What a call did to one key, and what it found there.
 
-    `found` is False for nothing, True for something, None where the answer does not
-    tell, else the value. `did` is "put" for a whole value, "affix" for a piece of text,
-    "step" for a number added, "drop", or None; `value` is what was put, affixed or
-    added. `sure` is whether that lasted as the call ended; None where that is not told.
+    `found` is False for nothing, True for something, None if the answer does not tell,
+    else the value. `did` is "put" for a whole value, "affix" for a piece of text,
+    "step" for a number that is added, "drop", or None. `value` is what was put, affixed
+    or added. `sure` tells whether that was in effect when the call ended, or is None if
+    the answer does not tell.
     """
 
     key: str
@@ -59,27 +62,28 @@ class Part(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of one thread: `who`.
+    """One call of one thread.
 
-    `number` is the generation that it answered, and `knew` the newest one that its
-    process knew before it began. `wipes` where it forgets the whole namespace. `since`
-    is when the `gets` had ended whose token a `cas` took. With an `error`, what it did
-    may have happened or not.
+    `who` is the thread. `number` is the generation that the call returned, and `latest`
+    is the latest generation of its process before it began. `wipes` is true if the call
+    invalidates the namespace or kills the server. `since` is when the `gets` ended
+    whose token a `cas` used. If there is an `error`, the call may have taken effect or
+    not.
     """
 
     begin: int
     end: int
     who: str
-    verb: str
+    command: str
     parts: tuple[Part, ...] = ()
     number: int | None = None
     wipes: bool = False
-    knew: int = 0
+    latest: int = 0
     since: int | None = None
     error: str = ""
 
     def __str__(self) -> str:
-        words = [f"{self.begin}-{self.end} {self.who} {self.verb}"]
+        words = [f"{self.begin}-{self.end} {self.who} {self.command}"]
         for part in self.parts:
             words.append(part.key)
             if part.did:
@@ -92,7 +96,7 @@ class Call(NamedTuple):
 
 
 class Violation(NamedTuple):
-    """A rule, and the calls that cannot all have happened, the one at fault first."""
+    """A rule, and the calls that break it, the one at fault first."""
 
     rule: str
     calls: tuple[Call, ...]
@@ -103,28 +107,28 @@ class Violation(NamedTuple):
 
 Deed = tuple[Call, Part]
 
-#: Who wrote what none of the calls wrote.
-NOBODY = Call(0, 0, "nobody", "wrote this")
+#: Stands for the writer of a value that no call wrote.
+UNKNOWN = Call(0, 0, "unknown", "wrote this")
 
 _begin = attrgetter("begin")
 _end = attrgetter("end")
 
 
 def marks(value: object) -> tuple[str, ...]:
-    """Name the writes that made a value."""
+    """Return the marks of the writes that made a value."""
     if isinstance(value, str):
         return tuple(piece for piece in value.split(BAR) if piece)
     return (f"#{value // SPAN}",) if isinstance(value, int) else (repr(value),)
 
 
 def _least_from(calls: list[Call], key: Callable[[Call], int]) -> list[Call]:
-    """Say for each place in a list which call from there on is the least."""
+    """Return, for each place in a list, the least call from there to the end."""
     least = accumulate(reversed(calls), lambda a, b: min(a, b, key=key))
     return list(least)[::-1]
 
 
 class _Between:
-    """Answers whether one of some calls ran wholly between two moments."""
+    """Tells whether any of some calls ran completely between two times."""
 
     def __init__(self, calls: Iterable[Call]) -> None:
         ordered = sorted(calls, key=_begin)
@@ -152,7 +156,7 @@ class _Gaps:
                 self._ends.append(end)
 
     def of(self, begin: int, end: int) -> int | None:
-        """Return the number of the gap that this time lies in, if it is one."""
+        """Return the number of the gap that contains this time, or None."""
         at = bisect_left(self._ends, begin)
         if at < len(self._begins) and self._begins[at] <= end:
             return None
@@ -160,7 +164,7 @@ class _Gaps:
 
 
 class Sight(NamedTuple):
-    """A call that saw what another wrote, named by its key and mark."""
+    """A read that found what another call wrote, identified by key and mark."""
 
     read: Call
     found: Any
@@ -170,7 +174,7 @@ class Sight(NamedTuple):
 
 
 class History:
-    """What several processes did. `tally` says how much of what, once it is checked."""
+    """What several processes did. `tally` counts it while it is checked."""
 
     def __init__(self, calls: Iterable[Call]) -> None:
         self.calls = sorted(calls, key=_begin)
@@ -179,11 +183,11 @@ class History:
         self._wiped = _Between(call for call in self._wipes if not call.error)
         self._wipe_begins = [call.begin for call in self._wipes]
         self._wipe_ends = list(accumulate((call.end for call in self._wipes), max))
-        self._lives = _Gaps(call for call in self._wipes if call.verb == KILL)
+        self._lives = _Gaps(call for call in self._wipes if call.command == KILL)
         self._cut_off = self._find_cut_off()
 
         self._deeds: dict[str, list[Deed]] = defaultdict(list)
-        #: By key and mark: who wrote it, and when it was settled.
+        #: By key and mark: the write, and when it was settled.
         self._origin: dict[tuple[str, str], Deed] = {}
         self._settled: dict[tuple[str, str], float] = defaultdict(lambda: inf)
         for call in self.calls:
@@ -200,7 +204,7 @@ class History:
                 self._settled[sight.mark] = min(settled, sight.read.end)
 
     def violations(self) -> list[Violation]:
-        """Hold the history against every rule."""
+        """Compare the history with every rule."""
         self._count()
         found = [*self._numbered(), *self._mixed()]
         for key, deeds in self._deeds.items():
@@ -212,30 +216,31 @@ class History:
             found += self._stale_token(deeds)
         return found
 
-    # What the rules share.
+    # Helpers for the rules.
 
     def _shadowed(self, write: Call, read: Call) -> bool:
         at = bisect_left(self._wipe_begins, write.end)
         return at > 0 and self._wipe_ends[at - 1] > read.begin
 
     def _saw(self, call: Call, part: Part) -> bool:
-        """Tell whether the call saw a value.
+        """Tell whether the call found a value.
 
-        Not by a token of the server's former life, which counts them from the beginning
-        again: it may fit on another value.
+        A token from before a restart does not count. The server counts its tokens from
+        the beginning again, so the token may fit another value.
         """
         former = call.since and self._lives.of(call.since, call.end) is None
         return not isinstance(part.found, bool | None) and not former
 
     def _missed(self, call: Call, part: Part) -> bool:
-        """Tell whether the call looked and found nothing."""
+        """Tell whether the call read the key and found nothing."""
         return part.found is False and (call.who, call.begin) not in self._cut_off
 
     def _find_cut_off(self) -> set[tuple[str, int]]:
         """Find the calls whose connection a restart may have broken.
 
-        It ran after the same thread's last call began. Their misses do not count:
-        pylibmc finds its connection broken, and says "nothing".
+        These are the calls for which the server restarted after the thread's previous
+        call began and before this call ended. Their misses do not count, because
+        pylibmc answers "nothing" when it finds its connection broken.
         """
         last: dict[str, int] = {}
         cut_off = set()
@@ -249,49 +254,53 @@ class History:
         for call, part in self._deeds[key]:
             if self._saw(call, part):
                 for mark in marks(part.found):
-                    write, written = self._origin.get((key, mark), (NOBODY, part))
+                    write, written = self._origin.get((key, mark), (UNKNOWN, part))
                     yield Sight(call, part.found, (key, mark), write, written)
 
     def _count(self) -> None:
         for call in self.calls:
-            self.tally["invalidations"] += call.wipes and call.verb != KILL
+            self.tally["invalidations"] += call.wipes and call.command != KILL
             self.tally["errors"] += bool(call.error)
             writes = not call.wipes and any(part.did for part in call.parts)
             across = writes and self._shadowed(call, call)
             self.tally["writes across an invalidation"] += across
             for part in call.parts:
-                looked = part.did is None and part.found is not None
-                self.tally["hits"] += looked and part.found is not False
-                self.tally["misses"] += looked and part.found is False
+                is_read = part.did is None and part.found is not None
+                self.tally["hits"] += is_read and part.found is not False
+                self.tally["misses"] += is_read and part.found is False
                 self.tally["writes"] += part.sure is True
 
     # The rules.
 
     def _foreign(self, key: str) -> Iterator[Violation]:
-        """What is seen was written under this key, before the sight, and is there once.
+        """A value that is read was written under this key, before, and is there once.
 
-        What another namespace wrote, or nobody, is by nobody here.
+        A value from another namespace, or without a writer, counts as written by
+        UNKNOWN.
         """
         for read, found, (_, mark), write, _ in self._sights[key]:
             seen = marks(found)
-            if write is NOBODY or write.begin > read.end or seen.count(mark) > 1:
+            if write is UNKNOWN or write.begin > read.end or seen.count(mark) > 1:
                 yield Violation("foreign", (read, write))
 
     def _refused(self, key: str) -> Iterator[Violation]:
-        """What was answered to be not stored is not seen, unless it is shadowed."""
+        """A value is not read if its write answered that it stored nothing.
+
+        The exception is that the write is shadowed.
+        """
         for read, _, _, write, written in self._sights[key]:
             if written.sure is False and not self._shadowed(write, read):
                 yield Violation("refused", (read, write))
 
     def _outlived(self, key: str, deeds: list[Deed]) -> Iterator[Violation]:
-        """A value that was settled is not seen again once it was
+        """A value that was settled is not read again once it is dead, old or gone.
 
-        dead: the namespace was invalidated, or the server restarted,
-        old: the key was put or deleted by somebody who was sure of it,
-        gone: somebody looked, and missed it.
+        dead: the namespace was invalidated, or the server restarted.
+        old: the key was stored anew or deleted, and the answer confirmed it.
+        gone: a call read the key and missed it.
 
-        Each of them began after the value was settled, and ended before the sight: the
-        value is in an older generation or was removed, and nothing puts it back.
+        Each of these began after the value was settled, and ended before the read. So
+        the value is in an older generation or was removed, and no write can restore it.
         """
         replaced = (c for c, part in deeds if part.sure and part.did in ("put", "drop"))
         missed = (call for call, part in deeds if self._missed(call, part))
@@ -306,15 +315,15 @@ class History:
                     yield Violation(rule, (read, write, end))
 
     def _lost(self, deeds: list[Deed]) -> Iterator[Violation]:
-        """What was put by a call that has ended, or seen by one, is found later.
+        """A value that was stored, or read, by a call that has ended is found later.
 
-        Unless something can have removed it: a deletion of the key, an invalidation or
-        a restart ran at any time between the beginning of the one call and the end of
-        the other. So no two `add` both succeed.
+        The exception is that something can have removed it: a deletion of the key, an
+        invalidation or a restart ran at any time between the beginning of the first
+        call and the end of the second. So two calls of `add` never both succeed.
         """
         drops = [call for call, part in deeds if part.did == "drop"]
         gaps = _Gaps(self._wipes + drops)
-        there: dict[int, Call] = {}  # by gap, what ended first
+        there: dict[int, Call] = {}  # by gap, the call that ended first
         for call, part in deeds:
             if part.sure or part.found not in (None, False):
                 gap = gaps.of(call.begin, call.end)  # None for a deletion itself
@@ -330,9 +339,10 @@ class History:
     def _mixed(self) -> Iterator[Violation]:
         """No answer has values of two generations.
 
-        One was settled when an invalidation began, and the other is by a writer who
-        knew that invalidation's number before. That the writer began after the
-        invalidation would not be enough: he may have been late, see 3 above.
+        The rule is broken if one value was settled before an invalidation began, and
+        the writer of the other had read that invalidation's number before it began. It
+        is not enough that the writer began after the invalidation: it may have been
+        late, see 3 above.
         """
         numbered = [call for call in self._wipes if call.number is not None]
         begins = [call.begin for call in numbered]
@@ -343,16 +353,16 @@ class History:
         for read, sights in answers.items():
             self.tally["answers with several values"] += len(sights) > 1
             oldest = min(sights, key=lambda sight: self._settled[sight.mark])
-            newest = max((sight.write for sight in sights), key=attrgetter("knew"))
+            newest = max((sight.write for sight in sights), key=attrgetter("latest"))
             at = bisect_right(begins, self._settled[oldest.mark])
-            if at < len(lowest) and lowest[at].number <= newest.knew:
+            if at < len(lowest) and lowest[at].number <= newest.latest:
                 yield Violation("mixed", (read, oldest.write, newest, lowest[at]))
 
     def _counted(self, key: str, deeds: list[Deed]) -> Iterator[Violation]:
-        """A number shows what was put, and those steps that answered with it.
+        """A number is the stored one plus the steps that were added to it.
 
-        All steps that had ended are in it, any of those may be that had not, that
-        failed on the way, or that are shadowed, and no others.
+        All steps that had ended are in it. A step may be in it if it had not ended, if
+        it failed, or if it is shadowed. No other step is in it.
         """
         steps = [deed for deed in deeds if deed[1].did == "step"]
         begins = [call.begin for call, _ in steps]
@@ -360,7 +370,7 @@ class History:
         for read, found, (_, mark), write, _ in self._sights[key]:
             if not isinstance(found, int):
                 continue
-            low = high = found % SPAN - SPAN // 2  # what the steps must make
+            low = high = found % SPAN - SPAN // 2  # the sum that the steps must have
             first = bisect_left(begins, write.begin - longest)
             for step, stepped in steps[first : bisect_left(begins, read.end)]:
                 if step is read or step.end < write.begin:
@@ -377,7 +387,7 @@ class History:
                 yield Violation("counted", (read, write))
 
     def _stale_token(self, deeds: list[Deed]) -> Iterator[Violation]:
-        """`cas` succeeds only on what `gets` found: nobody wrote or wiped between."""
+        """`cas` succeeds only if no call changed or wiped the key since its `gets`."""
         changed = _Between(call for call, part in deeds if part.sure)
         for call, part in deeds:
             if call.since is not None and part.sure and self._saw(call, part):
@@ -387,10 +397,10 @@ class History:
                         yield Violation("stale token", (call, end))
 
     def _numbered(self) -> Iterator[Violation]:
-        """No two invalidations give one number, and none falls.
+        """No two invalidations return the same number, and numbers never fall.
 
-        A number is never below one that was seen before; that of an invalidation is
-        above it.
+        A number is never below one that an earlier call returned. The number of an
+        invalidation is above it.
         """
         ended = sorted((call for call in self.calls if call.number), key=_end)
         givers: dict[int, Call] = {}
@@ -401,10 +411,10 @@ class History:
                 if highest is None or ended[at].number > highest.number:
                     highest = ended[at]
                 at += 1
-            if highest and call.knew < highest.number:
+            if highest and call.latest < highest.number:
                 kind = "writes" if any(part.did for part in call.parts) else "reads"
                 self.tally[f"{kind} under an old number"] += not call.wipes
-                self.tally["calls of newcomers"] += not call.knew
+                self.tally["calls of newcomers"] += not call.latest
             if call.number is None:
                 continue
             if highest and call.number < highest.number + call.wipes:

@@ -1,13 +1,13 @@
-"""Other processes that do what they are told, each a namespaced cache's user.
+"""Other processes, which use a namespaced cache and run the code that they are sent.
 
-All are forks of one that has imported all they need and has used no cache: that costs
-milliseconds, and not a start of Django for each.
+All are forked from one process that has imported everything and has used no cache. A
+fork takes milliseconds. Starting Django in each process would take much longer.
 """
 
 from __future__ import annotations
 
 import ast
-import asyncio  # noqa: F401  # for the code that they are told
+import asyncio  # noqa: F401  # for the code that processes are sent
 import contextlib
 import os
 import signal
@@ -23,15 +23,22 @@ from django.test import override_settings, runner  # noqa: F401  # the same
 from tests.support import django_settings
 from tests.support.uses import outcome  # noqa: F401  # the same
 
-#: Seconds after which what hangs is a failure.
+#: Seconds after which a process that hangs is a failure.
 LIMIT = 20
 
-#: What a process is told to do first after something has happened to the counter.
-FIRST_ACTS = ["cache.get('k')", "cache.invalidate_namespace()", "cache.set('l', 1)"]
+#: The first operation of a process after something has happened to the counter.
+FIRST_OPERATIONS = [
+    "cache.get('k')",
+    "cache.invalidate_namespace()",
+    "cache.set('l', 1)",
+]
 
 
 class Process:
-    """Another process, in which `cache` is a namespaced alias: call it with code."""
+    """Another process, whose `cache` is a namespaced alias.
+
+    Call it with code to run.
+    """
 
     def __init__(self, door: socket.socket) -> None:
         self._connection, theirs = socket.socketpair()
@@ -61,7 +68,7 @@ class Process:
 
 @contextlib.contextmanager
 def begun():
-    """Give the door through which processes come that know this module's names."""
+    """Give a connection to the process that forks others with this module's names."""
     ours, theirs = socket.socketpair()
     with theirs:
         parent = subprocess.Popen(
@@ -75,7 +82,7 @@ def begun():
 
 
 def serve(door: socket.socket, names: dict) -> None:
-    """Fork a process for each connection that comes through the door."""
+    """Fork a process for each connection that is received from `door`."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         _, connections, *_ = socket.recv_fds(door, 1, 1)
@@ -84,40 +91,40 @@ def serve(door: socket.socket, names: dict) -> None:
         if not os.fork():
             door.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.alarm(3 * LIMIT)  # nobody outlives the test for long
+            signal.alarm(3 * LIMIT)  # ends a process whose test is over
             obey(socket.socket(fileno=connections[0]), names)
             os._exit(0)
         os.close(connections[0])
 
 
 def obey(connection: socket.socket, names: dict) -> None:
-    """Run each line of code that comes, and tell its value or its error."""
+    """Run each line of code that is received, and send back its value or its error."""
     with contextlib.suppress(ConnectionError), connection.makefile("rw") as lines:
         for line in lines:
             try:
                 answer = eval(ast.literal_eval(line), names), None
-            except Exception as error:  # noqa: BLE001  # to be told, whatever it is
+            except Exception as error:  # noqa: BLE001  # the test gets any error
                 answer = None, f"{type(error).__name__}: {error}"
             print(repr(answer), file=lines, flush=True)
 
 
-# What they may be told besides what this module imports.
+# More names for the code that processes are sent.
 
 
 def use(backend, location, options) -> None:
-    """Make the default alias a namespaced one, as settings would."""
+    """Make the default alias a namespaced one, as settings do."""
     alias = namespaced_alias(backend, location, options)
     override_settings(CACHES={"default": alias}).enable()
 
 
 def reconnect() -> None:
-    """Have the default alias built anew at its next use."""
+    """Make Django build the default alias again at its next use."""
     with contextlib.suppress(AttributeError):
         del caches["default"]
 
 
 def in_a_fork(act, beside=lambda: None):
-    """Return what `act()` answers in a child, while this process does `beside()`."""
+    """Return what `act()` returns in a child, while this process calls `beside()`."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

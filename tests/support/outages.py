@@ -1,6 +1,6 @@
-"""Verbs in an outage, and tables of what each call does then.
+"""Commands in an outage, and tables of what each call does then.
 
-A table has a column for each outage and a line for each verb; see `read`.
+A table has a column for each outage and a line for each command: see `read`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pymemcache
 
 from namespaced_cache import NamespaceUnavailable
 
-#: Each verb, and what it answers where the client hides an outage.
-VERBS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+#: Each command, and its answer while the client hides that the server is down.
+COMMANDS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "get": (lambda cache: cache.get("k", "default"), "default"),
     "get_many": (lambda cache: cache.get_many(["k", "l"]), {}),
     "has_key": (lambda cache: "k" in cache, False),
@@ -30,21 +30,21 @@ VERBS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "delete": (lambda cache: cache.delete("k"), False),
     "delete_many": (lambda cache: cache.delete_many(["k", "l"]), None),
 }
-#: Those that never hide one with us: each call raises NamespaceUnavailable.
+#: Calls for which ours never hides an outage: they raise NamespaceUnavailable.
 LOUD: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "clear": (lambda cache: cache.clear(), ...),
     "invalidate": (lambda cache: cache.invalidate_namespace(), ...),
     "generation": (lambda cache: cache.generation, ...),
 }
 
-#: The words of the tables. `hidden` is the answer that stands beside the verb in VERBS;
-#: any other answer stands for itself.
+#: The words of the tables. "default" is the outage default, which COMMANDS has beside
+#: each command. Any other answer is written as it is.
 ERRORS = {
     "closed": pymemcache.exceptions.MemcacheUnexpectedCloseError,
     "refused": ConnectionRefusedError,
     "timed-out": TimeoutError,
     "all-down": pymemcache.exceptions.MemcacheError,  # "All servers seem to be down"
-    "Error": pylibmc.Error,  # without a name of its own: a timeout
+    "Error": pylibmc.Error,  # a timeout has no class of its own
     "Connection": pylibmc.ConnectionError,
     "Write": pylibmc.WriteError,
     "Down": pylibmc.ServerDown,
@@ -54,7 +54,7 @@ ERRORS = {
 
 
 class Cell(NamedTuple):
-    """The words for the bare backend and for ours, and the note where they differ."""
+    """The words for bare and for ours, and the note that says why they differ."""
 
     bare: list[str]
     ours: list[str]
@@ -62,17 +62,17 @@ class Cell(NamedTuple):
 
 
 def read(table: str) -> dict[tuple[str, str, str, str], Cell]:
-    """Return the cells by client, libmemcached's version, outage and verb.
+    """Return the cells by client, libmemcached's version, outage and command.
 
-    A line with nothing beside it names the clients, and behind an "@" the version, that
-    the lines below are about. "any" are the verbs without a line of their own. A line
-    "ours" is where ours differs from the bare backend in the line above, with the
-    letter of a note that says why; "=" is no difference.
+    A line without cells names the clients of the lines below it. After an "@" it names
+    a version of libmemcached. "any" means the commands that have no line of their own.
+    A line "ours" says how ours differs from the bare backend, which is in the line
+    above. It names a note that says why. "=" means no difference.
     """
     cells: dict[tuple[str, str, str, str], Cell] = {}
     header, *lines = table.strip("\n").splitlines()
     outages = header.replace("|", "").split()
-    clients, version, verbs = "", "", list(VERBS)
+    clients, version, commands = "", "", list(COMMANDS)
     for line in lines:
         first, *rest = (part.strip() for part in line.split("|"))
         if not rest:
@@ -80,11 +80,13 @@ def read(table: str) -> dict[tuple[str, str, str, str], Cell]:
             continue
         ours, _, note = first.partition("ours: ")
         if not note:
-            verbs = list(VERBS) if first == "any" else ours.split()
+            commands = list(COMMANDS) if first == "any" else ours.split()
         for client in clients.split():
             for outage, cell in zip(outages, rest, strict=True):
                 words = cell.split()
-                for where in ((client, version, outage, verb) for verb in verbs):
+                for where in (
+                    (client, version, outage, command) for command in commands
+                ):
                     if not note:
                         cells[where] = Cell(words, words)
                     elif words != ["="]:
@@ -92,26 +94,26 @@ def read(table: str) -> dict[tuple[str, str, str, str], Cell]:
     return cells
 
 
-def word(act: Callable[[], Any], hidden: Any) -> str:
+def word(act: Callable[[], Any], outage_default: Any) -> str:
     """Return the table's word for what `act` does."""
     try:
         answer = act()
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is compared
+    except Exception as error:  # noqa: BLE001  # the caller compares any error
         words = [word for word, kind in ERRORS.items() if type(error) is kind]
         return words[0] if words else repr(error)
-    same = type(answer) is type(hidden) and answer == hidden
-    return "hidden" if same else repr(answer).replace(" ", "")
+    same = type(answer) is type(outage_default) and answer == outage_default
+    return "default" if same else repr(answer).replace(" ", "")
 
 
-def all_come_back(pending: list[Callable[[], bool]]) -> None:
-    """Ask them all again and again, until each has said once that all is well."""
+def all_recover(pending: list[Callable[[], bool]]) -> None:
+    """Call all functions again and again, until each has returned true once."""
     deadline = time.monotonic() + 30
 
-    def is_away(ask: Callable[[], bool]) -> bool:
+    def is_down(ask: Callable[[], bool]) -> bool:
         with suppress(*ERRORS.values()):
             return not ask()
         return True
 
-    while pending := [ask for ask in pending if is_away(ask)]:
-        assert time.monotonic() < deadline, "a client does not come back"
+    while pending := [ask for ask in pending if is_down(ask)]:
+        assert time.monotonic() < deadline, "a client does not recover"
         time.sleep(0.02)

@@ -1,8 +1,8 @@
-"""Pages of documentation: their sections, their blocks of code, and who runs them.
+"""Pages of documentation: their sections, their blocks of code, a bench to run them.
 
-A block whose first line is a comment with a file's name is that file, or is added to
-it. The files of a section are a project: the example shop, changed by them. Commands of
-the section are run there, and their output is held against what the page shows.
+If the first line of a block is a comment with a file name, the block is that file, or
+is added to it. The files of a section change the example shop. The commands of the
+section run in the changed project. Their output must be what the page shows.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ from tests.support.servers import Memcached, Twemproxy
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-#: Finds the blocks of a page, whatever their language is.
+#: Finds the blocks of a page in all languages.
 _LEXER = FencedCodeBlockLexer(language=".*")
 
 _HEADING = re.compile(r"^#{1,3} (.+)$", re.MULTILINE)
 _FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
 
-#: What pages call the settings is in another place in the shop.
+#: The file that pages call `settings.py` is elsewhere in the shop.
 _FILES = {"settings.py": "config/settings.py"}
 
-#: An address with a port; pages shall name none but those of `Bench.addresses`.
+#: An address with a port. Pages may use only the addresses in `Bench.addresses`.
 _ADDRESS = re.compile(r"\b(?:\d+\.\d+\.\d+\.\d+|localhost):\d+")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code, as it stands between its fences."""
+    """A block of code, without its fences."""
 
     language: str
     text: str
 
     @classmethod
     def of(cls, region: Region) -> Block:
-        """Make one of what Sybil has found."""
+        """Make a block from a region that Sybil found."""
         return cls(region.lexemes["language"], region.lexemes["source"])
 
     @property
     def file(self) -> str | None:
-        """The file that the block is, or belongs to."""
+        """The file that contains the block, or None."""
         named = _FILE.match(self.text)
         return _FILES.get(named[1], named[1]) if named else None
 
 
 @dataclass(frozen=True)
 class Section:
-    """What follows a heading, up to the next."""
+    """The part of a page from a heading to the next."""
 
     page: str
     title: str
@@ -72,7 +72,7 @@ class Section:
 
 
 def _parsed(page: Path) -> tuple[str, list[Region]]:
-    """Return a page's text, and the regions of its blocks."""
+    """Return a page's text and the regions of its blocks."""
     document = Document.parse(str(page), _LEXER)
     return document.text, [region for _, region in document.regions]
 
@@ -96,7 +96,7 @@ def headings(page: Path) -> list[str]:
 
 
 def sections(page: Path) -> Iterator[Section]:
-    """Divide a page at its headings. A comment within a block is no heading."""
+    """Divide a page at its headings. A comment inside a block is not a heading."""
     text, regions = _parsed(page)
     starts = [
         (heading.start(), heading[1])
@@ -109,7 +109,7 @@ def sections(page: Path) -> Iterator[Section]:
         yield Section(page.name, title, inside)
 
 
-#: Opens every alias that the settings have, and has Django check them.
+#: Opens every alias in the settings, and runs Django's checks.
 PROBE = """
 import django
 django.setup()
@@ -122,11 +122,11 @@ for alias in caches:
     caches[alias].set("probe", alias)
     assert caches[alias].get("probe") == alias, alias
 call_command("check", fail_level="WARNING")
-from namespaced_cache.checks import check_caches  # whether or not the app is there
+from namespaced_cache.checks import check_caches  # even if the app is not installed
 assert check_caches() == []
 """
 
-#: What a page says outside of any file is said in a project whose aliases are wrapped.
+#: Blocks that belong to no file run in a project whose aliases are wrapped.
 WRAPPED = """
 from config.settings import *
 from namespaced_cache import namespaced
@@ -135,9 +135,9 @@ CACHES = namespaced(CACHES)
 
 
 class Bench:
-    """Where a section's blocks are run, one after another, by `take()`.
+    """A project in which `take()` runs the blocks of a section, one after another.
 
-    `start` starts a memcached. `before` are scripts to run before the first command.
+    `start` starts a memcached. The scripts `before` run before the first command.
     """
 
     def __init__(
@@ -155,25 +155,26 @@ class Bench:
             "PYTEST_ADDOPTS": shlex.join(["-p", "no:randomly", *HARMLESS]),
             "PYTHONUNBUFFERED": "1",
         }
-        # What was used has been compiled, and lies beside its source.
+        # Python must write .pyc files beside the sources. They show which modules were
+        # used.
         for name in "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX":
             self.project.environment.pop(name, None)
-        #: What pages call the servers, and where they are.
+        #: The addresses in the pages, and the locations of the real servers.
         self.addresses = {"127.0.0.1:11211": server.location}
         self._servers = [server]
         self._start = start
         self._before = before
         self._script = ""
         self._files: list[str] = []
-        #: What pytest has not read yet.
+        #: Configuration files that no run of pytest has read yet.
         self._unread: set[str] = set()
         self._compose: dict = {}
         self._proxies: list[Twemproxy] = []
 
     def take(self, block: Block) -> None:
-        """Run a block, or keep it for what is run later."""
+        """Run a block, or keep it for a later block."""
         taker = getattr(self, f"_take_{block.language}", None)
-        assert taker is not None, f"nobody runs a block in {block.language!r}"
+        assert taker is not None, f"no method runs a block in {block.language!r}"
         taker(block)
 
     def close(self) -> None:
@@ -181,7 +182,7 @@ class Bench:
             proxy.close()
 
     def finish(self) -> None:
-        """Run what was kept, and see that each file had its use."""
+        """Run the blocks that were kept, and assert that each file was used."""
         if self._script:
             self._succeed(
                 "-c", f"import django\ndjango.setup()\n{self._script}", "wrapped"
@@ -204,24 +205,24 @@ class Bench:
             self._write(block.file, block.text, add=True)
 
     def _take_ini(self, block: Block) -> None:
-        assert block.file == "pytest.ini", "what reads it?"
+        assert block.file == "pytest.ini", "no tool reads this file"
         self._write(block.file, block.text)
         self._unread.add(block.file)
 
     def _take_toml(self, block: Block) -> None:
-        assert block.file == "pyproject.toml", "what reads it?"
+        assert block.file == "pyproject.toml", "no tool reads this file"
         (self.project.folder / "pytest.ini").unlink()
         self._write(block.file, block.text)
         self._unread.add(block.file)
 
     def _take_text(self, block: Block) -> None:
-        """See that a picture names what there is."""
+        """Assert that the names in a diagram exist in the source."""
         source = "".join(p.read_text() for p in (ROOT / "src").rglob("*.py"))
         names = re.findall(r"\b[A-Z][a-z]+[A-Z]\w+", block.text)
         assert names
         for name in names:
             assert re.search(rf"\b{name}\b", source), name
-        # A key that it shows is what Django, or we, make of the one before it.
+        # Each key in it follows from the one before, by Django's function or by ours.
         for inner, outer in pairwise(re.findall(r'"(\S+)"', block.text)):
             if outer not in (inner, default_key_func(inner, "shop", 1)):
                 parsed = parse(outer.encode())
@@ -240,7 +241,7 @@ class Bench:
             case "nutcracker.yml":
                 self._start_proxies(content)
             case _:
-                raise AssertionError(f"what reads {block.file}?")
+                raise AssertionError(f"no tool reads {block.file}")
 
     def _take_console(self, block: Block) -> None:
         for script in self._before:
@@ -252,7 +253,7 @@ class Bench:
             command, _, output = prompt.partition("\n")
             self._command(command, output)
 
-    # What they have in them.
+    # Helpers for the blocks.
 
     def _write(self, name: str, text: str, *, add: bool = False) -> None:
         path = self.project.folder / name
@@ -277,7 +278,7 @@ class Bench:
             case "docker", "compose", "up", "-d", "--wait":
                 services = self._compose["services"].values()
                 assert all("healthcheck" in service for service in services), (
-                    "--wait waits for what has a healthcheck"
+                    "--wait needs a healthcheck in each service"
                 )
             case "python", *arguments:
                 self._compare(
@@ -288,7 +289,7 @@ class Bench:
                 self._compare(line, run, expected)
                 self._unread.clear()
             case _:
-                raise AssertionError(f"nobody runs {line!r}")
+                raise AssertionError(f"no method runs {line!r}")
 
     def _compare(self, line: str, run: Run, expected: str) -> None:
         fails = re.search(r"Error|error:|failed", expected) is not None
@@ -309,12 +310,14 @@ class Bench:
         assert run.code == 0, run.output
 
     def _local(self, text: str) -> str:
-        """Put the servers of this bench in the place of those that a page names."""
+        """Replace the addresses of a page by those of this bench's servers."""
 
         def location(found: re.Match[str]) -> str:
             name = found[0]
             if name not in self.addresses:
-                assert name in ("127.0.0.1:11212", "127.0.0.1:11213"), f"who is {name}?"
+                assert name in ("127.0.0.1:11212", "127.0.0.1:11213"), (
+                    f"unexpected address {name}"
+                )
                 self._servers.append(self._start())
                 self.addresses[name] = self._servers[-1].location
             return self.addresses[name]
@@ -322,7 +325,7 @@ class Bench:
         return _ADDRESS.sub(location, text)
 
     def _run_workflow(self, content: dict) -> None:
-        """Check what is GitHub's, and run the commands."""
+        """Check the parts that only GitHub runs, and run the commands."""
         assert {"push"} <= set(content[True])  # YAML takes `on` for true
         for job in content["jobs"].values():
             assert re.fullmatch(r"ubuntu-[\w.]+", job["runs-on"])
@@ -337,7 +340,7 @@ class Bench:
                         self._command(line)
 
     def _check_compose(self, content: dict) -> None:
-        """Check it, and start a memcached as its services do."""
+        """Check the file, and start a memcached with the arguments of its services."""
         assert set(content) == {"services"}
         self._check_services(content["services"])
         for service in content["services"].values():
@@ -364,7 +367,7 @@ class Bench:
 
 
 def _check_requirements(wanted: list[str]) -> None:
-    """See that there is what pip is asked for: of ours the extra, else the package."""
+    """Assert that the packages, and our extras, that pip installs exist."""
     assert wanted
     ours = metadata.metadata("django-namespaced-cache")
     for requirement in wanted:
@@ -376,7 +379,7 @@ def _check_requirements(wanted: list[str]) -> None:
 
 
 def _steady(output: str) -> str:
-    """Write alike what is another at each run: generations, sizes, seconds, names."""
+    """Replace what differs from run to run: generations, sizes, seconds, names."""
     output = re.sub(r"^ *\d+ % \[.*\n", "", output, flags=re.MULTILINE)
     for pattern, word in (
         (r"\b\d{19}\b", "GENERATION"),

@@ -1,4 +1,4 @@
-"""Real projects in temporary folders, whose test suites are run as a user runs them."""
+"""Real projects in temporary folders. Their test suites run as a user runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textwrap import dedent
 
 from tests.support import ROOT
 
-#: Production settings alone, and a suite of tests of every kind.
+#: A project with production settings only, and with tests of every kind.
 ISOLATED = ROOT / "tests" / "integration" / "isolated_project"
 
 #: The example site.
@@ -21,34 +21,34 @@ SHOP = ROOT / "examples" / "shop"
 
 RUNNER = "--testrunner=namespaced_cache.test.NamespacedDiscoverRunner"
 
-#: What pylibmc prints on Python 3.13, and pytest makes a warning of.
+#: pylibmc prints this on Python 3.13, and pytest makes a warning of it.
 HARMLESS = ("-W", "ignore:Exception ignored in PyMapping_HasKeyString")
 
-#: No suite of ours runs for as long, not even on a machine that others use as well.
+#: More seconds than any suite needs, even on a busy machine.
 SECONDS = 180
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run came to: its exit status and what it printed."""
+    """The result of a run: its exit status and its output."""
 
     code: int
     output: str
 
     def count(self, outcome: str) -> int:
-        """How many tests pytest says have "passed", "failed", …."""
+        """Return how many tests "passed", "failed", … as pytest reports."""
         found = re.search(rf"\b(\d+) {outcome}", self.output)
         return int(found[1]) if found else 0
 
     @property
     def ran(self) -> int:
-        """How many tests Django's runner says have run."""
+        """Return how many tests ran, as Django's runner reports."""
         found = re.search(r"^Ran (\d+) tests?", self.output, re.MULTILINE)
         return int(found[1]) if found else 0
 
 
 class Project:
-    """A folder with a Django project, whose commands reach a memcached."""
+    """A folder with a Django project that uses a memcached."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Project:
         self.folder = folder / "project"
         shutil.copytree(template, self.folder)
         self.write("pytest.ini", "[pytest]\npythonpath = .\n")
-        # A run of its own, and no worker of the one that this test is a part of.
+        # The project's tests are a run of their own. They are not a worker of this run.
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -101,7 +101,7 @@ class Project:
         return self.run("-m", "django", *arguments, **environment)
 
     def manage_by(self, method: str, *arguments: str) -> Run:
-        """Run a management command whose workers are started by this method."""
+        """Run a management command that starts its workers by this method."""
         script = (
             f"import multiprocessing, sys\n"
             f"multiprocessing.set_start_method({method!r})\n"
@@ -116,7 +116,7 @@ class Project:
 
 
 def finish(process: subprocess.Popen[str]) -> Run:
-    """Wait for what was started."""
+    """Wait for the process to end, and return its result."""
     try:
         output, _ = process.communicate(timeout=SECONDS)
     finally:

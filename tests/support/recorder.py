@@ -1,7 +1,8 @@
-"""The recorder: does verbs on a namespaced cache, and writes down what came of them.
+"""The recorder: carries out commands on a namespaced cache and records the answers.
 
-It knows every verb of Django's cache and of the two clients, how to call it, and what
-its answer tells; `history.py` needs to know no verb at all.
+It has every method of Django's cache and every command of the two clients. It knows how
+to call each of them and what the answer tells. `history.py` does not need to know any
+of them.
 """
 
 from __future__ import annotations
@@ -15,25 +16,31 @@ from typing import Any
 
 from tests.support.history import BAR, SPAN, Call, Part
 
-#: Few, so that everybody meets on them.
+#: Few keys, so that the threads use the same ones.
 TEXTS = [f"text{n}" for n in range(6)]
 NUMBERS = ["number0", "number1"]
 KEYS = TEXTS + NUMBERS
 
-#: How often a thread does what, in parts of a hundred.
+#: How often a thread of each role does what, in percent.
 ROLES = {
     "writer": {"reads": 30, "writes": 60, "tokens": 10},
     "reader": {"reads": 100},
-    "invalidator": {"reads": 30, "writes": 20, "tokens": 10, "wipes": 30, "looks": 10},
+    "invalidator": {
+        "reads": 30,
+        "writes": 20,
+        "tokens": 10,
+        "wipes": 30,
+        "generations": 10,
+    },
 }
 
-# What the answer of a verb tells.
+# What an answer tells.
 VALUE = "the value, None for nothing"
 THERE = "something was there, False for nothing"
 NOT_THERE = "nothing was there, False for something"
 DONE = "that it is done"
 
-#: Verbs on one key: what they do (see `Part`), and what the answer tells.
+#: Commands on one key: what they do (see `Part`), and what the answer tells.
 _ON_ONE = {
     "get": (None, VALUE),
     "touch": (None, THERE),
@@ -57,7 +64,7 @@ RAW = "raw "
 ON_ONE = {
     "has_key": (None, THERE),
     **_ON_ONE,
-    **{RAW + name: verb for name, verb in (_ON_ONE | _ON_ONE_RAW).items()},
+    **{RAW + name: command for name, command in (_ON_ONE | _ON_ONE_RAW).items()},
 }
 GET_MANY = ["get_many", "raw get_many", "raw get_multi"]
 GETS_MANY = ["raw gets_many", "raw gets_multi"]
@@ -65,16 +72,16 @@ SET_MANY = ["set_many", "raw set_many", "raw set_multi", "raw add_multi"]
 DELETE_MANY = ["delete_many", "raw delete_many", "raw delete_multi"]
 WIPES = ["invalidate_namespace", "clear", "raw flush_all"]
 
-#: Where the clients say by an exception that there is nothing.
+#: Exceptions by which clients say that there is nothing.
 NOTHING = ("KeyError", "NotFound", "ValueError")
 MAY_RAISE_NOTHING = ("incr", "decr", "incr_multi", "cas", "__getitem__", "__delitem__")
 
 
 class Hand:
-    """One thread's hand on the cache: it does verbs and writes down what came of them.
+    """Carries out commands for one thread, and records what they did.
 
-    The name of a verb is Django's own, or that of the client's after "raw". One that
-    the client does not have is left out.
+    The name of a command is that of a method of Django's, or "raw " and the name of a
+    client's command. Commands that the client does not have are left out.
     """
 
     def __init__(self, cache: Any, role: str, who: str, number: int) -> None:
@@ -86,13 +93,13 @@ class Hand:
         self._number = number
         self._dice = random.Random(who)
         self._written = 0
-        #: What `gets` found, by key: the value, the token, and when.
+        #: What `gets` found, by key: the value, the token, and the time.
         self._tokens: dict[str, tuple[Any, Any, int]] = {}
-        self.verbs = self._verbs()
+        self.commands = self._commands()
         self._kinds, self._weights = zip(*ROLES[role].items(), strict=True)
 
-    def _verbs(self) -> dict[str, dict[str, Callable[[], None]]]:
-        """Find what there is to be done, by kind and name."""
+    def _commands(self) -> dict[str, dict[str, Callable[[], None]]]:
+        """Return the commands by kind and name."""
         shapes = [
             ("reads", self._get_many, GET_MANY + GETS_MANY),
             ("writes", self._set_many, SET_MANY),
@@ -101,27 +108,27 @@ class Hand:
             ("writes", self._get_or_set, ["get_or_set"]),
             ("tokens", self._cas, ["raw cas"]),
             ("wipes", self._wipe, WIPES),
-            ("looks", self._look, ["generation"]),
+            ("generations", self._read_generation, ["generation"]),
         ]
         for name, (did, _) in ON_ONE.items():
             shapes.append(("writes" if did else "reads", self._one, [name]))
         real = self.client.wrapped
-        verbs: dict[str, dict[str, Callable[[], None]]] = defaultdict(dict)
+        commands: dict[str, dict[str, Callable[[], None]]] = defaultdict(dict)
         for kind, do, names in shapes:
             for name in names:
                 if not name.startswith(RAW) or hasattr(real, name.removeprefix(RAW)):
-                    verbs[kind][name] = partial(do, name)
-        return verbs
+                    commands[kind][name] = partial(do, name)
+        return commands
 
     def do(self) -> Call:
-        """Do one verb, any of those that the role has, on any key."""
+        """Carry out one command of the role, on a random key."""
         if self._dice.random() < 0.05:
-            time.sleep(self._dice.random() / 500)  # and hear of nothing meanwhile
+            time.sleep(self._dice.random() / 500)  # so that other processes get ahead
         (kind,) = self._dice.choices(self._kinds, self._weights)
-        self._dice.choice(list(self.verbs[kind].values()))()
+        self._dice.choice(list(self.commands[kind].values()))()
         return self.calls[-1]
 
-    # The shapes of verbs.
+    # The shapes of commands.
 
     def _one(self, name: str) -> None:
         did, tells = ON_ONE[name]
@@ -188,7 +195,7 @@ class Hand:
         by = self._step()
         plan = [Part(key, did="step", value=by) for key in NUMBERS]
         keys = [self._key(name, key) for key in NUMBERS]
-        # It answers nothing, and "not found" if one was not.
+        # It returns nothing, or raises "not found" if one key was missing.
         self._done(name, (keys, "", by), plan, lambda _: plan)
 
     def _get_or_set(self, name: str) -> None:
@@ -196,13 +203,13 @@ class Hand:
         plan = Part(key, did="put", value=self._new(key))
 
         def found(answer: Any) -> list[Part]:
-            # It answers its own value also where that did not last.
+            # It returns its own value even if that value did not last.
             return [plan._replace(found=False if answer == plan.value else answer)]
 
         self._done(name, (key, plan.value, None), [plan], found)
 
-    def _cas(self, verb: str) -> None:
-        """Take a token, and use it at once or some time later."""
+    def _cas(self, command: str) -> None:
+        """Get a token, and use it at once or some time later."""
         key = self._dice.choice(KEYS)
         name = self._key(RAW, key)
         if key not in self._tokens:
@@ -223,18 +230,18 @@ class Hand:
         def swapped(yes: Any) -> list[Part]:
             return [plan._replace(found=seen if yes else None, sure=bool(yes))]
 
-        self._done(verb, (name, plan.value, token), [plan], swapped, since=since)
+        self._done(command, (name, plan.value, token), [plan], swapped, since=since)
 
     def _wipe(self, name: str) -> None:
         number = self._done(name, (), [], lambda _: [], wipes=True)
         if name == "invalidate_namespace":
             self.calls[-1] = self.calls[-1]._replace(number=number)
 
-    def _look(self, name: str) -> None:
+    def _read_generation(self, name: str) -> None:
         number = self._done(name, (), [], lambda _: [])
         self.calls[-1] = self.calls[-1]._replace(number=number)
 
-    # What they share.
+    # Helpers.
 
     def _done(
         self,
@@ -244,25 +251,25 @@ class Hand:
         told: Callable[[Any], list[Part]],
         **more: Any,
     ) -> Any:
-        """Do it and write down what the answer tells, or the plan if there is none."""
-        verb = name.removeprefix(RAW)
-        target = self.cache if verb == name else self.client
-        knew = self._counter.latest
+        """Call the command, and record its answer, or the plan if it failed."""
+        command = name.removeprefix(RAW)
+        target = self.cache if command == name else self.client
+        latest = self._counter.latest
         answer, error = None, ""
         begin = time.monotonic_ns()
         try:
-            member = getattr(target, verb)
+            member = getattr(target, command)
             answer = member(*arguments) if callable(member) else member
-        except Exception as raised:  # noqa: BLE001  # what is raised is written down
+        except Exception as raised:  # noqa: BLE001  # the error is recorded
             kind = type(raised).__name__
-            if verb not in MAY_RAISE_NOTHING or kind not in NOTHING:
+            if command not in MAY_RAISE_NOTHING or kind not in NOTHING:
                 error = f"{kind}: {raised}"
-            elif verb == "__delitem__":
+            elif command == "__delitem__":
                 answer = False
         end = time.monotonic_ns()
         parts = tuple(plan if error else told(answer))
         self.calls.append(
-            Call(begin, end, self._who, name, parts, knew=knew, error=error, **more)
+            Call(begin, end, self._who, name, parts, latest=latest, error=error, **more)
         )
         return answer
 
@@ -270,7 +277,7 @@ class Hand:
         return self.cache.make_key(key) if name.startswith(RAW) else key
 
     def _some(self, name: str, most: int) -> dict[str, str]:
-        """Choose some keys: as the verb takes them, and as we call them."""
+        """Choose some keys: as the command takes them, and as KEYS has them."""
         chosen = self._dice.sample(KEYS, self._dice.randint(1, most))
         return {self._key(name, key): key for key in chosen}
 
@@ -278,7 +285,7 @@ class Hand:
         return self._dice.randint(1, 9)
 
     def _new(self, key: str) -> Any:
-        """Make a value that nobody else has."""
+        """Make a value that no other call has."""
         self._written += 1
         if key in NUMBERS:
             return (self._number * 10**8 + self._written) * SPAN + SPAN // 2
@@ -286,7 +293,7 @@ class Hand:
 
 
 def _told(plan: Part, tells: str, answer: Any) -> Part:
-    """Complete the part of a verb on one key by what it answered."""
+    """Complete the part of a command on one key with its answer."""
     if tells == DONE:
         return plan._replace(sure=None if answer is False else True)
     if plan.did == "step":

@@ -1,9 +1,10 @@
-"""What a tool records of a cache, call by call.
+"""What a tool records of each call of a cache.
 
-Each recording is made in a process of its own, because tools patch Django and client
-libraries for good. In it a tool's module is asked to `watch(set_up, work)`: it puts the
-tool in place, calls `set_up()` where Django is to be set up, and then
-`work(record)`, where `record(act)` acts and gives back what the tool recorded of that.
+Each recording is made in a process of its own, because the tools patch Django and the
+client libraries permanently. There the tool's module has a function `watch(set_up,
+work)`. It installs the tool, calls `set_up()` to set Django up, and then calls
+`work(record)`. Its `record(act)` calls `act` and returns what the tool recorded
+meanwhile.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from dataclasses import dataclass
 
 OURS = "namespaced_cache.NamespacedCache"
 
-#: No tool takes as long to start.
+#: More seconds than any tool needs to start.
 SECONDS = 60
 
-#: Each call and its answer. Its keys are the user's, and no tool is to show others.
+#: Each call and its answer. A tool must show these keys and no wire keys.
 CALLS = {
     "set": (lambda cache: cache.set("colour", "red"), None),
     "get": (lambda cache: cache.get("colour"), "red"),
@@ -50,9 +51,9 @@ ANSWERS = {call: answer for call, (_, answer) in CALLS.items()}
 
 @dataclass(frozen=True)
 class Recording:
-    """What the calls answered, and what a tool recorded of each.
+    """The answers of the calls, and what a tool recorded of each call.
 
-    And what a neighbour in no namespace finds under one of their keys.
+    `neighbour` is what a backend without a namespace finds under one of the keys.
     """
 
     answers: dict
@@ -61,7 +62,7 @@ class Recording:
 
 
 def alias(kind: str, backend: str, location: str) -> dict:
-    """Describe an alias: of the "bare" backend, or of a class that wraps it."""
+    """Return the setting of an alias: the "bare" backend, or a class that wraps it."""
     if kind == "bare":
         return {"BACKEND": backend, "LOCATION": location}
     options = {"WRAPPED_BACKEND": backend}
@@ -69,7 +70,7 @@ def alias(kind: str, backend: str, location: str) -> dict:
 
 
 def run(tool: str, arguments: object, **environment: str):
-    """Have a tool's module do its work in a process of its own; return its answer."""
+    """Run a tool's module in a process of its own, and return its answer."""
     done = subprocess.run(
         [sys.executable, "-m", __name__, tool, repr(arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
@@ -82,12 +83,12 @@ def run(tool: str, arguments: object, **environment: str):
 
 
 def recording(tool: str, cache: dict, **environment: str) -> Recording:
-    """Make all calls of an alias while a tool watches."""
+    """Make all calls with one alias while a tool records them."""
     return Recording(*run(tool, cache, **environment))
 
 
 def assert_recorded(tool: str, kind: str, cache: dict, expected: dict) -> None:
-    """See that all calls are answered and recorded so, and in a namespace if ours."""
+    """Assert the answers, the recording, and that only ours uses a namespace."""
     seen = recording(tool, cache)
     assert seen.answers == ANSWERS
     assert seen.recorded == expected
@@ -95,9 +96,9 @@ def assert_recorded(tool: str, kind: str, cache: dict, expected: dict) -> None:
 
 
 def missed(tool: str, backend: str, location: str, expected: dict) -> set[str]:
-    """Return the calls that a tool does not record where no verb is on the class.
+    """Return the calls that a tool misses if the class itself has no methods.
 
-    Of those it records nothing, and of the others what is expected.
+    Of those the tool must record nothing, and of all others what is expected.
     """
     seen = recording(tool, alias(f"{__name__}.Bystander", backend, location))
     missing = {call for call in expected if seen.recorded[call] != expected[call]}
@@ -106,7 +107,7 @@ def missed(tool: str, backend: str, location: str, expected: dict) -> set[str]:
 
 
 class Bystander:
-    """A proxy whose verbs come by `__getattr__` alone, as ours must not."""
+    """A proxy that has its methods only through `__getattr__`. Ours must not."""
 
     def __init__(self, server, params):
         from namespaced_cache import NamespacedCache
@@ -118,13 +119,13 @@ class Bystander:
 
 
 def make(cache: dict, tool) -> tuple[dict, dict, object]:
-    """Make all calls, in the process that the tool is in."""
+    """Make all calls, in the process in which the tool is installed."""
     import django
     from django.conf import settings
 
     settings.configure(
         CACHES={"default": cache},
-        SECRET_KEY="of nobody",
+        SECRET_KEY="not a secret",
         **getattr(tool, "SETTINGS", {}),
     )
     answers, recorded = {}, {}
@@ -133,14 +134,14 @@ def make(cache: dict, tool) -> tuple[dict, dict, object]:
         try:
             got = act(cache)
             return asyncio.run(got) if asyncio.iscoroutine(got) else got
-        except Exception as error:  # noqa: BLE001  # to be told, whatever it is
+        except Exception as error:  # noqa: BLE001  # the caller compares any error
             return type(error).__name__
 
     def work(record):
         from django.core.cache import caches
 
         cache = caches["default"]
-        # So that there is a connection, and a counter known.
+        # This opens a connection and reads the counter.
         answer(lambda cache: cache.get("anything"), cache)
         for call, (act, _) in CALLS.items():
 
@@ -154,7 +155,7 @@ def make(cache: dict, tool) -> tuple[dict, dict, object]:
 
 
 def neighbours_colour(cache: dict) -> object:
-    """Return what is found beside an alias, in no namespace."""
+    """Return what a backend without a namespace finds on the alias's server."""
     from django.core.cache import CacheHandler
 
     backend = cache.get("OPTIONS", {}).get("WRAPPED_BACKEND", cache["BACKEND"])
@@ -163,7 +164,7 @@ def neighbours_colour(cache: dict) -> object:
 
 
 def keys_of(given) -> list:
-    """Return the keys that a verb was given first: one, or many."""
+    """Return a method's first argument as a list of keys."""
     return [given] if isinstance(given, str) else list(given)
 
 

@@ -1,4 +1,4 @@
-"""A proxy before memcached that counts round trips."""
+"""A proxy in front of memcached that counts round trips."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import threading
 
 
 class CountingProxy:
-    """Passes bytes between clients and one memcached and counts the round trips.
+    """Passes bytes between clients and one memcached, and counts the round trips.
 
-    A round trip begins with bytes from the client and ends with bytes from the server:
-    requests that are sent together, before the answer to the first arrives, are one.
+    A round trip begins with bytes from the client and ends with bytes from the server.
+    Requests that are sent together, before the first answer arrives, count as one.
     """
 
     def __init__(self, port: int) -> None:
@@ -51,7 +51,7 @@ class CountingProxy:
                     waiting = False
                     client.sendall(chunk)
 
-            threading.Thread(target=_quietly, args=(answer,), daemon=True).start()
+            threading.Thread(target=_until_closed, args=(answer,), daemon=True).start()
 
             def ask() -> None:
                 nonlocal waiting
@@ -61,12 +61,12 @@ class CountingProxy:
                         self.count += 1
                     server.sendall(chunk)
 
-            _quietly(ask)
-            # Wakes the thread that waits for an answer; closing alone does not.
-            _quietly(lambda: server.shutdown(socket.SHUT_RDWR))
+            _until_closed(ask)
+            # This wakes the thread that waits for an answer. Closing alone does not.
+            _until_closed(lambda: server.shutdown(socket.SHUT_RDWR))
 
 
-def _quietly(act) -> None:
+def _until_closed(act) -> None:
     try:
         act()
     except OSError:

@@ -1,4 +1,4 @@
-"""Real memcached processes, to be killed at will, and a proxy tier before them."""
+"""Real memcached processes, which tests may kill, and a twemproxy in front of them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pathlib import Path
 
 START_SECONDS = 10
 
-#: No server takes as long to answer.
+#: More seconds than any server needs for an answer.
 ANSWER_SECONDS = 20
 
 
 def _listens(path: Path) -> bool:
-    """Tell whether somebody takes connections at a socket; it is there before."""
+    """Tell whether a process accepts connections at a socket that exists."""
     with socket.socket(socket.AF_UNIX) as connection:
         return connection.connect_ex(str(path)) == 0
 
 
 def ask(server: Memcached, request: bytes) -> bytes:
-    """Return what a memcached answers to a request in its text protocol."""
+    """Return memcached's answer to a request in its text protocol."""
     address = ("127.0.0.1", server.port)
     with socket.create_connection(address, ANSWER_SECONDS) as connection:
         connection.sendall(request + b"\r\n")
@@ -33,19 +33,20 @@ def ask(server: Memcached, request: bytes) -> bytes:
 
 
 def answer_of(server: Memcached, line: str) -> str:
-    """Return what a memcached answers to a line of text, as text."""
+    """Return memcached's answer to a line of text, as text."""
     return ask(server, line.encode()).decode().strip()
 
 
 def stat(server: Memcached, name: str) -> int:
-    """Return one of the numbers that a memcached counts."""
+    """Return one of memcached's statistics."""
     return int(re.search(f"STAT {name} ([0-9]+)".encode(), ask(server, b"stats"))[1])
 
 
 class Memcached:
-    """A memcached of the tests' own on the loopback; started when made.
+    """A memcached process on the loopback. It starts when the object is made.
 
-    `location` is what Django's LOCATION takes. It stays the same over a restart.
+    `location` is a value for Django's LOCATION. It stays the same when the server
+    restarts.
     """
 
     def __init__(self, *arguments: str, unix: bool = False) -> None:
@@ -58,10 +59,11 @@ class Memcached:
         self._binary = binary
         self._arguments = arguments
         self._folder = Path(tempfile.mkdtemp(prefix="memcached-"))
-        # memcached gives up root before it writes its port or makes its socket.
+        # memcached drops its root privileges before it writes its port or makes its
+        # socket.
         self._folder.chmod(0o777)
         self.unix = unix
-        self.port = -1  # memcached's word for "any that is free"
+        self.port = -1  # for memcached, this means any free port
         self.start()
 
     @property
@@ -96,27 +98,27 @@ class Memcached:
             self.port = int(port_file.read_text().split()[-1])
 
     def kill(self) -> None:
-        """End it at once, as a crash would; a paused one, too."""
+        """Kill the process at once, like a crash, even while it is frozen."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self._socket.unlink(missing_ok=True)
 
     def restart(self) -> None:
-        """Kill it and start it again, empty, at the same place."""
+        """Kill the process and start it again, empty, at the same location."""
         self.kill()
         self.start()
 
     def freeze(self) -> None:
-        """Let it take what is sent to it, and answer nothing, until it thaws."""
+        """Stop the process. Until `thaw` it accepts requests and answers none."""
         self.process.send_signal(signal.SIGSTOP)
-        # Until it has stopped, each of its threads may still answer.
+        # Wait until it has stopped. Before that, its threads may still answer.
         os.waitpid(self.process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
     def empty(self) -> None:
-        """Forget all items, whosever they are."""
+        """Flush the server: remove all items of all users."""
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             connection.sendall(b"flush_all\r\n")
             assert connection.recv(4) == b"OK\r\n"
@@ -127,10 +129,10 @@ class Memcached:
 
 
 class Twemproxy:
-    """A twemproxy (`nutcracker`) of the tests' own, before memcached processes.
+    """A twemproxy (`nutcracker`) process in front of memcached processes.
 
-    `settings` are those of its pool. It listens on a unix socket, because it cannot be
-    told to take any port that is free.
+    `settings` are those of its pool. It listens on a unix socket, because twemproxy
+    cannot choose a free port.
     """
 
     def __init__(self, *servers: Memcached, **settings: object) -> None:
@@ -155,7 +157,8 @@ class Twemproxy:
                 raise RuntimeError(f"twemproxy did not start: {self.process.args}")
 
     def _start(self, binary: str, deadline: float) -> bool:
-        # It has a port for its statistics, which another may take first.
+        # It also needs a port for its statistics. Another process may take that port
+        # first.
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         command = [binary, "-c", "pool.yml", "-o", "log", "-p", "pid"]
@@ -169,7 +172,7 @@ class Twemproxy:
         return False
 
     def empty(self) -> None:
-        """Forget all items; the proxy itself does not know how to."""
+        """Flush all servers. twemproxy has no command for that."""
         for server in self.servers:
             server.empty()
 

@@ -1,4 +1,4 @@
-"""Ours and the bare backend side by side, each on a server that is watched."""
+"""Our backend and the bare backend side by side, each on a server that is watched."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from namespaced_cache.keys import counter_key, parse
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.servers import Memcached
 
-#: The key under which namespace "mine" keeps its generation.
+#: The key of the counter of namespace "mine".
 COUNTER = counter_key("mine").encode()
 
-#: What ends a key in the text protocol, or in libmemcached's reading of an answer.
+#: The bytes that end a key in the text protocol, or when libmemcached reads an answer.
 KEY_ENDS = re.compile(rb"[\x00-\x20\x7f]")
 
 
 class Watched:
-    """What a memcached holds and has done, by a plain socket."""
+    """What a memcached stores and has done, read over a plain socket."""
 
     def __init__(self, server: Memcached) -> None:
         self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
@@ -55,8 +55,8 @@ class Watched:
     def items(self, wanted: set[bytes]) -> dict[bytes, tuple[bytes, ...]]:
         """Return each key with its expiry, its cas number and whether it was read.
 
-        Asked again while one that is wanted is missing, for memcached passes over what
-        a connection of its is still busy with.
+        Ask again while a wanted key is missing: memcached leaves out an item that
+        another connection is still using.
         """
         found: dict[bytes, tuple[bytes, ...]] = {}
         for _ in range(100):
@@ -74,9 +74,9 @@ class Watched:
 
 
 class Place:
-    """Ours and the bare backend, set up in one way, each on a server of its own.
+    """Our backend and the bare backend with equal options, each on its own server.
 
-    `single` gives both a pymemcache.Client, which has item access.
+    With `single`, both use a pymemcache.Client, which has item access.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Place:
             watched.close()
 
     def begin(self, *keys: object) -> None:
-        """Empty both servers, and put others' items wherever a slip may lead."""
+        """Empty both servers. Store items of other users under likely wrong keys."""
         pieces = {b"k", b"b", b"evil", b"x", b"step", b"flush_all", b"other"}
         for key in keys:
             raw = as_bytes(key) or b""
@@ -124,10 +124,10 @@ class Place:
 
     @contextmanager
     def untouched(self, *keys: object):
-        """Prove that meanwhile nothing came to the server but our items for `keys`.
+        """Assert that the block stores nothing on the server but our items for `keys`.
 
-        All that is there stays, is not written again, does not expire earlier or later,
-        and is not even read; the counter stands where it stood; nobody flushed.
+        All other items stay. They are not written, they keep their expiry, and they are
+        not even read. The counter does not move, and the server is not flushed.
         """
         generation = self.cache.generation
         counter = self.prefix + COUNTER
@@ -138,15 +138,15 @@ class Place:
         after = self.watched.items(before.keys())
         assert {key: after.get(key) for key in before} == before
         assert self.watched.flushes() == flushes
-        for name in after.keys() - before.keys():
-            item = parse(name.removeprefix(self.prefix))
-            assert name.startswith(self.prefix), name
-            assert item is not None, name
-            assert (item.namespace, item.generation) == ("mine", generation), name
-            assert any(stands_for(item, as_bytes(key)) for key in keys), name
+        for wire_key in after.keys() - before.keys():
+            item = parse(wire_key.removeprefix(self.prefix))
+            assert wire_key.startswith(self.prefix), wire_key
+            assert item is not None, wire_key
+            assert (item.namespace, item.generation) == ("mine", generation), wire_key
+            assert any(stands_for(item, as_bytes(key)) for key in keys), wire_key
 
     def assert_in_step(self) -> None:
-        """Prove that each answer still belongs to its question."""
+        """Assert that each answer still belongs to its command."""
         raw, sign = self.cache._cache, secrets.token_bytes(8)
         assert raw.set("step", sign) is True
         assert raw.get_multi(["step", "none"]) == {"step": sign}
@@ -168,7 +168,7 @@ def stands_for(item, raw: bytes | None) -> bool:
 
 
 def outcome(call, *args) -> tuple[object, object]:
-    """Return what the call answers, or the type and the text of what it raises."""
+    """Return the call's answer, or the type and text of the error that it raises."""
     try:
         return "answers", without_tokens(call(*args))
     except Exception as error:  # noqa: BLE001
@@ -182,29 +182,29 @@ def without_tokens(answer):
 
 
 def shown(text: object) -> str:
-    """Return an error's text as it is where keys have no namespace."""
+    """Return an error's text as it would be without a namespace."""
     text = re.sub(r"nsc:mine:[0-9a-z]+:", "", str(text))
     text = re.sub(r"(key length|position) [\d-]+", r"\1", text)
     return re.sub(r"(from memcached_\w+)\(.*", r"\1", text, flags=re.DOTALL)
 
 
 def assert_alike(key: object, ours, theirs) -> None:
-    """Assert that ours came to what the bare backend came to."""
+    """Assert that ours has the same outcome as the bare backend."""
     if theirs[0] == "answers":
         assert ours == theirs, key
     elif theirs[0] in (KeyError, TypeError):
-        # Which is missing and what is no key, ours says in words of its own.
+        # For a missing key and for a value that is no key, ours has its own texts.
         assert ours[0] is theirs[0], key
     elif UnicodeDecodeError in (ours[0], theirs[0]):
-        # pylibmc's own, over the text of the error that it was about to raise: it cuts
-        # the key there after so many bytes, and ours is longer.
+        # pylibmc raises this while it makes the text of another error: it cuts the key
+        # after a fixed number of bytes. Our key is longer.
         for error, _ in (ours, theirs):
             assert issubclass(error, (UnicodeDecodeError, pylibmc.Error)), key
     elif theirs[0] is pylibmc.BadKeyProvided and ours[0] is ValueError:
-        # Of a key that is too long with its key_prefix alone.
+        # Such a key is too long only because of its key_prefix.
         assert "too long, max is 250" in ours[1], key
     elif "Non-ASCII" in theirs[1] and "surrogates" in str(ours[1]):
-        # A lone surrogate, of which ours says that it has no bytes at all.
+        # Ours says that a lone surrogate cannot be encoded.
         assert ours[0] is UnicodeEncodeError, key
     else:
         assert (ours[0], shown(ours[1])) == (theirs[0], shown(theirs[1])), key

@@ -1,8 +1,9 @@
-"""Traffic: processes that do all verbs at once in one namespace.
+"""Traffic: processes that carry out all commands at once in one namespace.
 
-`record()` and `record_restarts()` start them and return what they did, as calls for
-`history.History`. They are new processes that share nothing with the one that asks. One
-joins late, when the others have been at it for a while, and knows no generation.
+`record()` and `record_restarts()` start the processes and return what they did, as
+calls for `history.History`. They are new processes, which share nothing with the
+process that starts them. One of them joins when the others have worked for a while, so
+it begins without a latest generation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Self
 from tests.support.history import KILL, Call
 from tests.support.recorder import Hand
 
-#: What the threads of each process do. The last process is the latecomer.
+#: What the threads of each process do. The last process joins late.
 PROCESSES = [
     ("writer", "writer"),
     ("reader", "reader"),
@@ -32,7 +33,10 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """What the processes work with; `blind` tells which commands are not validated."""
+    """The configuration of the processes.
+
+    `blind` says which commands are not validated: "reads", or "writes" for the others.
+    """
 
     backend: str
     location: str
@@ -54,7 +58,7 @@ class Plan:
 
 
 def take_out_validation(blind: str) -> None:
-    """Let commands that read, or others, trust the latest generation for ever."""
+    """Remove validation from commands that read, or from the others."""
     from namespaced_cache.adapters.commands import Effect
     from namespaced_cache.core.operation import _REPEAT, Operation
 
@@ -76,7 +80,7 @@ def take_out_validation(blind: str) -> None:
 
 
 class Shared:
-    """What the processes and the one that started them tell each other."""
+    """What the processes share with the process that started them."""
 
     def __init__(self, context: Any) -> None:
         threads = len(PROCESSES) * THREADS
@@ -84,14 +88,14 @@ class Shared:
         self.go = context.Event()
         self.join = context.Event()
         self.stop = context.RawValue("b", 0)
-        #: For each thread, how many calls it has made, and when the last but one began
-        #: of those that succeeded.
+        #: For each thread: how many calls it has made, and when its last but one
+        #: successful call began.
         self.done = context.RawArray("q", threads)
         self.worked = context.RawArray("q", threads)
 
 
 def _work(plan: Plan, shared: Shared, index: int) -> None:
-    """Be one of the processes."""
+    """Run one of the processes."""
     from django.conf import settings
 
     settings.configure(CACHES=plan.caches)
@@ -112,12 +116,12 @@ def _work(plan: Plan, shared: Shared, index: int) -> None:
                 shared.done[slot] += 1
                 if call.error:
                     time.sleep(0.005)
-                # Two in a row, for the first may be a miss that no server answered.
+                # Two in a row: the first may be a miss that no server answered.
                 elif worked:
                     shared.worked[slot] = worked
                 worked = 0 if call.error else call.begin
         finally:
-            shared.stop.value = 1  # for all, where this one failed
+            shared.stop.value = 1  # also when this thread fails, so that all stop
         return hand.calls
 
     shared.ready.release()
@@ -128,7 +132,7 @@ def _work(plan: Plan, shared: Shared, index: int) -> None:
 
 
 class Traffic:
-    """The processes at work; `calls` is what they did, once they have stopped."""
+    """The running processes. `calls` is what they did, once they have stopped."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -142,21 +146,24 @@ class Traffic:
         self.calls: list[Call] = []
 
     def done(self, calls: float) -> bool:
-        """Tell whether there were so many, and no thread had but a crumb of them."""
+        """Tell whether there were so many calls, and enough of each thread."""
         done = self._shared.done[: self._joined]
         return sum(done) > calls and min(done) > calls / 3 / len(done)
 
     def let_join(self) -> None:
-        """Let the latecomer begin."""
+        """Let the last process begin."""
         self._joined = len(PROCESSES) * THREADS
         self._shared.join.set()
 
     def all_worked_since(self, moment: int) -> bool:
-        """Tell whether each thread has since then begun two calls that succeeded."""
+        """Tell whether each thread has since begun two calls that succeeded."""
         return all(begin > moment for begin in self._shared.worked[: self._joined])
 
     def wait_until(self, condition: Callable[[], bool], patience: float = 60) -> None:
-        """Wait for it; an error where it does not come, or a process is gone."""
+        """Wait for the condition.
+
+        Raise an error if it takes too long or a process has ended.
+        """
         deadline = time.monotonic() + patience
         while not condition():
             if time.monotonic() > deadline:
@@ -179,7 +186,7 @@ class Traffic:
         self._shared.go.set()
         self._shared.join.set()
         for process in self.processes:
-            process.join(600)  # what it did is much to write down
+            process.join(600)  # writing down what it did takes long
             if process.exitcode is None:
                 process.kill()
                 process.join()
@@ -192,7 +199,7 @@ class Traffic:
 
 
 def record(plan: Plan, operations: int) -> list[Call]:
-    """Return a history of at least so many calls, and some of each thread."""
+    """Return a history of at least so many calls, with some of each thread."""
     with Traffic(plan) as traffic:
         for enough in (operations / 3, operations):
             traffic.wait_until(lambda n=enough: traffic.done(n), 60 + operations / 50)
@@ -201,9 +208,9 @@ def record(plan: Plan, operations: int) -> list[Call]:
 
 
 def record_restarts(plan: Plan, server: Any, cycles: int) -> list[Call]:
-    """Return a history in which the server is killed so often, and comes back empty.
+    """Return a history in which the server is killed so often, and restarts empty.
 
-    It is killed at any moment after every thread has got to work again.
+    It is killed at a random moment after every thread has worked again.
     """
     dice = random.Random(cycles)
     kills = []

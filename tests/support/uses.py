@@ -1,4 +1,4 @@
-"""Ways to use a cache, and what others do meanwhile."""
+"""Ways to use a cache, and ways to interrupt such a use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from namespaced_cache.core.binding import Binding
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.keys import GenerationKeys
 
-#: Ways in which a cache forgets its namespace.
-WAYS_TO_FORGET = {
+#: The ways to invalidate a namespace.
+WAYS_TO_INVALIDATE = {
     "invalidate_namespace": methodcaller("invalidate_namespace"),
     "clear": methodcaller("clear"),
     "flush_all": lambda cache: cache._cache.flush_all(),
@@ -21,7 +21,7 @@ WAYS_TO_FORGET = {
     "aclear": lambda cache: asyncio.run(cache.aclear()),
 }
 
-#: Verbs that leave an item "w", and answer nothing of it.
+#: Calls that store an item "w". Their answers do not contain it.
 WRITES = {
     "set": lambda cache: cache.set("w", "written"),
     "add": lambda cache: cache.add("w", "written"),
@@ -31,7 +31,7 @@ WRITES = {
     "raw set": lambda cache: cache._cache.set(cache.make_key("w"), "written"),
 }
 
-#: Verbs that give back the item "k", or None.
+#: Calls that return the item "k", or None.
 READS = {
     "get": lambda cache: cache.get("k"),
     "get_many": lambda cache: cache.get_many(["k"]).get("k"),
@@ -39,26 +39,26 @@ READS = {
     "raw get": lambda cache: cache._cache.get(cache.make_key("k")),
 }
 
-EACH_WAY_TO_FORGET = pytest.mark.parametrize(
-    "forget", WAYS_TO_FORGET.values(), ids=WAYS_TO_FORGET
+EACH_WAY_TO_INVALIDATE = pytest.mark.parametrize(
+    "invalidate", WAYS_TO_INVALIDATE.values(), ids=WAYS_TO_INVALIDATE
 )
 EACH_WRITE = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 EACH_READ = pytest.mark.parametrize("read", READS.values(), ids=READS)
 
-#: Keys that three servers share among them.
+#: Enough keys that each of three servers stores some.
 MANY = [f"k{number}" for number in range(50)]
 
 
 def item(namespace: str, generation: int, key: str = "k") -> str:
-    """Return what a server knows a key of Django's by."""
+    """Return the wire key of a key that Django's `make_key` makes."""
     return GenerationKeys(namespace, generation).wire_key(f":1:{key}")
 
 
 def outcome(act):
-    """Return what `act()` answers, or say what it raises."""
+    """Return what `act()` returns, or a text with the name of the error."""
     try:
         return act()
-    except Exception as error:  # noqa: BLE001  # it is compared
+    except Exception as error:  # noqa: BLE001  # the caller compares it
         return f"raises {type(error).__name__}"
 
 
@@ -68,7 +68,7 @@ def is_nothing(found) -> bool:
 
 
 class Clock:
-    """The time by which a generation grows stale; it stands until a test sets it on."""
+    """A clock for MAX_STALENESS. It stands still until a test changes `now`."""
 
     now = 1000.0
 
@@ -77,9 +77,10 @@ class Clock:
 
 
 def as_another_process(cache):
-    """Make a cache know only what it sees on the server, as one in another process.
+    """Make a cache behave like one in another process, and return it.
 
-    It learns nothing from the other caches of this process, nor they from it.
+    It has a counter of its own. So it does not learn the latest generation from the
+    other caches of this process, and they do not learn it from this cache.
     """
     client = cache._cache
     theirs = Counter(client.counter.namespace, client.counter.server)
@@ -103,22 +104,22 @@ def as_another_process(cache):
 
 
 def in_a_thread(act):
-    """Do it in a thread of its own and return what it returns."""
+    """Call `act` in a new thread, and return what it returns."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(act).result()
 
 
 def overtake(monkeypatch, client, names, act):
-    """Do something once, after the client has done the first of these verbs.
+    """Call `act` once, after the client has carried out the first of these commands.
 
-    Return a list, empty until then.
+    Return a list, which is empty until then.
     """
     done = []
 
-    def overtaken(verb):
+    def overtaken(command):
         def do(*args):
             try:
-                return verb(*args)
+                return command(*args)
             finally:
                 if not done:
                     done.append(True)

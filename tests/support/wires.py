@@ -1,4 +1,4 @@
-"""Wires to a server, on which all is seen, and can be held up or cut."""
+"""Wires: proxies that record, delay or cut what clients and a server send."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from tests.support.round_trips import CountingProxy
 
 
 class Wire(CountingProxy):
-    """Passes bytes on. It can be cut: the server is away then and keeps its items.
+    """Passes bytes on and records the requests.
 
-    `before(request)` is called before a request is passed on, `after(answer)` before an
-    answer is.
+    While a wire is cut, its clients cannot reach the server, and the server keeps its
+    items. `before(request)` is called before a request is passed on, and
+    `after(answer)` before an answer is.
     """
 
     def __init__(self, server) -> None:
         self.server = server
-        #: Requests, each with the port that its client's connection comes from.
+        #: Requests, each with the port of its client's connection.
         self.requests: list[tuple[int, bytes]] = []
         self.before = self.after = lambda _: None
         self._open: set[socket.socket] = set()
         super().__init__(server.port)
 
     def sent_keys(self) -> list[str]:
-        """Return the keys of items that clients sent, in order; not a counter's."""
+        """Return the keys that clients sent, in order, without the keys of counters."""
         text = b"".join(request for _, request in self.requests)
         found = []
-        for verb, rest in re.findall(rb"(?m)^([a-z]+) ([^\r\n]+)\r$", text):
+        for command, rest in re.findall(rb"(?m)^([a-z]+) ([^\r\n]+)\r$", text):
             words = rest.decode().split(" ")
-            found += words if verb in (b"get", b"gets") else words[:1]
+            found += words if command in (b"get", b"gets") else words[:1]
         return [key for key in found if not re.fullmatch(r"nsc:[^:]*", key)]
 
     def cut(self) -> None:
@@ -64,21 +65,21 @@ class Wire(CountingProxy):
 
 
 def once(pattern: bytes, act):
-    """Make a look at what passes that acts once, when the pattern is first seen."""
+    """Make a function for `before` or `after` that calls `act` at the first match."""
     todo = [act]
 
-    def look(chunk: bytes) -> None:
+    def observe(chunk: bytes) -> None:
         if todo and re.search(pattern, chunk):
             todo.pop()()
 
-    return look
+    return observe
 
 
-def _pass(source: socket.socket, target: socket.socket, look) -> None:
+def _pass(source: socket.socket, target: socket.socket, observe) -> None:
     target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         while chunk := source.recv(65536):
-            look(chunk)
+            observe(chunk)
             target.sendall(chunk)
     except OSError:
         return
@@ -94,7 +95,7 @@ def _shut(connection: socket.socket) -> None:
 
 @contextlib.contextmanager
 def answering(*answers, before_it_hangs_up=lambda: None):
-    """Give the address of a server that answers each line with the next of these."""
+    """Give the address of a server that sends the next answer after each line."""
 
     def serve():
         connection, _ = listener.accept()

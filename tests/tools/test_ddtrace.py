@@ -1,6 +1,6 @@
-"""ddtrace's cache spans, for which it wraps verbs on the class that BACKEND names.
+"""ddtrace's cache spans. It patches the methods of the class that BACKEND names.
 
-And its spans of what the clients do, which `ddtrace-run` switches on as well.
+It also makes spans for the clients' commands, which `ddtrace-run` turns on as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.recordings import ANSWERS, OURS, alias, recording
 
-#: What ddtrace makes spans of, whoever calls it, and the keys. It knows of no `touch`.
+#: The calls for which ddtrace makes spans, including calls by other methods, and the
+#: keys. It has no spans for `touch`.
 SPANS = {
     "set": [("set", "colour")],
     "get": [("get", "colour")],
@@ -20,7 +21,7 @@ SPANS = {
     "set_many": [("set_many", "one two")],
     "get_many": [("get_many", "one two")],
     "incr": [("incr", "one")],
-    "decr": [("decr", "two"), ("incr", "two")],  # Django's is the `incr` of less
+    "decr": [("decr", "two"), ("incr", "two")],  # Django's `decr` calls `incr`
     "touch": [],
     "get_or_set": [("get", "smell"), ("add", "smell"), ("get", "smell")],
     "has_key": [("get", "colour")],
@@ -35,11 +36,11 @@ SPANS = {
     "adelete": [("delete", "sound")],
 }
 
-#: What it takes for a hit, by its own count.
+#: The hits that ddtrace counts.
 HITS = {"get": 1, "get, a miss": 0, "get_many": 2, "aget": 1}
 
-#: Nothing is sent to anybody; and caches are traced, which is off unless one asks.
-QUIET = {
+#: ddtrace must send nothing. Its spans for caches are off by default.
+ENVIRONMENT = {
     "DD_DJANGO_INSTRUMENT_CACHES": "true",
     "DD_CRASHTRACKING_ENABLED": "false",
     "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
@@ -66,7 +67,7 @@ def watch(set_up, work) -> None:
         ddtrace.patch(**clients)
     set_up()
     if os.environ["PATCHED_CLIENTS"] == "late":
-        # Where the namespaced backend has taken what it needs of the library before.
+        # At this time the namespaced backend has already imported the client library.
 
         ddtrace.patch(**clients)
 
@@ -88,12 +89,12 @@ def watch(set_up, work) -> None:
 
 
 def recorded(kind, backend, server, clients="never"):
-    """Return the recording with Django's and with the clients' spans apart."""
+    """Return the recording, with Django's spans and the clients' spans separate."""
     seen = recording(
         __name__,
         alias(kind, backend, server.location),
         PATCHED_CLIENTS=clients,
-        **QUIET,
+        **ENVIRONMENT,
     )
     djangos, theirs = {}, {}
     for call, spans in seen.recorded.items():
@@ -116,7 +117,7 @@ def test_ddtrace_makes_one_span_of_each_call_with_its_keys(kind, backend, server
     assert seen.neighbour == ("red" if kind == "bare" else None)
 
 
-def test_ddtrace_sees_nothing_of_verbs_that_are_not_on_the_class(backend, server):
+def test_ddtrace_misses_methods_that_are_not_on_the_class(backend, server):
     seen, djangos, _ = recorded("tests.support.recordings.Bystander", backend, server)
     assert seen.answers == {**ANSWERS, "in": "TypeError"}
     assert djangos == {call: [] for call in SPANS}
@@ -124,20 +125,20 @@ def test_ddtrace_sees_nothing_of_verbs_that_are_not_on_the_class(backend, server
 
 @pytest.mark.parametrize("clients", ["early", "late"])
 @pytest.mark.parametrize("kind", ["bare", OURS])
-def test_ddtrace_may_trace_the_clients_as_well(kind, clients, backend, server):
-    """Its proxies stand before them then. Their keys are those on the wire."""
+def test_ddtrace_can_trace_the_clients_as_well(kind, clients, backend, server):
+    """Its proxies then wrap the clients. They see wire keys."""
     seen, djangos, theirs = recorded(kind, backend, server, clients)
     assert seen.answers == ANSWERS
     assert without_hits(djangos) == SPANS
     assert seen.neighbour == ("red" if kind == "bare" else None)
     for call in ("set", "add", "incr", "delete"):
         ((_, key),) = SPANS[call]
-        (span,) = (query for _, verb, query in theirs[call] if verb == call)
+        (span,) = (query for _, method, query in theirs[call] if method == call)
         name, _, wire_key = span.partition(" ")
         assert name == call
         assert wire_key.endswith(f":1:{key}")
         assert wire_key.startswith("nsc:") == (kind != "bare")
-    if kind == OURS:  # on the bare backend, pymemcache deletes them one by one
-        deleted = [verb for _, verb, _ in theirs["delete_many"]]
+    if kind == OURS:  # the bare pymemcache deletes keys one by one
+        deleted = [method for _, method, _ in theirs["delete_many"]]
         assert deleted[0].startswith("delete_m")
-        assert set(deleted[1:]) == {"get"}  # the look at the counter
+        assert set(deleted[1:]) == {"get"}  # the counter read

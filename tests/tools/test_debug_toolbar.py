@@ -1,4 +1,4 @@
-"""django-debug-toolbar's cache panel, which patches verbs on the instance."""
+"""django-debug-toolbar's cache panel, which patches methods on the instance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = {
     ],
 }
 
-#: The verbs of the calls, by the names that the panel knows, and their keys.
+#: The methods that the panel shows for each call, and their keys.
 SHOWN = {
     "set": [("set", ["colour"])],
     "get": [("get", ["colour"])],
@@ -70,7 +70,7 @@ def watch(set_up, work) -> None:
 
     settings.ROOT_URLCONF = tuple(debug_toolbar_urls())
     response = DebugToolbarMiddleware(view)(RequestFactory().get("/"))
-    assert b"Cache calls from" in response.content  # the toolbar was there
+    assert b"Cache calls from" in response.content  # the toolbar was active
 
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
@@ -78,7 +78,7 @@ def test_the_panel_shows_each_call_once_with_its_keys(kind, backend, server):
     assert_recorded(__name__, kind, alias(kind, backend, server.location), SHOWN)
 
 
-def test_the_panel_misses_what_is_not_on_the_class(backend, server):
-    """What Django makes of other verbs is made of some that nobody has patched."""
+def test_the_panel_misses_methods_that_are_not_on_the_class(backend, server):
+    """It misses methods that call other methods, because those are not patched."""
     missing = missed(__name__, backend, server.location, SHOWN)
     assert missing == {"in", "aset", "aget", "aget_many", "ahas_key", "adelete"}

@@ -1,7 +1,8 @@
-"""django-memcache-status, which shows what servers tell of themselves.
+"""django-memcache-status, which shows the statistics of servers.
 
-It asks `cache._cache` for them, and shows them on the first page of Django's admin. It
-knows no keys. pymemcache's HashClient has no such verb, so that nothing is shown of it.
+It gets them from `cache._cache`, and shows them on the start page of Django's admin. It
+shows no keys. pymemcache's HashClient has no command for statistics, so it shows
+nothing for pymemcache.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SETTINGS = {
         "django.contrib.messages.middleware.MessageMiddleware",
     ],
     "ROOT_URLCONF": __name__,
-    "SECRET_KEY": "of nobody",
+    "SECRET_KEY": "not a secret",
     "STATIC_URL": "static/",
     "TEMPLATES": [
         {
@@ -52,9 +53,9 @@ SETTINGS = {
 
 
 def make(alias: dict, _) -> tuple[list[str], object]:
-    """Return the page before a `set`, after it, and after two ways to get it.
+    """Return the page before a `set`, after it, and after two reads.
 
-    And what a neighbour in no namespace finds of it.
+    Also return what a backend without a namespace finds under the key.
     """
     import django
     from django.conf import settings
@@ -73,8 +74,8 @@ def make(alias: dict, _) -> tuple[list[str], object]:
     admin.site.index_template = "memcache_status/admin_index.html"
     call_command("migrate", verbosity=0)
     browser = Client()
-    browser.force_login(User.objects.create_superuser("somebody"))
-    cache.get("anything")  # so that there is a connection, and a counter known
+    browser.force_login(User.objects.create_superuser("admin"))
+    cache.get("anything")  # opens a connection and reads the counter
 
     def page():
         return browser.get("/admin/").content.decode()
@@ -94,7 +95,7 @@ def figure(page: str, name: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
-def test_it_shows_the_servers_figures_which_count_each_call_once(kind, server):
+def test_it_shows_statistics_that_count_each_call_once(kind, server):
     pages, found = run(__name__, alias(kind, BACKENDS["pylibmc"], server.location))
     assert found == ("red" if kind == "bare" else None)
     assert all(server.location in page for page in pages)
@@ -102,17 +103,17 @@ def test_it_shows_the_servers_figures_which_count_each_call_once(kind, server):
         {name: figure(page, name) for name in ("Cmd Set", "Cmd Get", "Curr Items")}
         for page in pages
     )
-    looks = 0 if kind == "bare" else 1  # at the counter, which the server counts
+    counter_reads = 0 if kind == "bare" else 1  # the server counts these reads, too
     assert stored["Cmd Set"] - first["Cmd Set"] == 1
     assert stored["Curr Items"] - first["Curr Items"] == 1
-    assert stored["Cmd Get"] - first["Cmd Get"] == looks
+    assert stored["Cmd Get"] - first["Cmd Get"] == counter_reads
     assert fetched["Cmd Set"] == stored["Cmd Set"]
-    assert fetched["Cmd Get"] - stored["Cmd Get"] == 2 + 2 * looks
+    assert fetched["Cmd Get"] - stored["Cmd Get"] == 2 + 2 * counter_reads
 
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
-def test_it_shows_nothing_of_pymemcache(kind, server):
-    """As on the bare backend; and nothing fails for it."""
+def test_it_shows_no_statistics_for_pymemcache(kind, server):
+    """As on the bare backend. It causes no error."""
     pages, found = run(__name__, alias(kind, BACKENDS["pymemcache"], server.location))
     assert found == ("red" if kind == "bare" else None)
     assert all("Site administration" in page for page in pages)

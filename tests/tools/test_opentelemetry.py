@@ -1,7 +1,7 @@
-"""OpenTelemetry has no spans for Django's caches, but for what pymemcache does.
+"""OpenTelemetry has no spans for Django's caches, but has spans for pymemcache.
 
-For that it wraps the verbs on pymemcache's Client, of which ours are subclasses. What
-it shows are keys on the wire, for it knows no others.
+It patches the commands of pymemcache's Client, and our clients are subclasses of that.
+It shows wire keys, because it sees no others.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def watch(set_up, work) -> None:
     settings.ROOT_URLCONF = (path("", view),)
     settings.ALLOWED_HOSTS = ["testserver"]
     Client().get("/")
-    # It was there, and had only this to tell of Django.
+    # The tool was active, and recorded only this span for Django.
     assert [span.name for span in kept.get_finished_spans()] == ["GET"]
 
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
 def test_each_command_of_pymemcache_has_one_span(kind, server):
-    """None for the look at the counter, which travels with it."""
+    """The pipelined counter read has no span."""
     seen = recording(__name__, alias(kind, BACKENDS["pymemcache"], server.location))
     assert seen.answers == ANSWERS
     if kind == "bare":
@@ -95,7 +95,7 @@ def test_each_command_of_pymemcache_has_one_span(kind, server):
 
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
-def test_opentelemetry_knows_no_other_spans_of_a_cache(kind, server):
-    """Neither of Django's own verbs, nor of pylibmc: on the bare backend as on ours."""
+def test_opentelemetry_has_no_other_spans_for_a_cache(kind, server):
+    """It has none for Django's methods or for pylibmc, with bare or with ours."""
     cache = alias(kind, BACKENDS["pylibmc"], server.location)
     assert_recorded(__name__, kind, cache, {call: [] for call in SPANS})

@@ -1,4 +1,4 @@
-"""django-prometheus's backends, which count in a `get` of their own."""
+"""django-prometheus's backends, which count in their own `get`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.recordings import (
     recording,
 )
 
-#: What is counted of each call: what was got, hits, misses. Only a `get` counts,
-#: whoever calls it.
+#: The counts of each call: gets, hits, misses. Only `get` is counted, including calls
+#: of `get` by other methods.
 COUNTED = {
     "set": (0, 0, 0),
     "get": (1, 1, 0),
@@ -28,7 +28,7 @@ COUNTED = {
     "incr": (0, 0, 0),
     "decr": (0, 0, 0),
     "touch": (0, 0, 0),
-    # Its first is a miss that has a default, and is taken for a hit by nobody.
+    # Its first `get` has a default, and still counts as a miss.
     "get_or_set": (2, 1, 1),
     "has_key": (1, 1, 0),
     "in": (1, 1, 0),
@@ -44,11 +44,11 @@ COUNTED = {
 
 
 class OutsideCache(MemcachedPrometheusCacheMixin, NamespacedCache):
-    """Counts outside: its `super().get` has to be on our class."""
+    """Counts in front of our class: the mixin calls our `super().get`."""
 
 
 class OutsideBystander(MemcachedPrometheusCacheMixin, Bystander):
-    """The same before a class that has no `get`."""
+    """The same mixin in front of a class without a `get`."""
 
 
 def watch(set_up, work) -> None:
@@ -62,7 +62,7 @@ def watch(set_up, work) -> None:
         samples = (
             REGISTRY.get_sample_value(f"{name}_total", backend) for name in names
         )
-        return [sample or 0 for sample in samples]  # none before the first
+        return [sample or 0 for sample in samples]  # none before the first call
 
     def record(act):
         before = count()
@@ -78,7 +78,7 @@ def counting(client: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["bare", OURS])
-def test_the_backend_counts_each_get_once_where_it_is_wrapped(kind, client, server):
+def test_a_wrapped_backend_counts_each_get_once(kind, client, server):
     cache = alias(kind, counting(client), server.location)
     assert_recorded(__name__, kind, cache, COUNTED)
 
@@ -91,7 +91,7 @@ def test_its_mixin_counts_each_get_once_before_our_class(backend, server):
     assert seen.neighbour is None
 
 
-def test_its_mixin_finds_no_get_that_is_not_on_the_class(backend, server):
+def test_its_mixin_needs_a_get_on_the_class(backend, server):
     kind = f"{__name__}.OutsideBystander"
     seen = recording(__name__, alias(kind, backend, server.location))
     assert seen.answers["get"] == "AttributeError"

@@ -1,4 +1,4 @@
-"""Sentry's cache spans, for which it patches verbs on the instance."""
+"""Sentry's cache spans. It patches methods on the instance."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 
 from tests.support.recordings import OURS, alias, assert_recorded, missed
 
-#: What Sentry makes spans of, which is `get`, `set` and their `_many`, whoever calls
-#: them; and the keys.
+#: The calls for which Sentry makes spans: `get`, `set` and their `_many`, including
+#: calls by other methods. With the keys.
 SPANS = {
     "set": [("cache.put", "colour", ["colour"])],
     "get": [("cache.get", "colour", ["colour"])],
@@ -18,7 +18,7 @@ SPANS = {
     "incr": [],
     "decr": [],
     "touch": [],
-    "get_or_set": [("cache.get", "smell", ["smell"])] * 2,  # before and after its add
+    "get_or_set": [("cache.get", "smell", ["smell"])] * 2,  # before and after its `add`
     "has_key": [("cache.get", "colour", ["colour"])],
     "in": [("cache.get", "colour", ["colour"])],
     "incr_version": [
@@ -43,13 +43,13 @@ def watch(set_up, work) -> None:
     sent = []
 
     class Kept(Transport):
-        """Sends nothing to anybody."""
+        """Sends nothing."""
 
         def capture_envelope(self, envelope):
             sent.append(envelope.get_transaction_event())
 
     sentry_sdk.init(
-        dsn="http://nobody@127.0.0.1:1/1",
+        dsn="http://key@127.0.0.1:1/1",
         transport=Kept,
         traces_sample_rate=1.0,
         auto_enabling_integrations=False,
@@ -75,8 +75,8 @@ def test_sentry_makes_one_span_of_each_call_with_its_keys(kind, backend, server)
     assert_recorded(__name__, kind, alias(kind, backend, server.location), SPANS)
 
 
-def test_sentry_misses_what_is_not_on_the_class(backend, server):
-    """What Django makes of other verbs is made of some that nobody has patched."""
+def test_sentry_misses_methods_that_are_not_on_the_class(backend, server):
+    """It misses methods that call other methods, because those are not patched."""
     of_others = {"get_or_set", "has_key", "in", "incr_version"}
     missing = missed(__name__, backend, server.location, SPANS)
     assert missing == {*of_others, "aset", "aget", "aget_many", "ahas_key"}

@@ -96,8 +96,8 @@ def test_every_memcached_alias_is_wrapped(backend):
     ],
     ids=["locmem", "dummy", "namespaced", "namespaced subclass"],
 )
-def test_other_aliases_stay_as_they_are(setting):
-    """Options are not added to them either."""
+def test_other_aliases_are_not_changed(setting):
+    """namespaced() adds no options to them either."""
     assert namespaced({"x": setting}, NAMESPACE="added") == {"x": setting}
 
 
@@ -111,7 +111,7 @@ def test_a_backend_of_the_projects_own_is_wrapped():
 
 
 def test_options_are_added_to_each_alias_that_is_wrapped(backend):
-    """And go before what an alias has."""
+    """They replace options that an alias has."""
     setting = {
         "default": {"BACKEND": backend},
         "other": {"BACKEND": backend, "OPTIONS": {"NAMESPACE": "old", "timeout": 1}},
@@ -122,7 +122,7 @@ def test_options_are_added_to_each_alias_that_is_wrapped(backend):
     assert wrapped["other"]["OPTIONS"] == {**added, "timeout": 1}
 
 
-def test_settings_stay_as_they_are(backend):
+def test_the_settings_are_not_changed(backend):
     setting = {
         "default": {
             "BACKEND": backend,
@@ -189,7 +189,7 @@ def test_wrong_options_are_refused(backend, options, text):
         ({}, "None"),
     ],
 )
-def test_a_backend_that_is_not_there_is_refused(setting, fault):
+def test_a_backend_that_does_not_exist_is_refused(setting, fault):
     with pytest.raises(InvalidCacheBackendError) as caught:
         namespaced({"default": DUMMY, "other": setting})
     assert str(caught.value) == (
@@ -198,7 +198,7 @@ def test_a_backend_that_is_not_there_is_refused(setting, fault):
 
 
 def test_it_works_in_a_settings_module(tmp_path, backend, server):
-    """In a new process, where Django is not set up yet."""
+    """The settings are read in a new process, in which Django is not set up yet."""
     (tmp_path / "sites_settings.py").write_text(
         "from namespaced_cache import namespaced\n"
         f"CACHES = {{'default': {{'BACKEND': {backend!r},\n"
@@ -258,7 +258,7 @@ def test_every_namespace_is_invalidated_and_nothing_else(site, bare):
     ],
     ids=["str", "list", "tuple", "twice", "dict", "none"],
 )
-def test_using_picks_aliases(server, using, invalidated):
+def test_using_selects_aliases(server, using, invalidated):
     setting = {
         "default": alias(server.location, "first"),
         "other": alias(server.location, "second"),
@@ -300,7 +300,7 @@ def test_aliases_that_were_never_opened_in_this_thread_are_invalidated(site):
 
 
 def test_aliases_that_share_a_namespace_cost_one_round_trip(proxy):
-    """Whichever client they use: it is one counter."""
+    """They may use either client: they share one counter."""
     setting = {
         "one": alias(proxy.location, "shared"),
         "two": alias(proxy.location, "shared", "pylibmc"),
@@ -341,7 +341,7 @@ def test_without_a_namespace_there_is_nothing_to_invalidate():
     ],
     ids=["one", "among others", "its backend"],
 )
-def test_an_alias_that_is_asked_for_and_has_no_namespace_is_refused(ask):
+def test_a_named_alias_without_a_namespace_is_refused(ask):
     with pytest.raises(ImproperlyConfigured) as caught:
         ask()
     assert str(caught.value) == (
@@ -351,7 +351,7 @@ def test_an_alias_that_is_asked_for_and_has_no_namespace_is_refused(ask):
     )
 
 
-def test_rubbish_in_one_counter_keeps_no_other_from_being_forgotten(server, start):
+def test_rubbish_in_one_counter_does_not_stop_other_invalidations(server, start):
     other = start()
     setting = {
         "bad": alias(server.location, "rubbish"),
@@ -368,18 +368,18 @@ def test_rubbish_in_one_counter_keeps_no_other_from_being_forgotten(server, star
 
 @pytest.mark.usefixtures("site")
 @pytest.mark.parametrize("ask", [invalidate_namespaces, get_namespaced])
-def test_an_unknown_alias_is_djangos_to_refuse(ask):
+def test_an_unknown_alias_raises_djangos_error(ask):
     with pytest.raises(InvalidCacheBackendError) as caught:
         ask("nope")
     assert str(caught.value) == "The connection 'nope' doesn't exist."
 
 
-def test_the_backend_that_is_had_by_its_type_is_djangos(site):
+def test_get_namespaced_returns_djangos_own_instance(site):
     assert get_namespaced() is site["default"]
     assert get_namespaced("other") is site["other"]
 
 
-def test_a_namespace_whose_server_is_away_is_no_success(start):
+def test_a_namespace_whose_server_is_down_raises(start):
     server = start()
     with override_settings(CACHES={"default": alias(server.location, "shop")}):
         assert invalidate_namespaces()
@@ -388,33 +388,34 @@ def test_a_namespace_whose_server_is_away_is_no_success(start):
             invalidate_namespaces()
 
 
-def test_one_server_that_is_away_keeps_no_other_namespace_from_being_forgotten(
-    server, start
-):
-    gone = start()
+def test_a_server_that_is_down_does_not_stop_other_invalidations(server, start):
+    down = start()
     setting = {
-        "away": alias(gone.location, "shop"),
+        "down": alias(down.location, "shop"),
         "default": alias(server.location, "shop"),
     }
     with override_settings(CACHES=setting):
         caches["default"].set("k", "v")
-        caches["away"].get("k")
-        gone.kill()
-        with pytest.raises(NamespaceUnavailable, match=gone.location):
+        caches["down"].get("k")
+        down.kill()
+        with pytest.raises(NamespaceUnavailable, match=down.location):
             invalidate_namespaces()
         assert caches["default"].get("k") is None
         caches.close_all()
 
 
 class Unopened(BaseCache):
-    """A backend that lacks what it needs."""
+    """A backend whose library is not installed."""
 
     def __init__(self, *_):
         raise ImportError("Its library is not installed.")
 
 
 def test_aliases_on_other_backends_are_not_opened(backend, server):
-    """Bare memcached ones are, for a test run may have wrapped them; they stay."""
+    """Only aliases on memcached backends are opened.
+
+    A bare one is opened because a test run may have wrapped it. It is not invalidated.
+    """
     bare = {"BACKEND": backend, "LOCATION": server.location}
     setting = {
         "default": bare,
@@ -427,8 +428,8 @@ def test_aliases_on_other_backends_are_not_opened(backend, server):
         caches.close_all()
 
 
-def test_the_package_lists_what_it_looks_up_later():
-    """Nothing of Django is imported before one of the names is used."""
+def test_dir_lists_the_names_that_are_imported_later():
+    """Django is not imported before one of the names is used."""
     code = (
         "import sys, namespaced_cache as n; "
         "assert set(n.__all__) <= set(dir(n)) and not hasattr(n, 'nope'); "

@@ -1,4 +1,4 @@
-"""NamespacedCache as a proxy: what it hands over, what it keeps, what it passes for."""
+"""NamespacedCache as a proxy: what it passes on, what it keeps, its type."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from django.test import override_settings
 from namespaced_cache import NamespacedCache
 from namespaced_cache.backend import HELPERS
 
-VERBS = [
+METHODS = [
     name
     for name, member in vars(BaseCache).items()
     if inspect.isfunction(member)
@@ -27,32 +27,35 @@ VERBS = [
 ]
 
 
-# Of Django's verbs that memcached's backends leave as they are; `aclose` does nothing.
-MADE_OF_OTHERS = [
-    verb for verb in VERBS if verb not in {*vars(BaseMemcachedCache), "aclose"}
+# Django's methods that its memcached backends inherit. `aclose` does nothing.
+CALL_OTHERS = [
+    method for method in METHODS if method not in {*vars(BaseMemcachedCache), "aclose"}
 ]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_is_on_the_class(verb):
-    """Tracers wrap the verbs on the class that BACKEND names."""
-    member = vars(NamespacedCache)[verb]
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_on_the_class(method):
+    """Tracers patch the methods of the class that BACKEND names."""
+    member = vars(NamespacedCache)[method]
     assert inspect.isfunction(member)
     assert inspect.iscoroutinefunction(member) == inspect.iscoroutinefunction(
-        getattr(BaseCache, verb)
+        getattr(BaseCache, method)
     )
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_verbs_code_has_its_name(verb):
-    """Tracers name a call by it; there is one for each, though all are made alike."""
-    code = vars(NamespacedCache)[verb].__code__
-    assert (code.co_name, code.co_qualname) == (verb, f"NamespacedCache.{verb}")
+@pytest.mark.parametrize("method", METHODS)
+def test_the_code_of_a_method_has_its_name(method):
+    """Tracers show this name.
+
+    So each method needs its own code, though all are generated.
+    """
+    code = vars(NamespacedCache)[method].__code__
+    assert (code.co_name, code.co_qualname) == (method, f"NamespacedCache.{method}")
 
 
-@pytest.mark.parametrize("verb", MADE_OF_OTHERS)
-def test_a_spy_sees_the_verbs_that_a_verb_is_made_of(verb, cache, bare):
-    """As on the bare backend: `in` is a `get` there, and so is `aget`."""
+@pytest.mark.parametrize("method", CALL_OTHERS)
+def test_a_spy_sees_the_methods_that_a_method_calls(method, cache, bare):
+    """As on the bare backend, where `in` and `aget` call `get`."""
     arguments = {
         "get_or_set": ("other", 1),
         "add": ("other", 1),
@@ -61,22 +64,22 @@ def test_a_spy_sees_the_verbs_that_a_verb_is_made_of(verb, cache, bare):
         "get_many": (["k"],),
         "delete_many": (["k"],),
         "clear": (),
-    }.get(verb.removeprefix("a"), ("k",))
+    }.get(method.removeprefix("a"), ("k",))
 
     def spied(backend) -> list:
         seen = []
         with contextlib.ExitStack() as stack:
-            for name in vars(BaseMemcachedCache).keys() & VERBS:
+            for name in vars(BaseMemcachedCache).keys() & METHODS:
                 real = getattr(type(backend), name)
 
                 def spy(self, *args, name=name, real=real, **kwargs):
                     seen.append((name, *args[:1]))
                     return real(self, *args, **kwargs)
 
-                # On the class, as a tracer does it.
+                # Tracers patch the class.
                 stack.enter_context(mock.patch.object(type(backend), name, spy))
             backend.set("k", 5)
-            got = getattr(backend, verb)(*arguments)
+            got = getattr(backend, method)(*arguments)
             if inspect.iscoroutine(got):
                 asyncio.run(got)
         return seen
@@ -86,15 +89,15 @@ def test_a_spy_sees_the_verbs_that_a_verb_is_made_of(verb, cache, bare):
     assert spied(cache) == seen_on_the_bare_backend
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_is_handed_to_the_wrapped_backends(cache, verb):
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_calls_that_of_the_wrapped_backend(cache, method):
     """So a backend's own faster `get_many` is used, and its own `close`."""
     answer = object()
-    kind = mock.AsyncMock if verb[0] == "a" and verb != "add" else mock.Mock
+    kind = mock.AsyncMock if method[0] == "a" and method != "add" else mock.Mock
     spy = kind(return_value=answer)
-    with mock.patch.object(type(cache.wrapped), verb, spy):
-        call = getattr(cache, verb)
-        if verb == "__contains__":
+    with mock.patch.object(type(cache.wrapped), method, spy):
+        call = getattr(cache, method)
+        if method == "__contains__":
             got = "k" in cache
             assert got is True
             spy.assert_called_once_with("k")
@@ -105,7 +108,7 @@ def test_every_verb_is_handed_to_the_wrapped_backends(cache, verb):
     spy.assert_called_once_with("one", two=2)
 
 
-def test_whatever_the_wrapped_backends_class_has_is_within_reach(cache):
+def test_every_attribute_of_the_wrapped_backend_is_available(cache):
     for name in dir(cache.wrapped):
         assert hasattr(cache, name), name
         assert name in dir(cache)
@@ -117,15 +120,15 @@ def test_an_assigned_attribute_takes_effect(cache, name):
     assert getattr(cache, name) == getattr(cache.wrapped, name) == "assigned"
 
 
-def test_mock_patches_data_and_takes_it_back(cache):
+def test_mock_patches_data_and_restores_it(cache):
     with mock.patch.object(cache, "key_prefix", "patched"):
         assert cache.make_key("k") == "patched:1:k"
     assert cache.make_key("k") == ":1:k"
 
 
 @pytest.mark.parametrize("name", sorted(HELPERS))
-def test_a_patched_helper_is_used_by_the_verbs(cache, name):
-    """As on the bare backend, whose verbs call it."""
+def test_a_patched_helper_is_used_by_the_methods(cache, name):
+    """As on the bare backend, whose methods call it."""
     helper = getattr(cache, name)
     with mock.patch.object(cache, name, side_effect=helper) as spy:
         cache.set("k", 1, timeout=5)
@@ -134,23 +137,23 @@ def test_a_patched_helper_is_used_by_the_verbs(cache, name):
     assert cache.get("k") == 1
 
 
-def test_mock_patches_the_client_and_takes_it_back(cache):
+def test_mock_patches_the_client_and_restores_it(cache):
     raw = cache._cache
     real = raw.wrapped
     with mock.patch.object(cache, "_cache", type(real)([cache._servers[0]])):
         assert cache._cache is raw
         assert raw.wrapped is not real
         cache.set("k", b"1")
-        assert cache.get("k") == b"1"  # pymemcache's own default awaits no reply
+        assert cache.get("k") == b"1"  # by default, pymemcache waits for no reply
         getattr(raw.wrapped, "close", lambda: None)()
     assert cache.get("k") == b"1"
-    cache._cache = raw  # as who put it aside by hand puts it back
+    cache._cache = raw  # code that keeps the client restores it like this
     assert cache._cache is raw
     assert cache.get("k") == b"1"
 
 
-def test_a_verb_patched_on_the_instance_stays_on_the_proxy(cache):
-    """As debug-toolbar and Sentry do it."""
+def test_a_method_patched_on_the_instance_stays_on_the_proxy(cache):
+    """debug-toolbar and Sentry patch like this."""
     seen = []
     original = cache.get
 
@@ -169,7 +172,9 @@ def test_a_verb_patched_on_the_instance_stays_on_the_proxy(cache):
     assert seen == ["k"]
 
 
-def test_a_verb_of_the_wrapped_backends_own_is_patched_on_the_proxy(cache, monkeypatch):
+def test_a_method_that_only_the_wrapped_backend_has_is_patched_on_the_proxy(
+    cache, monkeypatch
+):
     monkeypatch.setattr(type(cache.wrapped), "own", lambda _: "own", raising=False)
     assert cache.own() == "own"
     cache.own = lambda: "spied"
@@ -179,7 +184,7 @@ def test_a_verb_of_the_wrapped_backends_own_is_patched_on_the_proxy(cache, monke
     assert cache.own() == "own"
 
 
-def test_deleting_what_is_not_there_is_an_error(cache):
+def test_deleting_a_missing_attribute_is_an_error(cache):
     with pytest.raises(AttributeError):
         del cache.nope
 
@@ -194,7 +199,7 @@ def test_the_namespaces_own_properties_cannot_be_assigned(cache, name):
     "duplicate",
     [copy.copy, copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))],
 )
-def test_a_copy_is_in_the_same_namespace_on_a_client_of_its_own(build, duplicate):
+def test_a_copy_has_the_same_namespace_and_its_own_client(build, duplicate):
     cache = build(KEY_PREFIX="before")
     cache.key_prefix = "assigned"
     cache.set("k", 1)
@@ -206,13 +211,13 @@ def test_a_copy_is_in_the_same_namespace_on_a_client_of_its_own(build, duplicate
     other.close()
 
 
-def test_an_instance_that_was_never_made_does_not_recurse():
+def test_an_instance_before_init_does_not_recurse():
     cache = object.__new__(NamespacedCache)
     assert not hasattr(cache, "nope")
     assert isinstance(cache, NamespacedCache)
 
 
-def test_it_passes_for_the_wrapped_backend(cache, client):
+def test_it_is_an_instance_of_the_wrapped_backends_class(cache, client):
     assert type(cache) is NamespacedCache
     assert isinstance(cache, NamespacedCache)
     assert isinstance(cache, BaseMemcachedCache)
@@ -222,7 +227,7 @@ def test_it_passes_for_the_wrapped_backend(cache, client):
     assert repr(cache) == f"<NamespacedCache {cache.namespace!r} of {name}>"
 
 
-def test_clients_of_different_libraries_are_told_apart(cache, client):
+def test_it_is_not_an_instance_of_the_other_librarys_backend(cache, client):
     from django.core.cache.backends import memcached
 
     other = {"pymemcache": "PyLibMCCache", "pylibmc": "PyMemcacheCache"}[client]
@@ -243,7 +248,7 @@ def test_an_invalidation_is_one_round_trip_for_100_000_keys(build, proxy):
 
 
 @pytest.mark.parametrize(
-    ("verb", "trips"),
+    ("method", "trips"),
     [
         (lambda cache: cache.get("k"), 1),
         (lambda cache: cache.get("none"), 1),
@@ -253,23 +258,23 @@ def test_an_invalidation_is_one_round_trip_for_100_000_keys(build, proxy):
         (lambda cache: cache._cache.flush_all(), 1),
         (lambda cache: cache.generation, 1),
         (lambda cache: cache.namespace, 0),
-        (lambda cache: cache.set("k", 1), "a look"),
-        (lambda cache: cache.add("k", 1), "a look"),
-        (lambda cache: cache.incr("k"), "a look"),
-        (lambda cache: cache.delete("k"), "a look"),
-        (lambda cache: cache.touch("k"), "a look"),
+        (lambda cache: cache.set("k", 1), "a counter read"),
+        (lambda cache: cache.add("k", 1), "a counter read"),
+        (lambda cache: cache.incr("k"), "a counter read"),
+        (lambda cache: cache.delete("k"), "a counter read"),
+        (lambda cache: cache.touch("k"), "a counter read"),
     ],
 )
-def test_the_round_trips_of_a_verb(client, build, proxy, verb, trips):
-    """On pymemcache the look of a write travels with it."""
-    if trips == "a look":
+def test_the_round_trips_of_a_method(client, build, proxy, method, trips):
+    """With pymemcache, the counter read of a write is pipelined."""
+    if trips == "a counter read":
         trips = {"pymemcache": 1, "pylibmc": 2}[client]
     cache = build(proxy.location)
     cache.set_many({"k": 1, "l": 2})
-    assert proxy.during(lambda: verb(cache)) == trips
+    assert proxy.during(lambda: method(cache)) == trips
 
 
-def test_invalidate_namespace_answers_the_new_generation(cache):
+def test_invalidate_namespace_returns_the_new_generation(cache):
     before = cache.generation
     after = cache.invalidate_namespace()
     assert after == before + 1
@@ -287,12 +292,12 @@ def test_the_namespace_of_a_run_is_the_same_in_all_threads_and_aliases(server, b
         caches["default"].set("k", 1)
         found = []
 
-        def look():
+        def use():
             found.append(caches["other"].get("k"))
             caches["other"].invalidate_namespace()
             caches.close_all()
 
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=use)
         thread.start()
         thread.join()
         assert found == [1]
@@ -300,7 +305,7 @@ def test_the_namespace_of_a_run_is_the_same_in_all_threads_and_aliases(server, b
         caches.close_all()
 
 
-def test_it_survives_what_django_does_between_requests(server, backend):
+def test_it_works_on_between_requests_and_under_other_settings(server, backend):
     alias = {
         "BACKEND": "namespaced_cache.NamespacedCache",
         "LOCATION": server.location,
@@ -312,7 +317,7 @@ def test_it_survives_what_django_does_between_requests(server, backend):
         assert caches["default"].get("k") == 1
         local = {
             "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
-            "LOCATION": "of this test alone",
+            "LOCATION": "only this test",
         }
         with override_settings(CACHES={"default": local}):
             assert caches["default"].get("k") is None

@@ -1,4 +1,4 @@
-"""What is wrong in CACHES is found, by `manage.py check`, and without a socket."""
+"""The checks of `manage.py check` find errors in CACHES, and open no socket."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ OURS = "namespaced_cache.NamespacedCache"
 
 
 def found(caches, *, deploy=False, **settings):
-    """What the checks tell of these aliases of ours: ids and messages."""
+    """Return the ids and messages of the checks for these aliases of ours."""
     every = {
         alias: {"BACKEND": OURS, "LOCATION": "127.0.0.1:1", **setting}
         for alias, setting in caches.items()
     }
     with override_settings(CACHES=every, **settings):
-        told = run_checks(tags=[Tags.caches], include_deployment_checks=deploy)
+        reported = run_checks(tags=[Tags.caches], include_deployment_checks=deploy)
     return {
         message.id.removeprefix("namespaced_cache."): f"{message.msg} {message.hint}"
-        for message in told
+        for message in reported
         if message.id.startswith("namespaced_cache.")
     }
 
@@ -46,7 +46,7 @@ def named(name="shop", **setting):
 
 
 @pytest.mark.parametrize("client", BACKENDS)
-def test_settings_that_are_right_pass(client):
+def test_valid_settings_pass(client):
     options = {"WRAPPED_BACKEND": BACKENDS[client], "MAX_TIMEOUT": 300}
     caches = {
         "default": named(OPTIONS=options),
@@ -69,8 +69,8 @@ def test_settings_that_are_right_pass(client):
     ],
 )
 @pytest.mark.parametrize("checked", [run_checks, checks.check_caches])
-def test_settings_that_cannot_be_right_end_the_check(options, said, checked):
-    """For Django's own, which comes first or last, makes each backend too."""
+def test_invalid_settings_raise(options, said, checked):
+    """Django's own check builds each backend, and raises the same error."""
     setting = {"BACKEND": OURS, "OPTIONS": options}
     with (
         override_settings(CACHES={"default": setting}),
@@ -82,7 +82,7 @@ def test_settings_that_cannot_be_right_end_the_check(options, said, checked):
 
 
 @pytest.mark.parametrize(("timeout", "longest"), [(300, 299), (None, 10**9)])
-def test_a_timeout_that_is_never_reached_is_told(timeout, longest):
+def test_a_timeout_above_max_timeout_is_reported(timeout, longest):
     setting = named(TIMEOUT=timeout, OPTIONS={"MAX_TIMEOUT": longest})
     (message,) = found({"default": setting}).items()
     assert message[0] == "W001"
@@ -91,7 +91,7 @@ def test_a_timeout_that_is_never_reached_is_told(timeout, longest):
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "is_told"),
+    ("one", "other", "is_reported"),
     [
         (named(), named(LOCATION="127.0.0.1:2"), True),
         (named(), named(LOCATION=["127.0.0.1:1", "127.0.0.1:2"]), True),
@@ -102,31 +102,32 @@ def test_a_timeout_that_is_never_reached_is_told(timeout, longest):
             {"LOCATION": ["127.0.0.1:1", "127.0.0.1:2"]},
             False,
         ),
-        # Of one run: what has nothing in common cannot meet.
+        # These share the run's namespace. Without a common server they cannot conflict.
         ({}, {"LOCATION": "127.0.0.1:2"}, False),
         ({}, {"LOCATION": ["127.0.0.1:1", "127.0.0.1:2"]}, True),
     ],
 )
-def test_one_namespace_on_different_servers_is_told(one, other, is_told):
-    told = found({"default": one, "other": other})
-    assert list(told) == ["W002"] * is_told
-    if is_told:
+def test_one_namespace_on_different_servers_is_reported(one, other, is_reported):
+    reported = found({"default": one, "other": other})
+    assert list(reported) == ["W002"] * is_reported
+    if is_reported:
         assert (
-            "CACHES['default'] and CACHES['other'] have the namespace" in told["W002"]
+            "CACHES['default'] and CACHES['other'] have the namespace"
+            in reported["W002"]
         )
 
 
-def test_in_production_a_namespace_for_each_run_is_told():
+def test_in_production_a_namespace_for_each_run_is_reported():
     assert found({"default": {}}) == {}
-    told = found({"default": {}, "shop": named()}, deploy=True)
-    assert list(told) == ["W003"]
-    assert "CACHES['default']" in told["W003"]
-    assert "OPTIONS['NAMESPACE']" in told["W003"]
+    reported = found({"default": {}, "shop": named()}, deploy=True)
+    assert list(reported) == ["W003"]
+    assert "CACHES['default']" in reported["W003"]
+    assert "OPTIONS['NAMESPACE']" in reported["W003"]
 
 
 @pytest.mark.parametrize("engine", ["cache", "cached_db", "db", "signed_cookies"])
 @pytest.mark.parametrize("alias", ["default", "other"])
-def test_in_production_sessions_in_a_namespace_are_told(engine, alias):
+def test_in_production_sessions_in_a_namespace_are_reported(engine, alias):
     caches = {
         "default": named(),
         "other": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
@@ -136,6 +137,6 @@ def test_in_production_sessions_in_a_namespace_are_told(engine, alias):
         "SESSION_CACHE_ALIAS": alias,
     }
     assert found(caches, **settings) == {}
-    told = found(caches, deploy=True, **settings)
-    is_told = engine in ("cache", "cached_db") and alias == "default"
-    assert list(told) == ["W004"] * is_told
+    reported = found(caches, deploy=True, **settings)
+    is_reported = engine in ("cache", "cached_db") and alias == "default"
+    assert list(reported) == ["W004"] * is_reported

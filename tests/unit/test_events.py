@@ -1,4 +1,4 @@
-"""What befalls a counter is counted and logged, once and by its name."""
+"""Each event of a counter is counted and logged, once and with its name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.caches import bare_cache, our_cache
 
 @pytest.fixture
 def happened(caplog):
-    """Tell what was counted and logged since it was asked last."""
+    """Return the events that were counted and logged since the last call."""
     caplog.set_level(logging.DEBUG, "namespaced_cache")
     last = events.counts()
 
@@ -41,7 +41,7 @@ def test_each_event_is_counted_and_logged(backend, start, happened):
     assert happened() == (
         {},
         [],
-    )  # there is nothing to be found, and so nothing to seed
+    )  # there are no items, so a read seeds nothing
     cache.set("k", 2)
     said = "Namespace 'shop': the counter was lost"
     assert happened() == ({"lost": 1}, [("WARNING", said)])
@@ -54,7 +54,7 @@ def test_each_event_is_counted_and_logged(backend, start, happened):
     bare.close()
 
 
-def test_an_invalidation_that_finds_no_counter_is_one_and_a_loss(cache, bare, happened):
+def test_an_invalidation_without_a_counter_counts_as_both_events(cache, bare, happened):
     cache.set("k", 1)
     happened()
     bare._cache.delete(cache._cache.counter.key)
@@ -62,5 +62,5 @@ def test_an_invalidation_that_finds_no_counter_is_one_and_a_loss(cache, bare, ha
     assert happened()[0] == {"invalidated": 1, "lost": 1}
 
 
-def test_each_event_has_its_count_from_the_beginning():
+def test_each_event_has_a_count_from_the_beginning():
     assert list(events.counts()) == ["invalidated", "seeded", "lost", "repaired"]

@@ -10,7 +10,7 @@ from tests.support.caches import BACKENDS
 
 
 def run_script(code, *arguments):
-    """Run code in a process of its own, which may fork and end as it likes."""
+    """Run code in a process of its own, which may fork and end in any way."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         check=False,
@@ -68,12 +68,15 @@ print("parent ok")
     "own", [*BACKENDS.values(), "tests.support.backends.HoldingCache"]
 )
 def test_a_child_never_shares_a_socket_with_its_parent(own, server, how_the_child_ends):
-    """Both talk at the same time; either end of the child leaves the parent's alone."""
+    """Both use the cache at the same time.
+
+    The parent's connection survives the child.
+    """
     done = run_script(FORKING, own, server.location, *how_the_child_ends)
     assert done.stdout == "parent ok\n", done.stderr
 
 
-HIDDEN = """
+UNREACHABLE = """
 import os, sys, traceback
 from django.conf import settings
 settings.configure()
@@ -101,14 +104,14 @@ print(cache.get("k"), clone.get("k"))
 """
 
 
-def run_hidden(backend, server):
-    done = run_script(HIDDEN, backend, server.location)
+def run_unreachable(backend, server):
+    done = run_script(UNREACHABLE, backend, server.location)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_hidden_client_that_cannot_be_replaced_after_a_fork_is_refused(server):
-    assert run_hidden("LocalPyLibMCCache", server) == (
+def test_a_client_that_cannot_be_replaced_after_a_fork_is_refused(server):
+    assert run_unreachable("LocalPyLibMCCache", server) == (
         "LocalPyLibMCCache still has the client of the process that this one was "
         "forked from, whose connections it would share. Keep the client in an "
         "attribute of the backend, where it can be replaced.\n1 2\n"
@@ -116,7 +119,7 @@ def test_a_hidden_client_that_cannot_be_replaced_after_a_fork_is_refused(server)
 
 
 def test_a_clone_is_made_anew_after_a_fork(server):
-    assert run_hidden("AssigningCache", server) == "1 3\n"
+    assert run_unreachable("AssigningCache", server) == "1 3\n"
 
 
 OTHERS_CLIENTS = """
@@ -142,7 +145,7 @@ print(os.waitpid(child, 0)[1], cache.get("k"))
 """
 
 
-def test_a_hidden_client_is_refused_though_another_was_used_last(server):
+def test_an_inherited_client_is_refused_though_another_was_used_last(server):
     done = run_script(OTHERS_CLIENTS, server.location)
     assert done.stdout == "0 1\n", done.stderr
 
@@ -157,7 +160,7 @@ cache = NamespacedCache(sys.argv[1], {"OPTIONS": {"use_pooling": True}})
 cache.set("k", 1)
 (inner,) = cache._cache.clients.values()
 (inherited,) = inner.client_pool.free
-inner.client_pool._lock.acquire()  # as another thread may
+inner.client_pool._lock.acquire()  # another thread may hold it
 if not (child := os.fork()):
     signal.alarm(10)
     assert inherited.sock is None
@@ -200,7 +203,7 @@ print(os.waitpid(child, 0)[1])
 """
 
 
-def test_a_client_that_does_not_close_keeps_no_other_from_being_left(server):
+def test_a_client_that_does_not_close_does_not_stop_the_release_of_others(server):
     done = run_script(RUDE, server.location)
     assert done.stdout == "0\n", done.stderr
     assert done.stderr.count("A client that was inherited over a fork does not") == 5
@@ -221,9 +224,9 @@ print(cache.get("k"))
 """
 
 
-def test_a_child_that_never_uses_the_cache_leaves_its_parents_connection(
+def test_a_child_that_never_uses_the_cache_keeps_its_parents_connection_open(
     backend, server
 ):
-    """As a pylibmc client that is freed at the child's end does not, by itself."""
+    """A pylibmc client says `quit` when it is freed, which must not happen here."""
     done = run_script(IDLE, backend, server.location)
     assert done.stdout == "1\n", done.stderr

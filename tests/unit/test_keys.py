@@ -1,4 +1,4 @@
-"""keys: no two inputs share a key, and none passes the byte limit."""
+"""keys: no two inputs share a wire key, and the limit in bytes is kept."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from namespaced_cache.keys import (
     parse,
 )
 
-#: Names that might run into each other, or into what follows them in a key.
+#: Names that may be confused with each other, or with the next part of a key.
 TRICKY_NAMES = ["a", "a-", "a-b", "a.b", "a.b-c", "a-b.c", "a_b", "A", "1", "nsc"]
 
-#: One to four bytes a character, and every character that a key of ours is made with.
+#: Characters of one to four bytes, and every character that our wire keys contain.
 ALPHABET = "a1z:~.-_ é€😀"
 
-#: A digest and what separates it from its head.
+#: The length of a digest with its separators.
 DIGEST_BYTES = 42
 
 namespaces = st.sampled_from(TRICKY_NAMES) | st.from_regex(
@@ -34,7 +34,7 @@ generations = st.integers(1, 2**63 - 1) | st.sampled_from([1, 35, 36, 37, 10**18
 
 
 def cut(text: str, size: int) -> str:
-    """Shorten text to so many bytes of UTF-8, or just below."""
+    """Shorten text to at most so many bytes of UTF-8."""
     return text.encode()[:size].decode(errors="ignore")
 
 
@@ -103,7 +103,7 @@ def test_long_keys_that_differ_at_either_end_alone_differ():
 
 
 @given(namespaces, namespaces, generations, callers_keys)
-def test_a_counters_key_is_never_an_items(one, other, number, key):
+def test_a_counters_key_is_never_the_key_of_an_item(one, other, number, key):
     assert as_bytes(GenerationKeys(other, number).wire_key(key)) != as_bytes(
         counter_key(one)
     )
@@ -111,35 +111,35 @@ def test_a_counters_key_is_never_an_items(one, other, number, key):
 
 @given(stems, callers_keys, st.integers(0, 250))
 def test_a_key_within_the_limit_gets_one_within_the_limit(stem, key, less):
-    """Counted in bytes, for every limit that leaves room for a digest."""
+    """The limit counts bytes. Every limit with room for a digest works."""
     prefix = f"nsc:{stem[0]}:{base36(stem[1])}:".encode()
     limit = max(len(prefix) - 1 + DIGEST_BYTES, 250 - less)
     raw = as_bytes(key)[:limit]
-    name = GenerationKeys(*stem, limit=limit).wire_key(raw)
-    assert len(name) <= limit
-    assert (name == prefix + raw) is (len(prefix + raw) <= limit)
+    wire_key = GenerationKeys(*stem, limit=limit).wire_key(raw)
+    assert len(wire_key) <= limit
+    assert (wire_key == prefix + raw) is (len(prefix + raw) <= limit)
 
 
 @given(stems, texts, st.integers(0, 250))
 def test_text_within_the_limit_gets_text_within_the_limit(stem, key, less):
-    """What is cut off does not split a character."""
+    """The cut does not split a character."""
     limit = max(len(f"nsc:{stem[0]}:{base36(stem[1])}") + DIGEST_BYTES, 250 - less)
-    name = GenerationKeys(*stem, limit=limit).wire_key(cut(key, limit))
-    assert isinstance(name, str)
-    assert len(name.encode()) <= limit
+    wire_key = GenerationKeys(*stem, limit=limit).wire_key(cut(key, limit))
+    assert isinstance(wire_key, str)
+    assert len(wire_key.encode()) <= limit
 
 
 @given(stems, short_texts, st.integers(126, 250), st.integers(1, 1000))
 def test_a_key_over_the_limit_stays_over_it(stem, some, limit, more):
-    """In bytes, too; the client refuses it as it refuses the caller's own key."""
+    """Its length counts in bytes. The client refuses it like the caller's own key."""
     key = cut(some * (limit + more + 3), limit + more + 3)
-    name = GenerationKeys(*stem, limit=limit).wire_key(key)
-    assert name == f"nsc:{stem[0]}:{base36(stem[1])}:{key}"
+    wire_key = GenerationKeys(*stem, limit=limit).wire_key(key)
+    assert wire_key == f"nsc:{stem[0]}:{base36(stem[1])}:{key}"
 
 
 @pytest.mark.parametrize("kind", [str, str.encode])
 @pytest.mark.parametrize(
-    ("size", "name"),
+    ("size", "wire_key"),
     [
         (242, f"nsc:a:1:{'x' * 242}"),
         (243, f"nsc:a:1~{'x' * 201}~{digest_of(b'x' * 243)}"),
@@ -148,10 +148,10 @@ def test_a_key_over_the_limit_stays_over_it(stem, some, limit, more):
         (251, f"nsc:a:1:{'x' * 251}"),
     ],
 )
-def test_around_the_limit(size, name, kind):
-    """A digest stands in for keys that memcached takes but that no longer fit."""
-    assert GenerationKeys("a", 1).wire_key(kind("x" * size)) == kind(name)
-    assert len(name) == 250 or size == 251
+def test_the_wire_key_around_the_limit(size, wire_key, kind):
+    """A digest replaces the end of a valid key that no longer fits."""
+    assert GenerationKeys("a", 1).wire_key(kind("x" * size)) == kind(wire_key)
+    assert len(wire_key) == 250 or size == 251
 
 
 @pytest.mark.parametrize(
@@ -167,12 +167,12 @@ def test_the_head_ends_with_a_whole_character(character, head_bytes):
 
 @given(stems, texts)
 def test_text_stays_text_and_bytes_stay_bytes(stem, key):
-    """And equal bytes give equal keys."""
+    """Text and bytes that are equal give equal wire keys."""
     keys = GenerationKeys(*stem)
-    name, raw_name = keys.wire_key(key), keys.wire_key(key.encode())
-    assert isinstance(name, str)
-    assert isinstance(raw_name, bytes)
-    assert name.encode() == raw_name
+    wire_key, raw_wire_key = keys.wire_key(key), keys.wire_key(key.encode())
+    assert isinstance(wire_key, str)
+    assert isinstance(raw_wire_key, bytes)
+    assert wire_key.encode() == raw_wire_key
 
 
 @given(stems, callers_keys)
@@ -218,12 +218,12 @@ def test_parse_takes_a_counters_key_apart(namespace):
         b"nsc:a\n",
     ],
 )
-def test_parse_leaves_a_strangers_key_alone(key):
+def test_parse_returns_none_for_other_keys(key):
     assert parse(key) is None
 
 
 @given(st.integers(0, 2**64))
-def test_base36_is_what_int_reads(number):
+def test_int_reads_base36(number):
     text = base36(number)
     assert int(text, 36) == number
     assert text == text.lower()
@@ -249,8 +249,8 @@ def test_a_key_that_ends_early_is_refused_where_asked(where, kind, end):
 
 @pytest.mark.parametrize("character", ["!", "~", "\x80", "é"])
 def test_other_characters_end_no_key(character):
-    name = GenerationKeys("a", 1, refuse_key_ends=True).wire_key(f"k{character}k")
-    assert name == f"nsc:a:1:k{character}k"
+    wire_key = GenerationKeys("a", 1, refuse_key_ends=True).wire_key(f"k{character}k")
+    assert wire_key == f"nsc:a:1:k{character}k"
 
 
 @pytest.mark.parametrize("key", ["\ud800", "k\udfffk"])
@@ -274,14 +274,14 @@ def test_lone_surrogates_have_no_bytes(key):
         (bytearray(b"k"), "bytearray"),
     ],
 )
-def test_what_is_no_key_is_refused(key, kind):
+def test_a_value_that_is_not_a_key_is_refused(key, kind):
     with pytest.raises(TypeError) as caught:
         GenerationKeys("a", 1).wire_key(key)
     assert str(caught.value) == f"A cache key is str or bytes, not {kind}: {key!r}"
 
 
 def test_a_limit_that_leaves_no_room_for_a_key_is_refused():
-    """As a client's own long key_prefix may."""
+    """A long key_prefix of the client may leave so little."""
     with pytest.raises(NamespaceError) as caught:
         GenerationKeys("a" * 32, 2**60, limit=80)
     assert str(caught.value) == (
@@ -303,7 +303,7 @@ def outcomes_of(act):
 @example(many=["a", "x" * 250], refuse=False)
 @example(many=["a", "é"], refuse=False)
 @example(many=["a", b"b"], refuse=False)
-def test_many_keys_get_the_names_that_each_gets(many, refuse):
+def test_many_keys_get_the_same_wire_keys_as_single_keys(many, refuse):
     keys = GenerationKeys("a", 1, refuse_key_ends=refuse)
     one_by_one = outcomes_of(lambda: [keys.wire_key(key) for key in many])
     assert outcomes_of(lambda: keys.wire_keys(many)) == one_by_one

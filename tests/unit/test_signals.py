@@ -1,4 +1,4 @@
-"""Who listens is told of every namespace that this process invalidates, once."""
+"""Each invalidation by this process sends one signal for its namespace."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from namespaced_cache import (
 )
 from namespaced_cache.signals import namespace_invalidated
 from tests.support.caches import BACKENDS
-from tests.support.uses import EACH_WAY_TO_FORGET
+from tests.support.uses import EACH_WAY_TO_INVALIDATE
 
 
 @contextmanager
-def told():
-    """Collect what is sent."""
+def received_signals():
+    """Collect the arguments of all signals."""
     received = []
 
     def receive(*, signal, **sent):
@@ -38,7 +38,7 @@ def told():
 
 @pytest.fixture
 def aliases(server, client):
-    """A site's aliases: two in one namespace, one in none, one elsewhere."""
+    """A site's aliases: two in one namespace, and two without a namespace."""
     bare = {"BACKEND": BACKENDS[client], "LOCATION": server.location}
     local = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
     setting = {
@@ -60,56 +60,56 @@ def sent_by(alias, cache):
     }
 
 
-@EACH_WAY_TO_FORGET
-def test_each_way_to_forget_is_told_once_and_with_its_alias(aliases, forget):
-    _ = aliases["bare"]  # which has no client, and gets none
+@EACH_WAY_TO_INVALIDATE
+def test_each_way_to_invalidate_sends_one_signal_with_its_alias(aliases, invalidate):
+    _ = aliases["bare"]  # has no client yet, and must not get one
     cache = aliases["other"]
-    with told() as received:
-        forget(cache)
-    # An asynchronous one is done in another thread, which has caches of its own.
+    with received_signals() as received:
+        invalidate(cache)
+    # An asynchronous call runs in another thread, which has its own caches.
     assert received == [sent_by("other", cache)]
     assert "_cache" not in vars(aliases["bare"])
 
 
-def test_aliases_that_share_a_namespace_are_told_of_once(aliases):
-    with told() as received:
+def test_aliases_that_share_a_namespace_send_one_signal(aliases):
+    with received_signals() as received:
         invalidate_namespaces()
     assert received == [sent_by("one", aliases["one"])]
 
 
 @pytest.mark.usefixtures("aliases")
-def test_a_cache_that_is_no_aliass_has_none(build):
+def test_a_cache_without_an_alias_sends_none_as_alias(build):
     cache = build(OPTIONS={"NAMESPACE": "apart"})
-    with told() as received:
+    with received_signals() as received:
         cache.clear()
         cache._cache.wrapped.get("k")
     assert received == [sent_by(None, cache)]
 
 
-def test_what_was_not_acknowledged_is_not_told(build, start):
+def test_an_invalidation_that_fails_sends_no_signal(build, start):
     server = start()
     cache = build(server.location)
     cache.set("k", 1)
     server.kill()
-    with told() as received, pytest.raises(NamespaceUnavailable):
+    with received_signals() as received, pytest.raises(NamespaceUnavailable):
         cache.invalidate_namespace()
     assert received == []
 
 
-def test_when_it_is_told_the_namespace_is_empty(aliases):
-    """A receiver may use the cache, and what it raises goes to who invalidates."""
+def test_the_namespace_is_empty_when_the_signal_is_sent(aliases):
+    """A receiver may use the cache. An error in it reaches the caller."""
     cache = aliases["one"]
     cache.set("k", 1)
     found = []
 
-    def look(**_):
+    def receive(**_):
         found.append(cache.get("k"))
-        raise RuntimeError("of the receiver")
+        raise RuntimeError("in the receiver")
 
-    namespace_invalidated.connect(look)
+    namespace_invalidated.connect(receive)
     try:
-        with pytest.raises(RuntimeError, match="of the receiver"):
+        with pytest.raises(RuntimeError, match="in the receiver"):
             asyncio.run(cache.aclear())
     finally:
-        namespace_invalidated.disconnect(look)
+        namespace_invalidated.disconnect(receive)
     assert found == [None]

@@ -1,4 +1,4 @@
-"""What the types say is so: `typed_use.py`, which type checkers read, is run here."""
+"""The types are right: the tests run `typed_use.py`, which type checkers read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.unit import typed_use
 
 @pytest.fixture
 def asserted(monkeypatch):
-    """The types that typed_use asserts, each of which is held to its value."""
+    """The types that typed_use asserts. Each assertion is also checked at run time."""
     seen = []
 
     def assert_type(value, stated):
-        known = stated if isinstance(stated, UnionType) else get_origin(stated)
-        assert isinstance(value, known or stated)
+        runtime_type = stated if isinstance(stated, UnionType) else get_origin(stated)
+        assert isinstance(value, runtime_type or stated)
         seen.append(stated)
         return value
 
@@ -45,7 +45,7 @@ def _site(settings):
 def in_a_task():
     async def use():
         await typed_use.pinned_by_a_task()
-        caches.close_all()  # a task has backends of its own
+        caches.close_all()  # a task has its own backends
 
     asyncio.run(use())
 
@@ -55,21 +55,21 @@ def in_a_task():
     [
         (typed_use.aliases, 3),
         (typed_use.one_alias, 6),
-        (typed_use.told_apart, 1),
+        (typed_use.narrowed, 1),
         (typed_use.pinned, 1),
         (in_a_task, 2),
         (typed_use.after_a_block, 0),
-        (typed_use.told_of_it, 5),
+        (typed_use.receiver_of_the_signal, 5),
         (typed_use.errors, 1),
     ],
 )
 @pytest.mark.usefixtures("_site")
-def test_each_value_is_of_the_type_that_is_asserted(asserted, use, count):
+def test_each_value_has_the_asserted_type(asserted, use, count):
     use()
     assert len(asserted) == count
 
 
-def test_a_name_that_is_not_ours_is_no_attribute():
-    """A checker is not shown the routine that looks names up, and says so, too."""
-    with pytest.raises(AttributeError, match=r"no attribute 'nobodys'"):
-        typed_use.a_name_that_is_not_ours()
+def test_an_unknown_name_is_no_attribute():
+    """Type checkers report it, too, because `__getattr__` is hidden from them."""
+    with pytest.raises(AttributeError, match=r"no attribute 'unknown'"):
+        typed_use.unknown_name()

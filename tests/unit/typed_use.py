@@ -1,7 +1,7 @@
-"""What type checkers know of this package, shown as a typed project uses it.
+"""A typed project that uses this package.
 
-mypy and pyright read this file and fail where a type is not what is asserted;
-`test_typing.py` runs it, to see that the types are those of the values as well.
+mypy and pyright read this file and fail if a type is not the asserted one.
+`test_typing.py` runs it, to check that the values have these types.
 """
 
 from __future__ import annotations
@@ -53,30 +53,30 @@ def one_alias() -> None:
     assert_type(namespaced_one.namespace, str)
     assert_type(namespaced_one.generation, int)
     assert_type(namespaced_one.wrapped, BaseMemcachedCache)
-    # It is one of Django's backends besides.
-    as_django_knows_it: BaseCache = namespaced_one
-    as_django_knows_it.set("answer", 42)
+    # It is also one of Django's backends.
+    as_django_backend: BaseCache = namespaced_one
+    as_django_backend.set("answer", 42)
     assert_type(namespaced_one.has_key("answer"), bool)
 
 
 def of_djangos_own_type() -> None:
-    """What a checker cannot know: Django's stubs call these two a BaseCache.
+    """A checker cannot know these types: in Django's stubs, both are a BaseCache.
 
-    Not run, for `cache` is none: it is a proxy that passes for one.
+    No test runs this, because `cache` is a proxy and not a BaseCache.
     """
     assert_type(cache, BaseCache)
     assert_type(caches["default"], BaseCache)
-    # Each of these comments is an error itself where a checker has nothing to ignore.
+    # A checker that finds nothing to ignore reports the comment as an error.
     cache.invalidate_namespace()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     caches["default"].invalidate_namespace()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
-def a_name_that_is_not_ours() -> None:
-    namespaced_cache.nobodys()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+def unknown_name() -> None:
+    namespaced_cache.unknown()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
-def told_apart() -> None:
-    """A checker that has seen isinstance() knows it as well."""
+def narrowed() -> None:
+    """After isinstance(), a checker knows the type."""
     found = caches["default"]
     assert isinstance(found, NamespacedCache)
     assert_type(found.invalidate_namespace(), int)
@@ -95,12 +95,12 @@ async def pinned_by_a_task() -> None:
 
 
 def after_a_block() -> int:
-    # Its block swallows no exception: a checker knows that this returns.
+    # The block swallows no exception, so a checker knows that this returns.
     with get_namespaced().pinned_generation():
         return 1
 
 
-def told_of_it() -> int:
+def receiver_of_the_signal() -> int:
     heard: list[int] = []
 
     @receiver(namespace_invalidated)

@@ -1,4 +1,4 @@
-"""Product cards: what a page shows of a product, cached by primary key."""
+"""Product cards: the data that a page shows of a product, cached by primary key."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,7 +12,7 @@ CARD_SECONDS = 60 * 60
 
 @dataclass(frozen=True)
 class ProductCard:
-    """The part of a product that pages show; small, and safe to pickle."""
+    """The data of a product that pages show. It is small and can be pickled."""
 
     pk: int
     name: str
@@ -33,7 +33,7 @@ def product_card(pk: int) -> ProductCard:
     return cache.get_or_set(card_key(pk), lambda: _read_card(pk), CARD_SECONDS)
 
 
-def forget_card(pk: int) -> None:
+def drop_card(pk: int) -> None:
     """Drop the cached card of product `pk`."""
     cache.delete(card_key(pk))
 

@@ -1,4 +1,4 @@
-"""What the shop keeps in the database."""
+"""The shop's tables in the database."""
 
 from django.db import models
 
@@ -17,7 +17,7 @@ class Category(models.Model):
 
 
 class Product(models.Model):
-    """A thing for sale."""
+    """A product for sale."""
 
     category = models.ForeignKey(
         Category, on_delete=models.CASCADE, related_name="products"
@@ -34,7 +34,7 @@ class Product(models.Model):
 
 
 class Coupon(models.Model):
-    """A code that makes a basket cheaper."""
+    """A code that gives a discount."""
 
     code = models.CharField(max_length=20, unique=True)
     percent = models.PositiveSmallIntegerField()

@@ -1,4 +1,4 @@
-"""How often a product was viewed: counters that are in memcached only."""
+"""How often each product was viewed: counters that are in memcached only."""
 
 from collections.abc import Iterable
 

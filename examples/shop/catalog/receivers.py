@@ -6,16 +6,16 @@ from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 
-from .cards import forget_card
+from .cards import drop_card
 from .models import Product
 
 
 @receiver([post_save, post_delete], sender=Product)
-def forget_card_after_commit(instance: Product, **_: object) -> None:
+def drop_card_after_commit(instance: Product, **_: object) -> None:
     """Drop the card of a product that was saved or deleted.
 
     This happens after the commit. Before it, another request would read the old row
     and cache it again. A `TestCase` never commits, so the cards of its products stay
     in the cache.
     """
-    transaction.on_commit(partial(forget_card, instance.pk))
+    transaction.on_commit(partial(drop_card, instance.pk))

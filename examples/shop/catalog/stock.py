@@ -7,17 +7,17 @@ Django's cache API has no compare-and-swap, so this uses the client behind it,
 from django.core.cache import cache
 
 HOLD_SECONDS = 60 * 60
-# Every failed swap is another shopper's success, so this is a burst of 50 shoppers
-# on one product.
+# Each failed swap means that another shopper's swap succeeded. So this is enough for a
+# burst of 50 shoppers on one product.
 ATTEMPTS = 50
 
 
 class OutOfStockError(Exception):
-    """More units were asked for than are left."""
+    """A shopper wants more units than are left."""
 
 
 class BusyError(Exception):
-    """Other shoppers won every attempt; the request may be sent again."""
+    """Other shoppers' swaps succeeded each time. The shopper may try again."""
 
 
 def held_key(pk: int) -> str:

@@ -47,7 +47,7 @@ CACHES = {
     },
 }
 
-# A basket is a session, and lives in memcached alone for as long as a visit.
+# A basket is a session. It is in memcached only, for the length of a visit.
 SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 SESSION_COOKIE_AGE = 60 * 60
 

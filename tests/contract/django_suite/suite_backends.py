@@ -1,6 +1,6 @@
-"""NamespacedCache under two names, for settings that cannot say WRAPPED_BACKEND.
+"""NamespacedCache under two names, for settings without WRAPPED_BACKEND.
 
-Django's tests override OPTIONS as a whole, and find their backend by its name.
+Django's tests override all OPTIONS, and find their backend by its name.
 """
 
 from namespaced_cache import NamespacedCache

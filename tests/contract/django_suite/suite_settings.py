@@ -1,7 +1,7 @@
-"""Settings for Django's own tests: each memcached backend is ours.
+"""Settings for Django's own tests, with our backends for memcached.
 
-MEMCACHED_LOCATION says where the server is, and SUITE_BACKENDS which module's backends
-are used: ours, or Django's own to see what fails without us.
+MEMCACHED_LOCATION is the server. SUITE_BACKENDS is the module of the backends: ours, or
+Django's own, which shows the results without this package.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Production settings, and no others: nothing here knows of tests or namespaces."""
+"""Production settings only: they do not mention tests or namespaces."""
 
 import os
 
@@ -33,6 +33,7 @@ CACHES = {
         "KEY_PREFIX": "pylibmc",
     },
     "local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
-    # Cannot be opened: there is no such library, nor such a server.
+    # This alias cannot be opened: neither its client library nor its server is
+    # installed.
     "unused": {"BACKEND": "django.core.cache.backends.redis.RedisCache"},
 }

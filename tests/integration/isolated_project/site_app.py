@@ -1,15 +1,15 @@
-"""A site of one view, and of one backend that is held from the import on."""
+"""A site with two views, and a cache backend that it opens when it is imported."""
 
 from django.core.cache import cache, caches
 from django.http import HttpResponse, JsonResponse
 from django.urls import path
 
-#: Opened while Django is set up, before any test runner has a say.
+#: Django opens this backend during set-up, before a test runner can change it.
 held = caches["pylibmc"]
 held.get("opened")
 
 
-def look(_, key):
+def show(_, key):
     return JsonResponse({"key": key, "value": cache.get(key)})
 
 
@@ -17,4 +17,4 @@ def who(request):
     return HttpResponse(str(request.user))
 
 
-urlpatterns = [path("look/<key>", look), path("who", who)]
+urlpatterns = [path("show/<key>", show), path("who", who)]

@@ -1,4 +1,4 @@
-"""What the adapters say of pymemcache and pylibmc holds of the real clients."""
+"""The adapters describe the real clients of pymemcache and pylibmc correctly."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def real(build):
 
 
 def put(server, key, flags, value):
-    """Put a value on the server that no client of ours would write."""
+    """Store a value that none of our clients would write."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         line = f"set {key} {flags} 0 {len(value)}\r\n{value}\r\n"
         connection.sendall(line.encode())
@@ -46,17 +46,17 @@ def put(server, key, flags, value):
 
 
 def error_of(act) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # which is what we ask
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # any error
         act()
     return caught.value
 
 
 class Stranger:
-    """A client from a library that nobody looked at."""
+    """A client of a library that has no adapter."""
 
 
 class Proxy:
-    """What a tracer puts before a client: it passes for what it wraps."""
+    """A tracer's proxy for a client. Its class is that of the client."""
 
     __wrapped__ = None
     __class__ = property(lambda self: type(self.__wrapped__))
@@ -69,13 +69,13 @@ class Proxy:
 
 
 class Lookalike:
-    """A client from a library whose name begins like one that we know."""
+    """A client of a library whose name begins like pymemcache."""
 
     __module__ = "pymemcache_fork.client"
 
 
 @pytest.mark.parametrize(
-    ("made", "library"),
+    ("made", "expected"),
     [
         (pymemcache.Client(NOWHERE), pymemcache_adapter.PyMemcacheAdapter),
         (pymemcache.PooledClient(NOWHERE), pymemcache_adapter.PyMemcacheAdapter),
@@ -88,8 +88,8 @@ class Lookalike:
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_clients_and_what_derives_from_them_are_known(made, library):
-    assert type(adapter.adapter_of(made)) is library
+def test_clients_and_subclasses_have_an_adapter(made, expected):
+    assert type(adapter.adapter_of(made)) is expected
     assert adapter.is_client(made)
 
 
@@ -104,8 +104,8 @@ def test_another_librarys_client_is_refused(kind):
     assert not adapter.is_client(kind())
 
 
-def test_what_a_backend_has_left_for_later_is_not_asked_what_it_is():
-    """A lazy object's class is that of what it wraps, which would be made for it."""
+def test_a_lazy_object_is_not_evaluated():
+    """Reading the class of a lazy object would make the object that it wraps."""
     made = []
     lazy = SimpleLazyObject(lambda: made.append("early"))
     assert not adapter.is_client(lazy)
@@ -113,7 +113,7 @@ def test_what_a_backend_has_left_for_later_is_not_asked_what_it_is():
 
 
 def test_neither_library_is_imported_before_a_backend_needs_it():
-    """A site has the one it uses, and may lack the other."""
+    """A site has the library that it uses, and may lack the other."""
     code = (
         "import sys, namespaced_cache; "
         "print({'pymemcache', 'pylibmc', '_pylibmc'} & sys.modules.keys())"
@@ -124,8 +124,8 @@ def test_neither_library_is_imported_before_a_backend_needs_it():
 
 
 @pytest.mark.parametrize("prefix", [b"", b"site:", b"p" * 100])
-def test_the_key_limit_is_what_pymemcache_takes(server, prefix):
-    """A `key_prefix` takes its share of memcached's 250 bytes."""
+def test_the_key_limit_is_that_of_pymemcache(server, prefix):
+    """A `key_prefix` uses some of memcached's 250 bytes."""
     for kind, servers in (
         (pymemcache.Client, server.location),
         (pymemcache.PooledClient, server.location),
@@ -140,7 +140,7 @@ def test_the_key_limit_is_what_pymemcache_takes(server, prefix):
         real.close()
 
 
-def test_the_key_limit_is_what_pylibmc_takes(server):
+def test_the_key_limit_is_that_of_pylibmc(server):
     real = pylibmc.Client([server.location])
     limit = adapter.adapter_of(real).key_limit(real)
     assert limit == 250
@@ -157,29 +157,29 @@ def test_pymemcache_checks_its_keys(server):
             real.get(f"k{end}k")
 
 
-def test_pylibmc_checks_no_keys_in_the_text_protocol(server):
-    """It asks for the words of one key and answers with the value of another."""
+def test_pylibmc_does_not_check_keys_in_the_text_protocol(server):
+    """It sends each word of a key as a key, and returns another key's value."""
     real = pylibmc.Client([server.location])
     assert not adapter.adapter_of(real).checks_keys(real)
-    real.set("word", "of somebody else")
-    assert real.get("no word") == "of somebody else"
+    real.set("word", "another key's value")
+    assert real.get("no word") == "another key's value"
 
 
 def test_pylibmc_needs_no_check_in_the_binary_protocol(server):
     real = pylibmc.Client([server.location], binary=True)
     assert adapter.adapter_of(real).checks_keys(real)
-    real.set("word", "of somebody else")
+    real.set("word", "another key's value")
     assert real.get("no word") is None
 
 
-def test_pymemcache_answers_none_for_a_number_that_is_not_there(server):
+def test_pymemcache_returns_none_for_a_missing_number(server):
     real = pymemcache.HashClient([server.location])
     assert adapter.adapter_of(real).not_found == ()
     assert real.incr("missing", 1) is None
     real.close()
 
 
-def test_pylibmc_raises_for_a_number_that_is_not_there(server):
+def test_pylibmc_raises_for_a_missing_number(server):
     real = pylibmc.Client([server.location])
     assert adapter.adapter_of(real).not_found == (pylibmc.NotFound,)
     with pytest.raises(pylibmc.NotFound):
@@ -193,7 +193,7 @@ def swap(client, key, old, new):
     adapter.adapter_of(client).compare_and_swap(client, key, old, new)
 
 
-def test_a_swap_puts_the_new_in_the_place_of_the_old_for_ever(real, server):
+def test_a_swap_replaces_the_old_value_without_an_expiry(real, server):
     real.set("k", 5, 100)
     swap(real, "k", 5, 6)
     assert real.get("k") == 6
@@ -202,20 +202,20 @@ def test_a_swap_puts_the_new_in_the_place_of_the_old_for_ever(real, server):
         assert connection.recv(65536) == b"HD t-1\r\n"
 
 
-def test_a_swap_leaves_what_somebody_else_has_put_there(real):
+def test_a_swap_leaves_the_value_of_another_client(real):
     real.set("k", 7)
     swap(real, "k", 5, 6)
     assert real.get("k") == 7
 
 
-def test_a_swap_puts_nothing_where_nothing_is(real):
+def test_a_swap_stores_nothing_under_a_missing_key(real):
     real.delete("k")
     swap(real, "k", 5, 6)
     assert real.get("k") is None
 
 
-def test_a_swap_that_somebody_overtakes_leaves_theirs(real, monkeypatch):
-    """They write after it has seen the old and before it puts the new."""
+def test_a_swap_leaves_a_value_that_was_stored_meanwhile(real, monkeypatch):
+    """The other client writes after the swap has read the old value."""
     real.set("k", 5)
     real_cas = type(real).cas
 
@@ -228,7 +228,7 @@ def test_a_swap_that_somebody_overtakes_leaves_theirs(real, monkeypatch):
     assert real.get("k") == 7
 
 
-def test_a_swap_of_what_goes_meanwhile_is_none(real, monkeypatch):
+def test_a_swap_stores_nothing_if_the_key_is_deleted_meanwhile(real, monkeypatch):
     real.set("k", 5)
     real_cas = type(real).cas
 
@@ -241,7 +241,7 @@ def test_a_swap_of_what_goes_meanwhile_is_none(real, monkeypatch):
     assert real.get("k") is None
 
 
-def test_a_pylibmc_client_swaps_with_what_its_own_serializer_needs(server):
+def test_a_pylibmc_swap_uses_the_clients_own_serializer(server):
     class Coded(pylibmc.Client):
         def __init__(self, *args):
             super().__init__(*args)
@@ -257,7 +257,7 @@ def test_a_pylibmc_client_swaps_with_what_its_own_serializer_needs(server):
 
 
 def test_a_swap_takes_two_round_trips(proxy):
-    """With pylibmc as well, whose clone then says `quit`."""
+    """pylibmc takes as many. Afterwards its clone says `quit`."""
     real = pymemcache.HashClient([proxy.location], default_noreply=False)
     real.set("k", b"5")
     assert proxy.during(lambda: swap(real, "k", b"5", 6)) == 2
@@ -267,7 +267,7 @@ def test_a_swap_takes_two_round_trips(proxy):
 
 @pytest.mark.parametrize("options", [{}, {"binary": True}])
 def test_pylibmc_swaps_with_a_client_that_was_made_without_cas(server, options):
-    """And leaves it without, for `cas` makes every answer longer."""
+    """The client stays without `cas`, which makes every answer longer."""
     real = pylibmc.Client([server.location], **options)
     real.set("k", 5)
     swap(real, "k", 5, 6)
@@ -276,8 +276,8 @@ def test_pylibmc_swaps_with_a_client_that_was_made_without_cas(server, options):
 
 
 @pytest.mark.parametrize("kind", [pymemcache.Client, pymemcache.PooledClient])
-def test_pymemcaches_other_clients_swap_as_well(server, kind):
-    """Without a serializer they store digits and give back bytes."""
+def test_pymemcaches_other_clients_can_swap(server, kind):
+    """Without a serializer they store digits and return bytes."""
     real = kind(server.location, default_noreply=False)
     real.set("k", "5")
     swap(real, "k", b"4", 6)
@@ -287,7 +287,7 @@ def test_pymemcaches_other_clients_swap_as_well(server, kind):
     real.close()
 
 
-def test_pymemcache_swaps_nothing_while_it_takes_the_server_to_be_away():
+def test_pymemcache_swaps_nothing_while_the_server_is_down():
     real = pymemcache.HashClient([NOWHERE], ignore_exc=True)
     swap(real, "k", 5, 6)
 
@@ -296,16 +296,17 @@ def test_pymemcache_swaps_nothing_while_it_takes_the_server_to_be_away():
 
 
 @pytest.mark.parametrize("value", ["text", ""])
-def test_incr_of_what_is_no_number_is_told_apart(real, value):
-    library = adapter.adapter_of(real)
+def test_the_error_for_incr_of_a_text_is_recognized(real, value):
+    its_adapter = adapter.adapter_of(real)
     real.set("k", value)
     error = error_of(lambda: real.incr("k", 1))
-    assert isinstance(error, library.not_a_number)
-    assert not library.is_outage(error, None)
-    assert not library.is_undecodable(error)
+    assert isinstance(error, its_adapter.not_a_number)
+    assert not its_adapter.is_outage(error, None)
+    assert not its_adapter.is_undecodable(error)
 
 
-#: Flags that say "a pickle", "an integer", and, to pylibmc, "compressed" and nothing.
+#: Flags that mean a pickle or an integer. For pylibmc, also "compressed" and an unknown
+#: flag.
 UNDECODABLE = {"pymemcache": [2, 4], "pylibmc": [1, 2, 3, 8]}
 
 
@@ -319,30 +320,30 @@ UNDECODABLE = {"pymemcache": [2, 4], "pylibmc": [1, 2, 3, 8]}
     [lambda real, key: real.get(key), lambda real, key: real.get_multi([key])],
     ids=["get", "get_multi"],
 )
-def test_a_value_that_cannot_be_decoded_is_told_apart(real, server, flags, read):
-    library = adapter.adapter_of(real)
+def test_the_error_for_an_undecodable_value_is_recognized(real, server, flags, read):
+    its_adapter = adapter.adapter_of(real)
     key = secrets.token_hex(8)  # the server is shared
     put(server, key, flags, "abc")
     error = error_of(lambda: read(real, key))
-    assert library.is_undecodable(error)
-    assert not isinstance(error, library.not_a_number)
+    assert its_adapter.is_undecodable(error)
+    assert not isinstance(error, its_adapter.not_a_number)
 
 
-@pytest.mark.parametrize("verb", ["set", "incr"])
-def test_a_server_that_is_away_is_told_apart(build, start, verb):
-    """First the connection that is there breaks, then there is none to be had."""
+@pytest.mark.parametrize("command", ["set", "incr"])
+def test_the_error_of_an_outage_is_recognized(build, start, command):
+    """First the open connection breaks. Then no other can be opened."""
     server = start()
     real = build(server.location)._cache.wrapped
-    library = adapter.adapter_of(real)
+    its_adapter = adapter.adapter_of(real)
     real.set("k", 1)
     server.kill()
     for _ in range(2):
-        error = error_of(lambda: getattr(real, verb)("k", 1))
-        assert library.is_outage(error, None)
-        assert not library.is_undecodable(error)
+        error = error_of(lambda: getattr(real, command)("k", 1))
+        assert its_adapter.is_outage(error, None)
+        assert not its_adapter.is_undecodable(error)
 
 
-def test_leaving_a_pymemcache_client_closes_its_sockets(server):
+def test_releasing_a_pymemcache_client_closes_its_sockets(server):
     real = pymemcache.HashClient([server.location])
     real.get("k")
     (inner,) = real.clients.values()
@@ -351,7 +352,7 @@ def test_leaving_a_pymemcache_client_closes_its_sockets(server):
     assert inner.sock is None
 
 
-def test_leaving_a_pool_takes_no_lock_and_ends_its_use(server):
+def test_releasing_a_pool_takes_no_lock_and_ends_its_use(server):
     real = pymemcache.HashClient([server.location], use_pooling=True)
     real.set("k", "v")
     (member,) = real.clients.values()
@@ -361,7 +362,7 @@ def test_leaving_a_pool_takes_no_lock_and_ends_its_use(server):
     assert connection.sock is None
 
 
-def test_what_cannot_be_left_is_logged_and_not_used_again(monkeypatch, caplog):
+def test_a_client_that_cannot_be_released_is_logged_and_unusable(monkeypatch, caplog):
     class Rude(pymemcache.Client):
         def close(self):
             raise RuntimeError
@@ -377,23 +378,23 @@ def test_what_cannot_be_left_is_logged_and_not_used_again(monkeypatch, caplog):
     assert not forks.is_unusable(polite)
 
 
-def test_leaving_a_pylibmc_client_keeps_it_for_ever():
-    """One reference more than Python knows of, or it would say `quit` when freed."""
+def test_releasing_a_pylibmc_client_keeps_it_for_ever():
+    """An extra reference prevents that it is freed. When freed, it would say `quit`."""
     real = pylibmc.Client([NOWHERE])
     before = sys.getrefcount(real)
     adapter.adapter_of(real).release(real)
     assert sys.getrefcount(real) == before + 1
 
 
-def test_a_client_that_has_every_attribute_is_refused():
-    """pymemcache's RetryingClient answers to any name, so it cannot be asked."""
+def test_a_client_that_answers_to_every_attribute_is_refused():
+    """pymemcache's RetryingClient has any attribute, so its attributes tell nothing."""
     with pytest.raises(NamespaceError, match="RetryingClient: only clients made from"):
         adapter.adapter_of(RetryingClient(pymemcache.Client(NOWHERE)))
 
 
 @pytest.mark.parametrize("key", ["k", b"k"])
-def test_pylibmc_is_asked_for_tokens_by_bytes(server, key):
-    """It frees the bytes that it makes of a text before it sends them."""
+def test_pylibmc_gets_byte_keys_for_tokens(server, key):
+    """pylibmc frees the bytes that it makes of a text before it sends them."""
     cache = our_cache(BACKENDS["pylibmc"], server.location)
     real, asked = cache._cache.wrapped, []
     real.gets = lambda name: (None, asked.append(type(name)))

@@ -1,4 +1,4 @@
-"""Ways through HashClient: as it does it, and only where it is HashClient's own way."""
+"""Fast paths through HashClient: equal results, and none for subclasses that differ."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def client():
     return "pymemcache"
 
 
-def test_many_are_deleted_where_some_servers_are(start):
-    """Those whose server is gone are left out, as on the bare client."""
+def test_many_keys_are_deleted_although_servers_are_removed(start):
+    """Keys of removed servers are left out, as with the bare client."""
     real = HashClient([start().location, start().location], ignore_exc=True)
     real.set_many({f"k{n}": b"v" for n in range(20)}, noreply=False)
     keys = [f"k{n}" for n in range(20)]
@@ -30,7 +30,7 @@ def test_many_are_deleted_where_some_servers_are(start):
     real.close()
 
 
-def test_a_subclass_that_deletes_in_its_own_way_keeps_it():
+def test_a_subclass_keeps_its_own_way_to_delete():
     class Own(HashClient):
         def delete_many(self, keys):
             return list(keys)
@@ -39,7 +39,7 @@ def test_a_subclass_that_deletes_in_its_own_way_keeps_it():
     assert hash_client.call(client, COMMANDS["delete_many"], None, ["k"]) == ["k"]
 
 
-def test_a_verb_that_is_patched_is_called(cache, monkeypatch):
+def test_a_command_that_is_patched_is_called(cache, monkeypatch):
     cache.set("k", "v")
     real, asked = cache._cache.wrapped, []
     with cache.pinned_generation():
@@ -51,18 +51,18 @@ def test_a_verb_that_is_patched_is_called(cache, monkeypatch):
     assert cache.get("k") == "v"
 
 
-@pytest.mark.parametrize("verb", ["delete_many", "get_many", "set_many"])
-def test_a_client_is_called_by_the_name_that_hashclient_calls_it(cache, verb):
-    """Django says `delete_multi`, and tracers of pymemcache know no such name."""
-    cache.generation  # noqa: B018  # looked at before
-    real = getattr(pymemcache.Client, verb)
-    with mock.patch.object(pymemcache.Client, verb, autospec=True) as spy:
+@pytest.mark.parametrize("command", ["delete_many", "get_many", "set_many"])
+def test_a_client_is_called_by_hashclients_name_for_the_command(cache, command):
+    """Django calls `delete_multi`, which tracers of pymemcache do not patch."""
+    cache.generation  # noqa: B018  # read the counter first
+    real = getattr(pymemcache.Client, command)
+    with mock.patch.object(pymemcache.Client, command, autospec=True) as spy:
         spy.side_effect = real
-        getattr(cache, verb)({"a": 1, "b": 2})
+        getattr(cache, command)({"a": 1, "b": 2})
     assert len(spy.mock_calls) == 1
 
 
-def test_without_what_is_private_the_clients_own_verbs_do(cache, monkeypatch):
+def test_without_private_names_the_clients_own_commands_are_used(cache, monkeypatch):
     cache.set("k", "v")
     monkeypatch.setattr(hash_client, "_OWN", {})
     cache.set_many({"a": 1, "b": 2})
@@ -71,15 +71,15 @@ def test_without_what_is_private_the_clients_own_verbs_do(cache, monkeypatch):
     assert cache.get_many(["a", "b", "k"]) == {"k": "v"}
 
 
-def test_no_key_that_the_client_refuses_is_among_those_deleted(cache):
+def test_a_key_that_the_client_refuses_stops_the_deletion(cache):
     cache.set("k", "v")
     with pytest.raises(pymemcache.exceptions.MemcacheIllegalInputError):
         cache._cache.delete_many([cache.make_key("k"), "k\r\nflush_all"])
     assert cache.get("k") == "v"
 
 
-def test_very_many_fit_the_buffers_on_their_way(build, start):
-    """Which a unix socket has small."""
+def test_very_many_keys_do_not_fill_the_buffers(build, start):
+    """A unix socket has small buffers."""
     cache = build(start(unix=True).location, OPTIONS={"timeout": 20})
     many = {f"k{n}": 1 for n in range(10_000)}
     assert cache.set_many(many) == []
@@ -89,7 +89,7 @@ def test_very_many_fit_the_buffers_on_their_way(build, start):
 
 
 @pytest.mark.parametrize(("keys", "trips"), [(1000, 1), (1001, 2)])
-def test_many_are_sent_a_thousand_at_once(build, proxy, keys, trips):
+def test_a_thousand_keys_are_sent_at_once(build, proxy, keys, trips):
     cache = build(proxy.location)
     many = dict.fromkeys((f"k{n}" for n in range(keys)), 1)
     cache.set("k", 1)
@@ -109,7 +109,7 @@ REFUSED_KEYS = {
 
 @pytest.mark.parametrize("act", REFUSED_KEYS.values(), ids=REFUSED_KEYS)
 @pytest.mark.parametrize("hides", [False, True])
-def test_what_hides_outages_hides_no_refused_key(build, act, hides):
+def test_a_refused_key_raises_even_where_outages_are_hidden(build, act, hides):
     cache = build(OPTIONS={"ignore_exc": hides})
     for client in (cache._cache.wrapped, cache._cache):
         with pytest.raises(pymemcache.exceptions.MemcacheIllegalInputError):
@@ -117,14 +117,14 @@ def test_what_hides_outages_hides_no_refused_key(build, act, hides):
 
 
 @pytest.mark.parametrize("name", ["_run_cmd", "_get_client"])
-def test_a_subclass_that_goes_ways_of_its_own_goes_them(cache, name):
+def test_a_subclass_keeps_its_own_private_methods(cache, name):
     asked = []
 
     def own(client, *args, **kwargs):
         asked.append(args)
         return getattr(HashClient, name)(client, *args, **kwargs)
 
-    cache.set("seeds", 1)  # by the client's own verbs
+    cache.set("seeds", 1)  # with the client's own commands
     real = cache._cache.wrapped
     real.__class__ = type("Own", (HashClient,), {name: own})
     cache.set("k", 1)
@@ -132,7 +132,7 @@ def test_a_subclass_that_goes_ways_of_its_own_goes_them(cache, name):
     assert len(asked) >= 2
 
 
-def test_a_pool_in_full_use_is_no_fault_of_the_counter(build):
+def test_an_exhausted_pool_raises_the_clients_error(build):
     cache = build(OPTIONS={"use_pooling": True, "max_pool_size": 1})
     cache.set("k", 1)
     (member,) = cache._cache.clients.values()

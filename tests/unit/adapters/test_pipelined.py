@@ -1,4 +1,4 @@
-"""A look that travels with a command: never out of step, whatever comes back."""
+"""Pipelined counter reads: replies and commands match, whatever the server sends."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def client():
 
 @pytest.fixture
 def cache(build):
-    """One that knows its counter."""
+    """A cache that has read its counter."""
     cache = build()
     cache.set("k", "v")
     return cache
 
 
 class Script:
-    """A server that has an answer to each packet ready, byte by byte if asked.
+    """A server that answers each packet with the next answer, or byte by byte.
 
-    A connection that its client gives up is followed by the next.
+    If the client closes the connection, the server continues with the next connection.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Script:
 
     def close(self) -> None:
         self._thread.join(10)
-        assert not self._thread.is_alive(), "not all of the script was asked for"
+        assert not self._thread.is_alive(), "the client did not request all answers"
 
 
 NUMBER = 10**18
@@ -82,15 +82,15 @@ END = b"END\r\n"
 
 
 def scripted(*answers: bytes, **how) -> tuple[NamespacedCache, Script]:
-    """A cache that knows a counter, and the script of its server's answers."""
+    """Return a cache with a latest generation, and the server of these answers."""
     script = Script(*answers, **how)
-    options = {"NAMESPACE": "script", "timeout": 10}  # where the code is wrong
+    options = {"NAMESPACE": "script", "timeout": 10}  # ends a test that would hang
     cache = our_cache(PATH, script.location, OPTIONS=options)
     cache._cache.counter.latest = NUMBER
     return cache, script
 
 
-def test_the_look_travels_in_the_packet_of_the_command():
+def test_the_counter_read_is_in_the_packet_of_the_command():
     cache, script = scripted(b"STORED\r\n" + COUNTER + END, COUNTER + END)
     cache.set("k", b"v", None)
     assert cache.get("k") is None
@@ -105,8 +105,8 @@ def test_the_look_travels_in_the_packet_of_the_command():
 def replies(answer):
     """Fill in the wire key of "k"."""
     cache = our_cache(PATH, "127.0.0.1:1", OPTIONS={"NAMESPACE": "script"})
-    name = cache._cache._binder.binding().keys(NUMBER).wire_key(cache.make_key("k"))
-    return answer.replace(b"{}", name.encode())
+    wire_key = cache._cache._binder.binding().keys(NUMBER).wire_key(cache.make_key("k"))
+    return answer.replace(b"{}", wire_key.encode())
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,11 @@ def test_replies_may_come_byte_by_byte(answer, found):
 
 @pytest.mark.parametrize("bytewise", [True, False])
 def test_items_may_come_in_another_order(bytewise):
-    """As from a proxy that brings several servers' together."""
+    """A proxy that combines the replies of several servers may do this."""
     item = replies(b"VALUE {} 16 5\r\nvalue\r\n")
     cache, script = scripted(item + COUNTER + END, item + END, bytewise=bytewise)
     assert cache.get("k") == "value"
-    assert cache.get("k") is None  # in no generation at all
+    assert cache.get("k") is None  # this reply has no counter
     cache.close()
     script.close()
 
@@ -166,14 +166,14 @@ def test_an_error_in_the_middle_leaves_nothing_behind(cache):
         b"VALUE nsc:script 0 99\r\n1000000000000000000\r\nEND\r\n",
     ],
 )
-@pytest.mark.parametrize("verb", ["get", "set"])
-def test_a_reply_that_is_none_to_the_look_ends_the_connection(reply, verb):
-    """As when an answer was left on it that belongs to somebody else."""
-    cache, script = scripted({"get": b"", "set": b"STORED\r\n"}[verb] + reply)
+@pytest.mark.parametrize("command", ["get", "set"])
+def test_a_wrong_reply_to_the_counter_read_ends_the_connection(reply, command):
+    """An old reply to another command may have been left on the connection."""
+    cache, script = scripted({"get": b"", "set": b"STORED\r\n"}[command] + reply)
     member = next(iter(cache._cache.clients.values()))
-    member.timeout = 0.2  # for what may still come
+    member.timeout = 0.2  # for replies that may still come
     with suppress(pymemcache.MemcacheError, OSError, NamespaceError):
-        found = cache.get("k") if verb == "get" else cache.add("k", b"v", None)
+        found = cache.get("k") if command == "get" else cache.add("k", b"v", None)
         assert found is None
     assert member.sock is None
     script.close()
@@ -183,10 +183,14 @@ def test_a_reply_that_is_none_to_the_look_ends_the_connection(reply, verb):
     "left", [END, COUNTER + END, b"VALUE nsc:script:1 0 1\r\nv\r\n" + END]
 )
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_reply_that_an_earlier_command_has_left_ends_the_connection(left, apart):
-    """Though it looks like one to the look, for a write's own reply comes before it."""
+def test_a_reply_to_an_earlier_command_ends_the_connection(left, apart):
+    """It may look like a reply to the counter read.
+
+    A write's own reply comes before it.
+    """
     rest = b"STORED\r\n" + COUNTER + END
-    # Together, the look is answered all the same; else it is had by itself.
+    # If all replies come together, the counter is read. Otherwise it is read
+    # separately.
     answers = [left, COUNTER + END] if apart else [left + rest]
     cache, script = scripted(COUNTER + END, *answers)
     assert cache.get("k") is None
@@ -200,10 +204,8 @@ def test_a_reply_that_an_earlier_command_has_left_ends_the_connection(left, apar
 
 @pytest.mark.parametrize("bytewise", [False, True])
 @pytest.mark.parametrize("error", [b"SERVER_ERROR out of memory\r\n", b"ERROR\r\n"])
-def test_where_the_look_alone_is_answered_by_an_error_it_is_had_by_itself(
-    error, bytewise
-):
-    """The server, or a proxy, could do the one and not the other."""
+def test_a_counter_read_that_fails_alone_is_repeated_separately(error, bytewise):
+    """The server or a proxy could carry out the command but not the read."""
     cache, script = scripted(b"STORED\r\n" + error, COUNTER + END, bytewise=bytewise)
     cache.set("k", b"v", None)
     cache.close()
@@ -211,7 +213,7 @@ def test_where_the_look_alone_is_answered_by_an_error_it_is_had_by_itself(
     assert script.asked[1] == b"get nsc:script\r\n"
 
 
-def test_what_cannot_be_sent_is_an_outage(cache):
+def test_a_command_that_cannot_be_sent_is_an_outage(cache):
     (member,) = cache._cache.clients.values()
     member.sock._sock.shutdown(socket.SHUT_WR)
     with pytest.raises(BrokenPipeError):
@@ -219,7 +221,7 @@ def test_what_cannot_be_sent_is_an_outage(cache):
     assert member.sock is None
 
 
-def test_where_both_are_answered_by_errors_the_first_is_raised():
+def test_of_two_errors_the_commands_is_raised():
     cache, script = scripted(b"SERVER_ERROR down\r\n" * 2, COUNTER + END)
     with pytest.raises(pymemcache.MemcacheServerError, match="down"):
         cache.set("k", b"v", None)
@@ -228,10 +230,10 @@ def test_where_both_are_answered_by_errors_the_first_is_raised():
 
 
 @pytest.mark.parametrize("call", ["sendall", "recv"])
-def test_a_raw_command_that_is_broken_off_leaves_no_reply_either(
+def test_an_interrupted_command_of_the_bare_client_leaves_no_reply(
     cache, monkeypatch, call
 ):
-    """Its reply would be the next one's, who is in the namespace."""
+    """The next command, in the namespace, would receive its reply."""
     real = cache._cache.wrapped
     (member,) = real.clients.values()
 
@@ -252,13 +254,13 @@ def test_a_raw_command_that_is_broken_off_leaves_no_reply_either(
 
     monkeypatch.setattr(member.sock, "_sock", Limited(member.sock._sock))
     with pytest.raises(TimeLimit):
-        real.get("nobody's")
+        real.get("missing")
     assert member.sock is None
     assert cache.get("k") == "v"
 
 
 class InTwoParts(pymemcache.Client):
-    """A client that sends a command and its value apart."""
+    """A client that sends a command and its value separately."""
 
     def _connect(self):
         super()._connect()
@@ -273,8 +275,8 @@ class InTwoParts(pymemcache.Client):
         sock.sendall = sendall
 
 
-def test_behind_half_a_command_no_look_is_sent(server, monkeypatch):
-    """It would be stored as the value."""
+def test_no_counter_read_is_sent_after_half_a_command(server, monkeypatch):
+    """memcached would store it as the value."""
     monkeypatch.setattr(HashClient, "client_class", InTwoParts)
     value = b"v" * len("get nsc:half")
     cache = our_cache(PATH, server.location, OPTIONS={"NAMESPACE": "half"})
@@ -293,10 +295,10 @@ def test_a_connection_that_ends_early_is_no_answer(length):
 
 
 class TimeLimit(BaseException):
-    """What a test's time limit, or Ctrl-C, raises anywhere."""
+    """A test's time limit or Ctrl-C raises such an error anywhere."""
 
 
-BROKEN_OFF = {
+INTERRUPTED = {
     "get": lambda cache: cache.get("one"),
     "incr": lambda cache: cache.incr("one"),
     "invalidate_namespace": lambda cache: cache.invalidate_namespace(),
@@ -304,13 +306,13 @@ BROKEN_OFF = {
 }
 
 
-@pytest.mark.parametrize("act", BROKEN_OFF.values(), ids=BROKEN_OFF)
+@pytest.mark.parametrize("act", INTERRUPTED.values(), ids=INTERRUPTED)
 @pytest.mark.parametrize("pinned", [False, True])
 @pytest.mark.parametrize("options", [{}, {"use_pooling": True}])
-def test_what_is_broken_off_leaves_no_reply_to_the_next(
+def test_an_interrupted_operation_leaves_no_reply_to_the_next(
     build, monkeypatch, options, pinned, act
 ):
-    """Between the sending and the receiving."""
+    """The interruption comes between sending and receiving."""
     cache = build(OPTIONS=options)
     cache.set_many({"one": 10, "two": 2})
     receive = pipelined.Socket.recv
@@ -329,7 +331,7 @@ def test_what_is_broken_off_leaves_no_reply_to_the_next(
     assert cache.generation in (number, number + 1)
 
 
-def test_a_command_without_a_reply_has_its_look_taken_off(build):
+def test_a_command_without_a_reply_has_its_counter_read_received(build):
     cache = build(OPTIONS={"default_noreply": True})
     assert cache.generation
     for number in range(3):
@@ -337,7 +339,7 @@ def test_a_command_without_a_reply_has_its_look_taken_off(build):
         assert cache.get("k") == number
 
 
-def test_a_read_whose_command_was_never_sent_is_not_carried_by_the_next(cache):
+def test_a_read_whose_command_was_never_sent_is_dropped(cache):
     with pytest.raises(TypeError):
         cache._cache.set(5, 1)
     assert pipelined._waiting.read is None
@@ -349,7 +351,7 @@ def begin_read(cache):
     binding.counter_reader.begin(binding.counter.begin_read())
 
 
-def test_another_way_to_receive_is_refused_while_a_read_is_under_way(cache):
+def test_other_ways_to_receive_are_refused_during_a_counter_read(cache):
     (member,) = cache._cache.clients.values()
     begin_read(cache)
     member.sock.sendall(b"version\r\n")
@@ -362,21 +364,21 @@ def test_another_way_to_receive_is_refused_while_a_read_is_under_way(cache):
     assert member.sock.recv(4096).startswith(b"VERSION")
 
 
-def test_a_socket_is_otherwise_the_clients_own(cache):
+def test_a_socket_otherwise_behaves_as_before(cache):
     (member,) = cache._cache.clients.values()
     assert member.sock.getpeername()[0] == "127.0.0.1"
     assert isinstance(member, pymemcache.Client)
     assert type(member).__name__ == "Client"
 
 
-def test_a_client_of_another_make_carries_nothing(server):
-    """It takes two round trips, and is as strict."""
+def test_another_kind_of_client_does_not_pipeline(server):
+    """It takes two round trips, and is strict as well."""
     real = RetryingClient(pymemcache.Client(server.location))
     assert pipelined.counter_reader(real, real, "nsc:x") is None
 
 
 class Traced:
-    """A client as a tracer has it: a proxy that passes for what it wraps."""
+    """A tracer's proxy for a client. Its class is that of the client."""
 
     __class__ = property(lambda self: type(vars(self)["client"]))
 
@@ -387,8 +389,8 @@ class Traced:
         return getattr(vars(self)["client"], name)
 
 
-def test_a_client_behind_a_proxy_carries_nothing(server):
-    """The client itself is out of reach, and those that come later are too."""
+def test_a_client_behind_a_proxy_does_not_pipeline(server):
+    """The client is out of reach, and so are those that are made later."""
     alone = Traced(server.location)
     assert isinstance(alone, pymemcache.Client)
     assert pipelined.counter_reader(alone, alone, "nsc:x") is None
@@ -403,8 +405,8 @@ def test_a_client_behind_a_proxy_carries_nothing(server):
     real.close()
 
 
-def test_a_read_that_was_left_unanswered_ends_the_connection(cache):
-    """The next command would receive its reply."""
+def test_an_unanswered_counter_read_ends_the_connection(cache):
+    """Otherwise the next command would receive its reply."""
     (member,) = cache._cache.clients.values()
     begin_read(cache)
     member.sock.sendall(b"version\r\n")
@@ -415,8 +417,8 @@ def test_a_read_that_was_left_unanswered_ends_the_connection(cache):
     assert cache.get("k") == "v"
 
 
-def test_connections_that_a_pool_has_carry_as_well(server):
-    """A backend that is adopted has some already."""
+def test_existing_connections_of_a_pool_pipeline_too(server):
+    """A backend that is wrapped later already has connections."""
     real = HashClient([server.location], use_pooling=True, default_noreply=False)
     real.set("k", b"v")
     ((pooled,),) = (member.client_pool.free for member in real.clients.values())
@@ -427,17 +429,17 @@ def test_connections_that_a_pool_has_carry_as_well(server):
     real.close()
 
 
-def test_a_counter_on_several_servers_is_not_read_in_packets(start):
+def test_a_counter_on_several_servers_is_not_pipelined(start):
     real = HashClient([start().location, start().location])
     assert pipelined.counter_reader(real, real, "nsc:x") is None
 
 
-def test_the_constants_are_told_apart():
+def test_the_constants_differ():
     assert ABSENT is not UNREAD
 
 
-def test_many_large_values_are_read_where_the_counter_is_lost(cache, bare):
-    """Its reply is looked for at the end of all of theirs."""
+def test_many_large_values_are_read_though_the_counter_is_lost(cache, bare):
+    """The adapter searches all the values for the reply to the counter read."""
     many = {f"k{n}": "v" * 500_000 for n in range(10)}
     cache.set_many(many)
     bare._cache.delete(cache._cache.counter.key)

@@ -1,4 +1,4 @@
-"""A server is asked over any kind of address, and what it says wrong is named."""
+"""Server: it takes every form of an address, and its errors name the server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.wires import answering
 
 
 def forms(memcached: Memcached):
-    """Ways in which LOCATION may name it."""
+    """Return the forms in which LOCATION may name the server."""
     if memcached.unix:
         path = memcached.location.removeprefix("unix:")
         return [f"unix:{path}", path]
@@ -24,7 +24,7 @@ def forms(memcached: Memcached):
 
 
 @pytest.mark.parametrize("unix", [False, True])
-def test_each_form_of_an_address_reaches_it(start, unix):
+def test_each_form_of_an_address_reaches_the_server(start, unix):
     for form in forms(start(unix=unix)):
         with Server(form) as asked:
             assert asked.count() == 0
@@ -46,7 +46,7 @@ def test_a_server_has_one_name_in_all_forms(start):
         ("[::1]:5", ("::1", 5)),
     ],
 )
-def test_what_is_left_out_of_an_address_is_memcacheds_own(
+def test_parts_that_an_address_lacks_are_memcacheds_defaults(
     monkeypatch, location, address
 ):
     asked = []
@@ -61,7 +61,7 @@ def test_what_is_left_out_of_an_address_is_memcacheds_own(
     assert asked == [address]
 
 
-def test_an_address_that_is_none_is_named():
+def test_an_invalid_address_is_named():
     with pytest.raises(NamespaceError, match=r"'a:b:c': it takes HOST:PORT or unix:/P"):
         Server("a:b:c")
 
@@ -81,7 +81,7 @@ CLOCK = b"STAT time 100\r\nEND\r\n"
         ([CLOCK, b"key=a is odd\r\nEND\r\n"], lambda asked: [*asked.items(b"")]),
     ],
 )
-def test_an_answer_that_is_not_understood_is_shown(answers, ask):
+def test_an_unexpected_answer_is_shown(answers, ask):
     with (
         answering(*answers) as location,
         Server(location) as asked,
@@ -102,7 +102,7 @@ def test_a_server_that_hangs_up_is_named(answer):
 
 
 @pytest.mark.parametrize("begun", [b"", b"VA 19\r\n"])
-def test_a_server_that_falls_silent_is_named(monkeypatch, begun):
+def test_a_server_that_stops_answering_is_named(monkeypatch, begun):
     monkeypatch.setattr(server, "_PATIENCE", 0.1)
     silent = threading.Event()
     with (
@@ -114,8 +114,8 @@ def test_a_server_that_falls_silent_is_named(monkeypatch, begun):
         silent.set()
 
 
-def test_a_walk_keeps_to_the_keys_that_begin_so(start):
-    """Whatever bytes they have; the others are counted alone."""
+def test_a_walk_returns_only_keys_with_the_prefix(start):
+    """The keys may contain any bytes. Other keys are only counted."""
     memcached = start()
     keys = {b"a:1", b"a:1%", b"a%3A1", b"b:1", "a:ü".encode()}
     with Server(memcached.location) as asked:
@@ -129,16 +129,16 @@ def test_a_walk_keeps_to_the_keys_that_begin_so(start):
         assert asked.walked == len(keys)
 
 
-def test_what_is_not_there_is_deleted_all_the_same(start):
+def test_deleting_missing_keys_is_no_error(start):
     with Server(start().location) as asked:
         asked.delete([b"a", b"b c"])
 
 
-def test_a_server_that_is_closed_cannot_be_sent_to(start):
+def test_a_server_that_was_killed_gives_no_answer(start):
     memcached = start()
     with Server(memcached.location) as asked:
         assert asked.count() == 0
         memcached.kill()
-        for _ in range(3):  # the first may still be taken by the system
+        for _ in range(3):  # the system may still accept the first request
             with pytest.raises(NamespaceError, match="No answer"):
                 asked.count()

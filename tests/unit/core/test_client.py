@@ -1,4 +1,4 @@
-"""Every public name of the real clients is accounted for, and the rest refused."""
+"""Every public name of the real clients is in a table, and others are refused."""
 
 import copy
 import functools
@@ -20,16 +20,16 @@ from tests.support.commands import TABLES
 
 CLIENTS = [pymemcache.HashClient, pymemcache.Client, PooledClient, pylibmc.Client]
 
-#: Names that cannot be called: they are read from the real client as they are.
+#: Names that cannot be called. They are read from the real client.
 DATA = {"behaviors", "behaviours", "client_class"}
 
-#: Item access takes keys too, and is no public name by its spelling.
+#: Item access takes keys too, but these names are not public.
 ITEM_ACCESS = {"__getitem__", "__setitem__", "__delitem__", "__contains__"}
 
 
 @pytest.mark.parametrize("real", CLIENTS)
 def test_every_public_name_is_in_the_table_of_its_library(real):
-    """A command of a later release fails here, instead of leaking."""
+    """A new command in a later release makes this test fail instead of leaking."""
     own = {name for name in vars(NamespacedClient) if not name.startswith("_")}
     public = {name for name in dir(real) if not name.startswith("_")}
     assert public - TABLES[library_of(real)].keys() - own - DATA == set()
@@ -56,10 +56,10 @@ PARAMETERS = [
 
 
 def parameters_after_the_keys(real, name: str) -> list[str]:
-    """Return the names of what a real class's command takes after its keys.
+    """Return the names of a command's parameters after the keys.
 
-    HashClient hands `*args` on to a Client. pylibmc's are quoted in PYLIBMC, because a
-    function in C has no signature.
+    HashClient passes `*args` to a Client. The names for pylibmc are in PYLIBMC, because
+    a function in C has no signature.
     """
     if real is pylibmc.Client:
         return PYLIBMC[name].split()
@@ -83,7 +83,7 @@ PYLIBMC = {
     "append": "val time min_compress_len compress_level",
     "prepend": "val time min_compress_len compress_level",
     "cas": "val cas time",
-    "touch": "time",  # which it takes by position alone
+    "touch": "time",  # only by position
     "delete": "",
     "incr": "delta",
     "decr": "delta",
@@ -98,7 +98,7 @@ PYLIBMC = {
 @pytest.mark.parametrize(
     ("real", "command"), PARAMETERS, ids=lambda value: getattr(value, "name", None)
 )
-def test_the_table_says_where_the_expiry_and_other_parameters_are(real, command):
+def test_the_table_has_the_position_of_the_expiry_and_other_parameters(real, command):
     taken = parameters_after_the_keys(real, command.name)
     if command.expiry is not None:
         name, position = command.expiry
@@ -129,7 +129,7 @@ PYMEMCACHE = pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
 
 
 class Extended(pymemcache.HashClient):
-    """A client of a project's own, with a command that is in no table."""
+    """A project's own client, with a command that is in no table."""
 
     motto = "data, not a command"
 
@@ -166,28 +166,28 @@ def test_a_command_that_is_not_in_the_table_is_refused(extended):
 
 @PYMEMCACHE
 @pytest.mark.parametrize("name", ["_run_cmd", "_get_client", "_set_many"])
-def test_private_routines_are_refused_as_well(cache, name):
-    """HashClient._run_cmd("get", "k") would read a bare key."""
+def test_private_methods_are_refused_as_well(cache, name):
+    """HashClient._run_cmd("get", "k") would read a key outside of any namespace."""
     assert hasattr(cache._cache.wrapped, name)
     assert not hasattr(cache._cache, name)
 
 
 @PYMEMCACHE
-@pytest.mark.parametrize("verb", ["raw_command", "shutdown", "cache_memlimit"])
-def test_what_works_on_the_whole_server_is_refused(cache, server, verb):
+@pytest.mark.parametrize("command", ["raw_command", "shutdown", "cache_memlimit"])
+def test_a_command_for_the_whole_server_is_refused(cache, server, command):
     cache._cache = pymemcache.Client(server.location)
     with pytest.raises(AttributeError) as caught:
-        getattr(cache._cache, verb)
-    reason = TABLES["pymemcache"][verb].reason
+        getattr(cache._cache, command)
+    reason = TABLES["pymemcache"][command].reason
     assert str(caught.value) == (
-        f"Client.{verb}() cannot be namespaced: {reason}. The bare client, "
+        f"Client.{command}() cannot be namespaced: {reason}. The bare client, "
         f"outside any namespace, is `cache._cache.wrapped`."
     )
 
 
 @pytest.mark.parametrize("make", [pymemcache.Client, PooledClient])
 def test_pymemcaches_other_clients_are_namespaced(make, server):
-    """A backend may make any of the three its client."""
+    """A backend may use any of the three clients."""
     cache = our_cache(BACKENDS["pymemcache"], server.location)
     bare = bare_cache(BACKENDS["pymemcache"], server.location)
     cache._cache = make(server.location, default_noreply=False)
@@ -222,7 +222,7 @@ def test_a_clone_is_in_the_same_namespace(cache, bare):
     assert bare._cache.get("k") is None
 
 
-def test_what_the_real_client_lacks_is_missing(client, cache):
+def test_a_command_that_the_real_client_lacks_is_missing(client, cache):
     """pymemcache has no clones; pylibmc has no `close()`."""
     assert hasattr(cache._cache, "clone") is (client == "pylibmc")
     assert hasattr(cache._cache, "close") is (client == "pymemcache")
@@ -230,7 +230,9 @@ def test_what_the_real_client_lacks_is_missing(client, cache):
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
 @pytest.mark.parametrize("leave", ["close", "disconnect_all", "quit"])
-def test_who_leaves_ends_the_connection_to_the_counters_home_too(build, start, leave):
+def test_disconnecting_also_ends_the_connection_to_the_counter_server(
+    build, start, leave
+):
     first, other = sorted([start(), start()], key=lambda server: server.location)
     cache = build([other.location, first.location])
     cache.set_many({str(number): number for number in range(20)})
@@ -239,7 +241,7 @@ def test_who_leaves_ends_the_connection_to_the_counters_home_too(build, start, l
     def connections():
         return asking.stats()[b"curr_connections"]
 
-    alone = connections() - 2  # one carries the items, the other the counter
+    alone = connections() - 2  # one for the items, one for the counter
     getattr(cache._cache, leave)()
     while connections() > alone:  # memcached needs a moment
         time.sleep(0.001)
@@ -247,7 +249,7 @@ def test_who_leaves_ends_the_connection_to_the_counters_home_too(build, start, l
     assert cache.get("7") == 7
 
 
-def test_the_counters_client_stays_when_names_are_looked_up_again(build, start):
+def test_the_counter_client_stays_in_a_new_epoch(build, start):
     cache = build([start().location for _ in range(2)])
     binding = cache._cache._binder.binding()
     identity.begin_epoch()
@@ -258,7 +260,7 @@ def test_the_counters_client_stays_when_names_are_looked_up_again(build, start):
 
 @pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
 def test_a_clone_shares_no_client_with_the_thread_that_made_it(build, start):
-    """On several servers the counter has a client of its own, which is cloned, too."""
+    """With several servers, the counter client is cloned as well."""
     cache = build([start().location for _ in range(2)])
     clone = cache._cache.clone()
     ours, original = clone._binder.binding(), cache._cache._binder.binding()
@@ -269,8 +271,8 @@ def test_a_clone_shares_no_client_with_the_thread_that_made_it(build, start):
 
 
 @pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
-def test_another_client_is_judged_by_its_own_rules(build, server):
-    """As one in the text protocol that takes the place of a binary one."""
+def test_a_new_client_follows_its_own_rules(build, server):
+    """A client with the text protocol can replace one with the binary protocol."""
     cache = build(OPTIONS={"binary": True})
     assert cache._cache.get("a b") is None
     cache._cache = pylibmc.Client([server.location])
@@ -290,7 +292,7 @@ def test_data_attributes_are_the_real_clients(client, cache):
         assert not hasattr(raw.wrapped, "encoding")
 
 
-def test_a_spy_on_a_raw_verb_stays_until_it_is_taken_away(cache):
+def test_a_spy_on_a_raw_command_stays_until_it_is_removed(cache):
     raw = cache._cache
     raw.get = lambda key: f"spied {key}"
     assert raw.get("k") == "spied k"
@@ -301,7 +303,7 @@ def test_a_spy_on_a_raw_verb_stays_until_it_is_taken_away(cache):
     assert "spied" not in vars(raw.wrapped)
 
 
-def test_it_shows_what_it_is(cache):
+def test_repr_and_dir_describe_the_client(cache):
     assert repr(cache._cache).startswith(f"<NamespacedClient {cache.namespace} of ")
     assert {"get", "get_multi", "flush_all", "wrapped"} <= set(dir(cache._cache))
 
@@ -313,7 +315,7 @@ def test_copy_does_not_recurse(cache):
         _ = object.__new__(NamespacedClient).get
 
 
-def test_arguments_that_no_client_knows_are_refused(cache):
+def test_arguments_that_no_client_takes_are_refused(cache):
     with pytest.raises(TypeError):
         cache._cache.get_multi(["k"], no_such_argument=1)
     with pytest.raises(TypeError):
@@ -332,10 +334,10 @@ def test_serde_and_behaviors_pass_through(client, cache):
 
 
 @PYMEMCACHE
-def test_the_counters_server_is_away_quietly(build, start):
-    """In pymemcache's retry window each verb answers what the bare client does."""
+def test_outage_defaults_are_those_of_the_bare_client(build, start):
+    """In pymemcache's retry window, each command answers like the bare client."""
     memcached = start()
-    options = {"NAMESPACE": "away"}
+    options = {"NAMESPACE": "down"}
     cache = build(memcached.location, OPTIONS=options)
     bare = type(cache._cache.wrapped)([memcached.location], default_noreply=False)
     cache.set("k", 1)
@@ -362,12 +364,12 @@ def test_the_counters_server_is_away_quietly(build, start):
     ]
     for call in script:
         assert call(cache._cache) == call(bare), inspect.getsource(call)
-    with pytest.raises(NamespaceUnavailable, match="Namespace 'away' on "):
+    with pytest.raises(NamespaceUnavailable, match="Namespace 'down' on "):
         cache._cache.flush_all()
     bare.close()
 
 
-def test_an_error_of_the_callers_is_raised_though_the_server_is_away(start):
+def test_an_error_of_the_callers_is_raised_while_the_server_is_down(start):
     memcached = start()
     cache = our_cache(
         BACKENDS["pymemcache"], memcached.location, OPTIONS={"ignore_exc": True}
@@ -379,7 +381,9 @@ def test_an_error_of_the_callers_is_raised_though_the_server_is_away(start):
     cache.close()
 
 
-def test_a_lost_connection_is_raised_as_the_bare_client_does(client, build, start):
+def test_a_lost_connection_raises_the_same_error_as_on_the_bare_client(
+    client, build, start
+):
     memcached = start()
     cache = build(memcached.location)
     bare = bare_cache(BACKENDS[client], memcached.location)
@@ -387,9 +391,9 @@ def test_a_lost_connection_is_raised_as_the_bare_client_does(client, build, star
         each.set("k", 1)
     memcached.kill()
     raised = {cache: [], bare: []}
-    # First the connection that is there breaks, then there is none to be had.
+    # First the open connection breaks. Then no other can be opened.
     for each in (cache, bare) * 2:
-        with pytest.raises(Exception) as caught:  # noqa: PT011  # which is what we ask
+        with pytest.raises(Exception) as caught:  # noqa: PT011  # any error
             each.set("k", 2)
         raised[each].append(caught.type)
     assert raised[cache] == raised[bare]
@@ -398,7 +402,7 @@ def test_a_lost_connection_is_raised_as_the_bare_client_does(client, build, star
 
 @pytest.fixture
 def overtake(bare, monkeypatch):
-    """Have another process invalidate so often just before the counter is read."""
+    """Let another process invalidate that often just before the counter is read."""
     carry_out = Operation._carry_out_reading
     overtaken = []
 
@@ -416,8 +420,11 @@ def overtake(bare, monkeypatch):
 
 
 @pytest.mark.parametrize("times", [1, 5])
-def test_a_write_that_is_overtaken_is_done_again(cache, overtake, times):
-    """What went out under the dead generation is invisible; the caller's is not."""
+def test_a_write_is_repeated_after_an_invalidation(cache, overtake, times):
+    """What the first attempt stored is in a dead generation.
+
+    The caller never sees it.
+    """
     cache.get("warm")
     overtaken = overtake(times)
     assert cache.add("k", "v") is True
@@ -427,7 +434,7 @@ def test_a_write_that_is_overtaken_is_done_again(cache, overtake, times):
 
 
 @pytest.mark.parametrize("times", [1, 5])
-def test_a_read_that_is_overtaken_is_done_again(cache, overtake, times):
+def test_a_read_is_repeated_after_an_invalidation(cache, overtake, times):
     cache.set("k", "old")
     overtaken = overtake(times)
     assert cache.get("k", "miss") == "miss"
@@ -435,7 +442,7 @@ def test_a_read_that_is_overtaken_is_done_again(cache, overtake, times):
     assert cache.get_many(["k"]) == {}
 
 
-def test_what_is_always_overtaken_gives_up(cache, overtake, monkeypatch):
+def test_an_operation_fails_after_too_many_attempts(cache, overtake, monkeypatch):
     monkeypatch.setattr(operation, "MAX_ATTEMPTS", 3)
     cache.get("warm")
     overtake(3)
@@ -450,7 +457,7 @@ def test_what_is_always_overtaken_gives_up(cache, overtake, monkeypatch):
 def test_an_operation_waits_for_a_storm_of_invalidations_to_pass(
     cache, overtake, monkeypatch
 ):
-    """Longer than a hundred tries without a pause would take."""
+    """Without the pauses, a hundred attempts would be over sooner."""
     cache.get("warm")
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
@@ -461,25 +468,25 @@ def test_an_operation_waits_for_a_storm_of_invalidations_to_pass(
 
 
 def test_an_error_of_a_dead_generation_is_not_the_callers(build):
-    """`incr` finds nothing under the number it knows, and something under the new."""
+    """`incr` finds nothing in the latest generation, but an item in the live one."""
     ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
     ours.get("k")
-    known = ours._cache.counter.latest
+    latest = ours._cache.counter.latest
     other.invalidate_namespace()
     other.set("k", 5)
-    ours._cache.counter.latest = known  # as in a process that has not heard of it
+    ours._cache.counter.latest = latest  # as in a process that has not read the counter
     assert ours.incr("k") == 6
 
 
 @pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
 def test_an_error_over_many_keys_of_a_dead_generation_is_not_the_callers(build):
-    """Of `incr_multi`, which has one without a class of its own."""
+    """Here it is an error of `incr_multi`, which has no class of its own."""
     ours, other = (build(OPTIONS={"NAMESPACE": "errors"}) for _ in range(2))
     ours._cache.set_multi({"text": "t", "n": 1})
-    known = ours._cache.counter.latest
+    latest = ours._cache.counter.latest
     other.invalidate_namespace()
     other._cache.set_multi({"text": 5, "n": 1})
-    ours._cache.counter.latest = known
+    ours._cache.counter.latest = latest
     ours._cache.incr_multi(["text", "n"])
     assert ours._cache.get_multi(["text", "n"]) == {"text": 6, "n": 2}
 
@@ -487,10 +494,10 @@ def test_an_error_over_many_keys_of_a_dead_generation_is_not_the_callers(build):
 def test_a_read_sees_another_process_invalidation(build):
     ours, other = (build(OPTIONS={"NAMESPACE": "reads"}) for _ in range(2))
     ours.set("k", "old")
-    known = ours._cache.counter.latest
+    latest = ours._cache.counter.latest
     other.invalidate_namespace()
-    ours._cache.counter.latest = known
+    ours._cache.counter.latest = latest
     assert ours.get("k") is None
     other.set("k", "new")
-    ours._cache.counter.latest = known
+    ours._cache.counter.latest = latest
     assert ours.get_many(["k"]) == {"k": "new"}

@@ -31,7 +31,7 @@ def counter(cache):
 
 @pytest.fixture
 def raw(server):
-    """What `server` answers to a line of memcached's text protocol."""
+    """A function that returns the answer of `server` to a line of text."""
     return partial(answer_of, server)
 
 
@@ -43,21 +43,21 @@ def answered(answer, floor=0):
 
 
 def another_process(counter) -> Counter:
-    """Return the same counter as a process sees it that knows nothing of it yet."""
+    """Return the same counter as in a process that has not read it yet."""
     return Counter(counter.namespace, counter.server)
 
 
-def before_next(monkeypatch, client, verb, act):
-    """Let `act` happen once, at the moment before the client's next `verb`."""
+def before_next(monkeypatch, client, command, act):
+    """Call `act` once, just before the client's next `command`."""
     todo = [act]
-    real_verb = getattr(client, verb)
+    real_command = getattr(client, command)
 
     def raced(*args):
         if todo:
             todo.pop()()
-        return real_verb(*args)
+        return real_command(*args)
 
-    monkeypatch.setattr(client, verb, raced)
+    monkeypatch.setattr(client, command, raced)
 
 
 # Seeding.
@@ -71,9 +71,7 @@ def test_the_seed_is_the_time_in_nanoseconds(cache, counter, raw):
 
 
 @pytest.mark.parametrize("now", [0, 7, 10**18 - 1])
-def test_a_clock_that_was_never_set_seeds_a_generation_all_the_same(
-    cache, monkeypatch, now
-):
+def test_a_clock_that_was_never_set_also_seeds_a_generation(cache, monkeypatch, now):
     monkeypatch.setattr(time, "time_ns", lambda: now)
     assert cache.generation == 10**18 + now
     cache.set("k", "v")
@@ -88,8 +86,8 @@ def test_seeding_takes_three_round_trips_and_reading_one(build, proxy):
     assert proxy.during(lambda: cache.generation) == 1
 
 
-def test_two_seeders_end_on_one_number(real, counter, monkeypatch):
-    """The other one seeds after the first has found no counter."""
+def test_two_processes_that_seed_agree_on_one_number(real, counter, monkeypatch):
+    """The other process seeds after the first has found no counter."""
     other = another_process(counter)
     numbers = []
     before_next(monkeypatch, real, "add", lambda: numbers.append(other.read(real)))
@@ -98,15 +96,15 @@ def test_two_seeders_end_on_one_number(real, counter, monkeypatch):
     assert numbers[0] == numbers[1] == other.latest == counter.latest
 
 
-@pytest.mark.parametrize("verb", ["read", "invalidate"])
-def test_a_bump_that_comes_second_to_seed_gives_a_number_of_its_own(
-    real, counter, monkeypatch, verb
+@pytest.mark.parametrize("method", ["read", "invalidate"])
+def test_an_invalidation_that_is_second_to_seed_returns_another_number(
+    real, counter, monkeypatch, method
 ):
-    """Two invalidations that find the counter lost do not give out one number."""
+    """Two invalidations that find the counter lost do not return the same number."""
     other = another_process(counter)
     numbers = []
     before_next(
-        monkeypatch, real, "add", lambda: numbers.append(getattr(other, verb)(real))
+        monkeypatch, real, "add", lambda: numbers.append(getattr(other, method)(real))
     )
     numbers.append(counter.invalidate(real))
     assert numbers == [other.latest, other.latest + 1]
@@ -120,37 +118,37 @@ def test_seeding_is_logged(cache, caplog):
     assert caplog.record_tuples == [("namespaced_cache", logging.INFO, text)]
 
 
-@pytest.mark.parametrize("how", ["seeded", "bumped", "lost", "raised"])
+@pytest.mark.parametrize("how", ["seeded", "invalidated", "lost", "repaired"])
 def test_the_counter_does_not_expire(build, raw, how):
-    """Whatever the alias's TIMEOUT is."""
+    """The counter ignores the alias's TIMEOUT."""
     cache = build(TIMEOUT=1)
     counter, real = cache._cache.counter, cache._cache.wrapped
     seeded = cache.generation
-    if how == "bumped":
+    if how == "invalidated":
         cache.invalidate_namespace()
     if how == "lost":
         real.delete(counter.key)
-    if how == "raised":
+    if how == "repaired":
         real.set(counter.key, seeded - 1)
     assert cache.generation >= seeded
     assert raw(f"mg {counter.key} t") == "HD t-1"
 
 
-# Bumping.
+# Invalidation.
 
 
-def test_a_bump_is_the_next_number_in_one_round_trip(build, proxy):
+def test_an_invalidation_is_the_next_number_in_one_round_trip(build, proxy):
     cache = build(proxy.location)
     before = cache.generation
-    bumped = []
-    trips = proxy.during(lambda: bumped.append(cache.invalidate_namespace()))
-    assert bumped == [before + 1]
+    invalidated = []
+    trips = proxy.during(lambda: invalidated.append(cache.invalidate_namespace()))
+    assert invalidated == [before + 1]
     assert trips == 1
     assert cache.generation == before + 1
 
 
-def test_a_bump_counts_from_where_the_server_stands(real, counter):
-    """Not from what this process knows."""
+def test_an_invalidation_counts_from_the_servers_number(real, counter):
+    """It does not count from the latest generation of this process."""
     other = another_process(counter)
     other.read(real)
     for _ in range(5):
@@ -158,33 +156,33 @@ def test_a_bump_counts_from_where_the_server_stands(real, counter):
     assert other.invalidate(real) == counter.latest + 1
 
 
-def test_no_two_bumps_give_one_number(build):
-    """Eight threads, each with a client, all with one counter."""
-    threads, bumps = 8, 50
+def test_no_two_invalidations_return_one_number(build):
+    """Eight threads have a client each, and share one counter."""
+    threads, invalidations = 8, 50
     caches = [build() for _ in range(threads)]
     before = caches[0].generation
     together = threading.Barrier(threads)
 
-    def bump(cache):
+    def invalidate(cache):
         together.wait()
-        return [cache.invalidate_namespace() for _ in range(bumps)]
+        return [cache.invalidate_namespace() for _ in range(invalidations)]
 
     with ThreadPoolExecutor(threads) as pool:
-        numbers = list(pool.map(bump, caches))
+        numbers = list(pool.map(invalidate, caches))
     assert all(mine == sorted(mine) for mine in numbers)
     flat = sorted(number for mine in numbers for number in mine)
-    assert flat == list(range(before + 1, before + 1 + threads * bumps))
+    assert flat == list(range(before + 1, before + 1 + threads * invalidations))
     assert caches[0]._cache.counter.latest == flat[-1]
 
 
-# The known number.
+# The latest generation.
 
 
-@pytest.mark.parametrize(("verb", "asks"), [("read", "get"), ("invalidate", "incr")])
-def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
-    real, counter, monkeypatch, verb, asks
+@pytest.mark.parametrize(("method", "asks"), [("read", "get"), ("invalidate", "incr")])
+def test_an_answer_is_valid_though_another_thread_invalidated_meanwhile(
+    real, counter, monkeypatch, method, asks
 ):
-    """It is an old one by now, but it stood on the server when it was asked for."""
+    """The number is old when it arrives, but the server held it during the read."""
     counter.read(real)
     ask = getattr(real, asks)
     answers = []
@@ -197,12 +195,12 @@ def test_an_answer_that_was_under_way_while_another_thread_bumped_is_good(
         return answer
 
     monkeypatch.setattr(real, asks, answer_late)
-    assert getattr(counter, verb)(real) == answers[0]
+    assert getattr(counter, method)(real) == answers[0]
     assert real.get(counter.key) == counter.latest == answers[0] + 1
 
 
-def test_the_known_number_does_not_go_back_between_threads():
-    """The other thread learns a higher number while the first is about to write."""
+def test_the_latest_generation_does_not_go_back_between_threads():
+    """The other thread reads a higher number while the first is about to write."""
 
     class Slow(Counter):
         reads = 0
@@ -213,7 +211,7 @@ def test_the_known_number_does_not_go_back_between_threads():
             self.reads += 1
             if self.reads == 2:
                 other.start()
-                other.join(timeout=0.2)  # with the lock it waits for us, in vain
+                other.join(timeout=0.2)  # it waits for our lock, so this times out
             return number
 
         @latest.setter
@@ -228,7 +226,7 @@ def test_the_known_number_does_not_go_back_between_threads():
 
 
 def test_threads_and_aliases_share_one_counter(build, server):
-    """Whichever client they use."""
+    """They may use either client."""
     shared = {"NAMESPACE": "shop"}
     counters = [build(OPTIONS=shared)._cache.counter]
     thread = threading.Thread(
@@ -243,7 +241,7 @@ def test_threads_and_aliases_share_one_counter(build, server):
     assert [counter is counters[0] for counter in counters] == [True] * 4
 
 
-def test_a_place_has_a_counter_of_its_own():
+def test_each_place_has_its_own_counter():
     def found(place):
         return registry.counter("shop", "127.0.0.1:1", place)
 
@@ -251,7 +249,7 @@ def test_a_place_has_a_counter_of_its_own():
     assert found("here") is not found("there")
 
 
-def test_other_namespaces_and_servers_have_counters_of_their_own(build):
+def test_other_namespaces_and_servers_have_their_own_counters(build):
     places = [
         build(location, OPTIONS={"NAMESPACE": name})._cache.counter
         for location in ("127.0.0.1:1", "127.0.0.1:2")
@@ -260,8 +258,11 @@ def test_other_namespaces_and_servers_have_counters_of_their_own(build):
     assert len({id(counter) for counter in places}) == 4
 
 
-def test_servers_in_any_order_have_one_home(build):
-    """The first by name keeps the counter; aliases that share it share the counter."""
+def test_servers_in_any_order_have_one_counter_server(build):
+    """The counter server is the first by name.
+
+    Aliases that share it share the counter.
+    """
     shared = {"NAMESPACE": "shop"}
     counters = {
         build(location, OPTIONS=shared)._cache.counter
@@ -274,13 +275,13 @@ def test_servers_in_any_order_have_one_home(build):
     assert [counter.server for counter in counters] == ["127.0.0.1:1"]
 
 
-def test_what_one_namespace_knows_is_not_known_to_another(build):
-    known, fresh = build(OPTIONS={"NAMESPACE": "known"}), build()
-    assert known.generation == known._cache.counter.latest
-    assert fresh._cache.counter.latest == 0
+def test_namespaces_do_not_share_the_latest_generation(build):
+    used, unused = build(OPTIONS={"NAMESPACE": "used"}), build()
+    assert used.generation == used._cache.counter.latest
+    assert unused._cache.counter.latest == 0
 
 
-def test_a_bump_is_known_to_the_other_alias_without_looking(build):
+def test_an_alias_needs_no_counter_read_after_another_alias_invalidates(build):
     one, other = build(), build()
     assert one.invalidate_namespace() == other._cache.counter.latest
 
@@ -311,50 +312,50 @@ def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
     assert parent.stdout == "0\n"
 
 
-# A counter that is lost, or went back.
+# A counter that is lost or went back.
 
 
-@pytest.mark.parametrize("verb", ["read", "invalidate"])
+@pytest.mark.parametrize("method", ["read", "invalidate"])
 @pytest.mark.parametrize("clock", ["right", "behind"])
-def test_a_lost_counter_begins_above_all_that_was_seen(
-    real, counter, monkeypatch, verb, clock
+def test_a_lost_counter_begins_above_the_latest_generation(
+    real, counter, monkeypatch, method, clock
 ):
     counter.read(real)
     seen = counter.invalidate(real)
     real.delete(counter.key)
     if clock == "behind":
         monkeypatch.setattr(time, "time_ns", lambda: 7)
-    number = getattr(counter, verb)(real)
+    number = getattr(counter, method)(real)
     assert number > seen
     assert number == counter.latest == real.get(counter.key)
-    # Others may have bumped it meanwhile, so a clock that is behind needs a leap.
+    # Other processes may have invalidated meanwhile, so a slow clock needs a leap.
     assert (number == seen + 10**9) is (clock == "behind")
 
 
-def test_nothing_comes_back_with_a_lost_counter(cache, real, counter):
+def test_a_lost_counter_brings_no_item_back(cache, real, counter):
     cache.set("k", "v")
     real.delete(counter.key)
     assert cache.get("k") is None
 
 
-@pytest.mark.parametrize(("verb", "bumped"), [("read", 0), ("invalidate", 1)])
-def test_a_counter_that_went_back_is_raised_above_the_known_one(
-    real, counter, caplog, verb, bumped
-):
-    """A server that was away and returns holds an old number."""
+@pytest.mark.parametrize(("method", "added"), [("read", 0), ("invalidate", 1)])
+def test_a_counter_that_went_back_is_repaired(real, counter, caplog, method, added):
+    """A server that was down may return with an old number."""
     seen = counter.read(real)
     real.set(counter.key, seen - 5)
-    number = getattr(counter, verb)(real)
+    number = getattr(counter, method)(real)
     assert number > seen
     assert number == counter.latest == real.get(counter.key)
     text = (
-        f"Namespace {counter.namespace!r}: the counter went back from {seen + bumped} "
-        f"to {seen - 5 + bumped}: repaired"
+        f"Namespace {counter.namespace!r}: the counter went back from {seen + added} "
+        f"to {seen - 5 + added}: repaired"
     )
     assert caplog.record_tuples == [("namespaced_cache", logging.WARNING, text)]
 
 
-def test_what_another_process_makes_of_it_meanwhile_counts(real, counter, monkeypatch):
+def test_a_repair_accepts_the_number_that_another_process_made(
+    real, counter, monkeypatch
+):
     other = another_process(counter)
     seen = counter.read(real)
     real.set(counter.key, seen - 5)
@@ -364,7 +365,7 @@ def test_what_another_process_makes_of_it_meanwhile_counts(real, counter, monkey
 
 
 def test_a_counter_that_is_lost_again_is_seeded_again(real, counter, monkeypatch):
-    """What the server said to the first seed was no outage."""
+    """The answer to the first seed does not count as an outage."""
     before_next(monkeypatch, real, "get", lambda: None)
     assert counter.read(real)
     real.delete(counter.key)
@@ -382,18 +383,20 @@ def test_a_counter_that_is_lost_again_is_seeded_again(real, counter, monkeypatch
     assert len(asked) == 3
 
 
-def test_a_counter_that_another_process_raised_first_is_left_to_it(real, counter):
-    """What it has written meanwhile must not be lost to a second repair."""
+def test_a_counter_that_another_process_repaired_is_not_repaired_again(real, counter):
+    """A second repair would lose what that process has stored meanwhile."""
     seen = counter.read(real)
-    raised = seen + 10**9
-    real.set(counter.key, raised)
-    assert counter._settle(real, answered(seen - 5, floor=seen)) == raised
-    assert real.get(counter.key) == raised
+    repaired = seen + 10**9
+    real.set(counter.key, repaired)
+    assert counter._settle(real, answered(seen - 5, floor=seen)) == repaired
+    assert real.get(counter.key) == repaired
 
 
-def test_a_counter_that_does_not_stay_is_given_up(cache, real, counter, monkeypatch):
-    known = cache.generation
-    real.set(counter.key, known - 1)
+def test_a_counter_that_does_not_keep_its_value_is_unavailable(
+    cache, real, counter, monkeypatch
+):
+    latest = cache.generation
+    real.set(counter.key, latest - 1)
     monkeypatch.setattr(adapter.adapter_of(real), "compare_and_swap", lambda *_: None)
     with pytest.raises(NamespaceUnavailable) as caught:
         _ = cache.generation
@@ -403,8 +406,10 @@ def test_a_counter_that_does_not_stay_is_given_up(cache, real, counter, monkeypa
     )
 
 
-def test_a_bump_whose_counter_does_not_stay_is_given_up(cache, counter, monkeypatch):
-    """Here each time it is lost, and somebody else is first to seed it."""
+def test_an_invalidation_fails_if_the_counter_does_not_keep_its_value(
+    cache, counter, monkeypatch
+):
+    """Each time, the counter is lost and another process seeds it first."""
     real, other = cache._cache.wrapped, another_process(counter)
     incr, add = real.incr, real.add
 
@@ -425,10 +430,10 @@ def test_a_bump_whose_counter_does_not_stay_is_given_up(cache, counter, monkeypa
         cache.invalidate_namespace()
 
 
-def test_a_bump_that_comes_second_to_raise_gives_a_number_of_its_own(
+def test_an_invalidation_that_is_second_to_repair_returns_another_number(
     real, counter, monkeypatch
 ):
-    """Two invalidations that find the counter too low do not give out one number."""
+    """Two invalidations that find the counter too low do not return the same number."""
     seen = counter.read(real)
     other = another_process(counter)
     assert other.read(real) == seen
@@ -480,7 +485,7 @@ def refused(counter, holds) -> str:
 
 
 @pytest.mark.parametrize("holds", [*RUBBISH, 0, 10**18 - 1], ids=repr)
-def test_rubbish_serves_nothing_from_any_generation(cache, real, counter, holds):
+def test_rubbish_serves_no_item_of_any_generation(cache, real, counter, holds):
     cache.set("k", "v")
     real.set(counter.key, holds)
     for act in (
@@ -501,8 +506,8 @@ def test_rubbish_serves_nothing_from_any_generation(cache, real, counter, holds)
 
 
 @pytest.mark.parametrize("holds", RUBBISH, ids=repr)
-def test_rubbish_is_not_bumped(cache, real, counter, holds):
-    """Memcached adds one to what is too large, and wraps around."""
+def test_rubbish_is_not_a_generation_after_an_increment(cache, real, counter, holds):
+    """memcached increments a number that is too large, and wraps around."""
     assert cache.generation
     real.set(counter.key, holds)
     with pytest.raises(NamespaceError) as caught:
@@ -513,7 +518,7 @@ def test_rubbish_is_not_bumped(cache, real, counter, holds):
     assert str(caught.value) == refused(counter, holds)
 
 
-#: What a client says of a value under these flags.
+#: Each client's error for a value with these flags.
 UNDECODABLE = [
     ("pymemcache", 2, "invalid literal for int() with base 10: b'xyz'"),
     ("pylibmc", 1, "invalid load key, 'x'."),
@@ -525,10 +530,10 @@ UNDECODABLE = [
 
 @pytest.mark.parametrize(("client", "flags", "says"), UNDECODABLE, indirect=["client"])
 @pytest.mark.parametrize("warm", [True, False])
-def test_a_counter_that_cannot_be_decoded_is_no_counter_that_is_away(
+def test_a_counter_that_cannot_be_decoded_is_not_an_outage(
     cache, raw, flags, says, warm
 ):
-    """As a value of another library's is; what says so names the key to delete."""
+    """Another client library may have written it. The error names the key to delete."""
     counter = cache._cache.counter
     if warm:
         cache.set("k", "v")
@@ -554,10 +559,10 @@ def test_a_counter_that_cannot_be_decoded_is_no_counter_that_is_away(
 @pytest.mark.parametrize(
     ("client", "flags"), [("pymemcache", 2), ("pylibmc", 2)], indirect=["client"]
 )
-def test_an_item_that_cannot_be_decoded_is_the_clients_own_error(
+def test_an_item_that_cannot_be_decoded_raises_the_clients_own_error(
     cache, bare, raw, flags
 ):
-    """As on the bare client; the counter is in order."""
+    """The bare client raises the same error. The counter is fine."""
     wire_key = (
         cache._cache._binder.binding()
         .keys(cache.generation)
@@ -572,8 +577,8 @@ def test_an_item_that_cannot_be_decoded_is_the_clients_own_error(
     assert str(ours.value) == str(theirs.value)
 
 
-def test_none_is_a_value_and_no_missing_counter(cache, real, counter):
-    """It is not seeded over: pymemcache makes None of a pickle that is broken."""
+def test_a_counter_that_holds_none_is_not_missing(cache, real, counter):
+    """It is not seeded. pymemcache makes None of a broken pickle."""
     cache.set("k", "v")
     real.set(counter.key, None)
     for act in (
@@ -590,7 +595,7 @@ def test_none_is_a_value_and_no_missing_counter(cache, real, counter):
 
 
 class Quoting:
-    """A serializer of a project's own, that writes numbers in quotes."""
+    """A project's own serializer, which writes numbers in quotes."""
 
     def serialize(self, *key_and_value):
         return b'"%d"' % key_and_value[-1], 0
@@ -599,8 +604,8 @@ class Quoting:
         return int(key_value_and_flags[-2].strip(b'"'))
 
 
-def test_a_counter_that_the_clients_serializer_spoils_is_said_to_be(cache, client):
-    """It can be read and not be incremented."""
+def test_an_error_says_that_the_serializer_spoils_the_counter(cache, client):
+    """The counter can be read but not incremented."""
     if client == "pymemcache":
         cache._options["serde"] = Quoting()
     else:
@@ -616,8 +621,8 @@ def test_a_counter_that_the_clients_serializer_spoils_is_said_to_be(cache, clien
 
 
 @pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
-def test_a_client_that_waits_for_no_reply_is_told_the_generation(build):
-    """libmemcached answers its `incr` with 2^64 - 1, whatever the server did."""
+def test_a_client_that_waits_for_no_reply_returns_the_generation(build):
+    """libmemcached answers `incr` with 2^64 - 1, whatever the server did."""
     cache = build(OPTIONS={"behaviors": {"_noreply": True}})
     before = cache.generation
     cache.set("k", "v")
@@ -634,22 +639,22 @@ def test_a_client_that_waits_for_no_reply_seeds_a_lost_counter(build, raw):
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_a_bool_is_no_generation(real, counter, answer):
+def test_a_bool_is_not_a_generation(real, counter, answer):
     with pytest.raises(NamespaceError) as caught:
         counter._settle(real, answered(answer))
     assert str(caught.value) == refused(counter, answer)
 
 
 @pytest.mark.parametrize("answer", [10**18, f"{10**18}", b"%d" % 10**18, 2**63 - 1])
-def test_a_whole_number_is_a_generation_however_it_comes(real, counter, answer):
-    """Without a serializer, pymemcache returns what it finds as bytes."""
+def test_a_whole_number_of_any_type_is_a_generation(real, counter, answer):
+    """Without a serializer, pymemcache returns bytes."""
     assert counter._settle(real, answered(answer)) == int(answer)
 
 
-def test_what_is_outdated_before_the_server_is_reached_is_not_answered(
+def test_an_invalidation_before_the_server_is_reached_takes_effect_later(
     build, monkeypatch
 ):
-    """In a namespace that an earlier run has filled."""
+    """An earlier run has stored items in the namespace."""
     earlier = build(OPTIONS={"NAMESPACE": "shop"})
     earlier.set("k", "an earlier run's")
     monkeypatch.setattr(registry, "_counters", {})  # as in another process

@@ -1,4 +1,4 @@
-"""MAX_TIMEOUT: no item stays for longer, whichever verb wrote it."""
+"""MAX_TIMEOUT: no item stays longer, whichever command stored it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEVER = -1
         (LONGEST_RELATIVE, LONGEST_RELATIVE, LONGEST_RELATIVE),
         (LONGEST_RELATIVE, 60, 60),
         (True, 60, True),
-        # What is no whole number is the client's to refuse.
+        # The client refuses anything else than a whole number.
         (None, 60, None),
         ("9", 60, "9"),
         (1.5, 60, 1.5),
@@ -51,10 +51,10 @@ def test_moments_are_capped(monkeypatch, expiry, longest, expected):
 
 
 def seconds_left(server, cache, key):
-    """Ask memcached how long an item will stay; NEVER for one without an expiry."""
-    name = f"nsc:{cache.namespace}:{base36(cache.generation)}:{key}"
+    """Return the seconds that an item will stay, or NEVER if it has no expiry."""
+    wire_key = f"nsc:{cache.namespace}:{base36(cache.generation)}:{key}"
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(f"mg {name} t\r\n".encode())
+        connection.sendall(f"mg {wire_key} t\r\n".encode())
         answer = connection.recv(100)
     assert answer.startswith(b"HD t"), answer
     return int(answer[4:])
@@ -75,15 +75,15 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("verb", [*WRITES, "add_multi"])
+@pytest.mark.parametrize("command", [*WRITES, "add_multi"])
 @pytest.mark.parametrize("asked", [None, 0, 50, 500])
-def test_every_write_is_capped(build, server, client, verb, asked):
-    if verb == "add_multi":
+def test_every_write_is_capped(build, server, client, command, asked):
+    if command == "add_multi":
         if client == "pymemcache":
-            return  # which has none: the test of all verbs' names says so
+            return  # pymemcache has no such command
         write = lambda raw, *more: raw.add_multi({"k": 1}, *more)  # noqa: E731
     else:
-        write = WRITES[verb]
+        write = WRITES[command]
     behaviors = {"behaviors": {"cas": True}} if client == "pylibmc" else {}
     cache = build(OPTIONS={"MAX_TIMEOUT": 100, **behaviors})
     write(cache._cache, *([] if asked is None else [asked]))
@@ -112,7 +112,7 @@ def test_an_item_assignment_is_capped(build, server):
 @pytest.mark.parametrize("longest", [100, 40 * DAY])
 @pytest.mark.parametrize("timeout", [None, 50 * DAY])
 def test_djangos_timeouts_are_capped(build, server, longest, timeout):
-    """None, which is never, and what Django makes a moment of."""
+    """Also None, which means no expiry, and timeouts of more than 30 days."""
     cache = build(OPTIONS={"MAX_TIMEOUT": longest})
     cache.set("k", 1, timeout)
     cache.set_many({"m": 1}, timeout)
@@ -121,14 +121,17 @@ def test_djangos_timeouts_are_capped(build, server, longest, timeout):
         assert longest - 5 < left <= longest + 1
 
 
-def test_without_it_timeouts_are_left_alone(build, server):
+def test_without_a_max_timeout_timeouts_are_unchanged(build, server):
     cache = build(OPTIONS={"MAX_TIMEOUT": None})
     cache.set("k", 1, None)
     assert seconds_left(server, cache, cache.make_key("k")) == NEVER
 
 
-def test_a_namespace_outlives_what_is_in_it(build, server):
-    """The counter is no item: if it went, it would take all with it."""
+def test_a_counter_outlives_the_items(build, server):
+    """MAX_TIMEOUT does not apply to the counter.
+
+    Without it, all items would be lost.
+    """
     cache = build(OPTIONS={"MAX_TIMEOUT": 1})
     cache.set("k", 1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:

@@ -1,4 +1,4 @@
-"""identity: whose run this is, and which worker's."""
+"""identity: the names of the run and of the worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def in_a_child(code: str) -> str:
 def _no_run_yet(monkeypatch):
     monkeypatch.delenv(RUN)
     identity.begin_epoch()
-    # What setdefault() sets in a test is unset after it.
+    # monkeypatch does not remove what setdefault() has set.
     yield
     os.environ.pop(RUN, None)
 
@@ -56,8 +56,8 @@ def test_a_child_process_inherits_the_run():
     assert identity.run() == run_of_a_child()
 
 
-def test_threads_and_forked_children_agree_on_the_run(monkeypatch):
-    """Whoever asks first names it; who asks at the same time says the same name."""
+def test_a_process_keeps_the_name_of_its_run(monkeypatch):
+    """Threads and forked children use the name that the first call made."""
     name = identity.run()
     monkeypatch.delenv(RUN)
     identity.begin_epoch()
@@ -69,7 +69,7 @@ def test_two_runs_have_two_names():
     assert run_of_a_child() != run_of_a_child()
 
 
-def test_a_run_can_be_named_from_outside(monkeypatch):
+def test_the_environment_can_name_the_run(monkeypatch):
     monkeypatch.setenv(RUN, "nightly_2-b")
     identity.begin_epoch()
     assert identity.run() == "nightly_2-b"
@@ -77,19 +77,19 @@ def test_a_run_can_be_named_from_outside(monkeypatch):
 
 
 def test_an_empty_variable_names_no_run(monkeypatch):
-    """As CI systems set one that has no value."""
+    """Some CI systems set a variable that has no value to ""."""
     monkeypatch.setenv(RUN, "")
     identity.begin_epoch()
     assert identity.run() == os.environ[RUN] != ""
 
 
 def test_a_run_is_named_before_the_first_use(server):
-    """So a process that is started before the first use inherits it."""
+    """So a process that is started before the first use inherits the name."""
     NamespacedCache(server.location, {})
     assert os.environ[RUN] == run_of_a_child()
 
 
-def test_a_backend_with_a_given_name_names_no_run(server, backend):
+def test_a_backend_with_a_namespace_option_names_no_run(server, backend):
     options = {"NAMESPACE": "shop", "WRAPPED_BACKEND": backend}
     NamespacedCache(server.location, {"OPTIONS": options})
     namespaced({"default": {"BACKEND": backend}}, NAMESPACE="shop")
@@ -101,7 +101,7 @@ def test_wrapping_the_settings_names_the_run(backend):
     assert os.environ[RUN] == run_of_a_child()
 
 
-def test_a_given_name_passes_and_names_no_run():
+def test_a_given_name_is_the_namespace_and_names_no_run():
     assert identity.resolve("shop-tests") == "shop-tests"
     assert RUN not in os.environ
 
@@ -110,7 +110,7 @@ def test_without_a_given_name_the_run_is_the_namespace():
     assert identity.resolve(None) == identity.run()
 
 
-def test_a_process_that_is_no_worker_has_no_workers_name():
+def test_a_process_that_is_not_a_worker_has_no_workers_name():
     assert identity.worker() == ""
 
 
@@ -132,7 +132,7 @@ def test_a_worker_of_djangos_runner_has_a_namespace_of_its_own(monkeypatch, name
     assert identity.resolve(name) == f"{whole}.w12"
 
 
-def test_the_worker_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
+def test_the_name_of_the_worker_is_found_at_each_use(monkeypatch, cache):
     """Backends are built before workers fork."""
     run = identity.run()
     seen = [cache.namespace]
@@ -149,7 +149,7 @@ def test_the_worker_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
     assert seen == [run, f"{run}.w1", f"{run}.gw0-w1", run]
 
 
-def test_the_run_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
+def test_the_name_of_the_run_is_found_at_each_use(monkeypatch, cache):
     monkeypatch.setenv(RUN, "one")
     identity.begin_epoch()
     assert cache.namespace == "one"
@@ -158,7 +158,7 @@ def test_the_run_is_looked_up_when_it_is_asked_for(monkeypatch, cache):
     assert cache.namespace == "other"
 
 
-def test_a_test_that_clears_the_environment_does_not_change_sides(monkeypatch, cache):
+def test_a_test_that_clears_the_environment_keeps_its_namespace(monkeypatch, cache):
     monkeypatch.setenv(XDIST, "gw0")
     identity.begin_epoch()
     cache.set("k", 1)
@@ -172,8 +172,8 @@ def test_an_empty_xdist_variable_means_no_worker(monkeypatch):
     assert identity.worker() == ""
 
 
-def test_djangos_test_runner_is_looked_at_but_not_imported():
-    """Importing it costs a site's start, and needs more of Django than a cache does."""
+def test_djangos_test_runner_is_not_imported():
+    """The import would make a site start slower, and needs more of Django."""
     code = (
         "import sys; from namespaced_cache import NamespacedCache as N; "
         "name = N('127.0.0.1:1', {'OPTIONS': {'NAMESPACE': 'shop'}}).namespace; "
@@ -182,8 +182,8 @@ def test_djangos_test_runner_is_looked_at_but_not_imported():
     assert in_a_child(code) == "shop False"
 
 
-def test_what_a_worker_starts_works_for_it(monkeypatch):
-    """By its name, which Django keeps in a global of the process."""
+def test_a_process_that_a_worker_starts_has_its_name(monkeypatch):
+    """Django keeps the worker's number in a global variable of the process."""
     monkeypatch.setenv(identity.WORKER_VARIABLE, "")
     monkeypatch.setattr(django.test.runner, "_worker_id", 3)
     identity.begin_epoch()
@@ -192,7 +192,7 @@ def test_what_a_worker_starts_works_for_it(monkeypatch):
     monkeypatch.setattr(django.test.runner, "_worker_id", 0)
     identity.begin_epoch()
     assert identity.worker() == "w3"
-    # And may have workers of its own.
+    # Such a process may have workers itself.
     monkeypatch.setenv(XDIST, "gw1")
     identity.begin_epoch()
     assert identity.worker() == "w3-gw1"
@@ -203,7 +203,7 @@ def test_what_a_worker_starts_works_for_it(monkeypatch):
     assert os.environ[identity.WORKER_VARIABLE] == identity.worker() == "w3-gw1-w2"
 
 
-def test_a_process_that_is_no_worker_leaves_no_name(monkeypatch):
+def test_a_process_that_is_not_a_worker_sets_no_name(monkeypatch):
     monkeypatch.setenv(identity.WORKER_VARIABLE, "")
     identity.begin_epoch()
     identity.name_children()
@@ -227,18 +227,18 @@ def test_a_bad_name_in_the_environment_is_refused(monkeypatch, variable, value):
 
 
 @pytest.mark.parametrize("name", ["a", "Z", "0", "_", "-", "shop-tests_2", "x" * 32])
-def test_names(name):
+def test_a_name_is_accepted(name):
     assert identity.is_name(name)
 
 
 @pytest.mark.parametrize("name", ["", None, 1, b"a", ["a"], *BAD_NAMES])
-def test_no_names(name):
+def test_other_values_are_not_names(name):
     assert not identity.is_name(name)
 
 
 @given(names, names, names, names)
-def test_a_worker_never_meets_another_ones_namespace(one, other, worker, another):
-    """Nor a namespace that somebody named like it."""
+def test_different_workers_never_share_a_namespace(one, other, worker, another):
+    """A worker's namespace is also no namespace that settings can name."""
 
     def resolved(name, worker):
         with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""options: what OPTIONS takes, and how it says what it does not."""
+"""options: the values that OPTIONS accepts, and the errors for others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TAKES = (
 
 
 class NamespacedSubclass(NamespacedCache):
-    """A wrapper by another name."""
+    """A subclass of the wrapper."""
 
 
 def options(**given):
@@ -33,16 +33,16 @@ def options(**given):
 
 
 def refusal(error, **given) -> str:
-    """Return the text with which a NamespacedCache with these options is refused."""
+    """Return the text of the error for a NamespacedCache with these options."""
     with pytest.raises(error) as caught:
         NamespacedCache("127.0.0.1:1", {"OPTIONS": given})
-    # InvalidCacheBackendError is an ImproperlyConfigured, too.
+    # InvalidCacheBackendError is a subclass of ImproperlyConfigured.
     assert caught.type is error
     return str(caught.value)
 
 
 @pytest.mark.parametrize("params", [{}, {"OPTIONS": {}}, {"OPTIONS": None}])
-def test_no_options_mean_pymemcache_a_namespace_for_each_run_and_strict(params):
+def test_the_defaults_are_pymemcache_strict_and_one_namespace_per_run(params):
     settings = read(params, wrapper=NamespacedCache)
     assert settings.wrapped_class is PyMemcacheCache
     assert settings.namespace is None
@@ -77,7 +77,7 @@ def test_our_options_are_read_and_do_not_reach_the_wrapped_backend():
     assert settings.wrapped_params == {"TIMEOUT": 7, "OPTIONS": {"binary": True}}
 
 
-def test_a_namespace_of_none_is_one_for_each_run():
+def test_a_namespace_of_none_means_one_namespace_per_run():
     assert options(NAMESPACE=None).namespace is None
 
 
@@ -93,7 +93,7 @@ def test_an_unknown_option_in_upper_case_is_refused(name):
 @pytest.mark.parametrize(
     "name", ["", "shop tests", "shop.tests", "shop:1", "shop\n", "é", "x" * 33, 1, b"a"]
 )
-def test_a_namespace_that_is_no_name_is_refused(name):
+def test_an_invalid_namespace_is_refused(name):
     assert refusal(ImproperlyConfigured, NAMESPACE=name) == (
         f"OPTIONS['NAMESPACE'] is {name!r}: it takes 1 to 32 letters, digits, '_' and "
         f"'-', or None for one namespace for each run."
@@ -103,7 +103,7 @@ def test_a_namespace_that_is_no_name_is_refused(name):
 @pytest.mark.parametrize(
     "seconds", [0, 0.0, 0.25, 1, 60.5, pytest.param(10**400, id="huge")]
 )
-def test_a_staleness_is_a_number_of_seconds(seconds):
+def test_max_staleness_is_a_number_of_seconds(seconds):
     assert options(MAX_STALENESS=seconds).max_staleness == seconds
 
 
@@ -126,7 +126,7 @@ def test_a_staleness_is_a_number_of_seconds(seconds):
     ],
     ids=repr,
 )
-def test_a_staleness_that_is_no_number_of_seconds_is_refused(seconds):
+def test_an_invalid_max_staleness_is_refused(seconds):
     assert refusal(ImproperlyConfigured, MAX_STALENESS=seconds) == (
         f"OPTIONS['MAX_STALENESS'] is {seconds!r}: it takes a number of seconds, 0 or "
         f"more."
@@ -134,7 +134,7 @@ def test_a_staleness_that_is_no_number_of_seconds_is_refused(seconds):
 
 
 @pytest.mark.parametrize("backend", [None, 1, PyMemcacheCache, ["a.B"]])
-def test_a_wrapped_backend_that_is_no_path_is_refused(backend):
+def test_a_wrapped_backend_that_is_not_a_path_is_refused(backend):
     assert refusal(InvalidCacheBackendError, WRAPPED_BACKEND=backend) == (
         f"OPTIONS['WRAPPED_BACKEND'] is {backend!r}: {TAKES}"
     )
@@ -155,7 +155,7 @@ def test_a_wrapped_backend_that_is_no_path_is_refused(backend):
         ),
     ],
 )
-def test_a_wrapped_backend_that_is_not_there_is_refused(path, reason):
+def test_a_wrapped_backend_that_does_not_exist_is_refused(path, reason):
     assert refusal(InvalidCacheBackendError, WRAPPED_BACKEND=path) == (
         f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, which cannot be imported "
         f"({reason}): {TAKES}"
@@ -170,7 +170,7 @@ def test_a_wrapped_backend_that_is_not_there_is_refused(path, reason):
         "django.core.cache.backends.memcached.BaseMemcachedCache",
     ],
 )
-def test_a_wrapped_backend_that_is_no_memcached_backend_is_refused(path):
+def test_a_wrapped_backend_for_another_server_is_refused(path):
     assert refusal(InvalidCacheBackendError, WRAPPED_BACKEND=path) == (
         f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, which is no memcached backend: "
         f"{TAKES}"
@@ -178,14 +178,14 @@ def test_a_wrapped_backend_that_is_no_memcached_backend_is_refused(path):
 
 
 @pytest.mark.parametrize("path", ["django.core.cache.cache", "os.path.join", "os.path"])
-def test_a_wrapped_backend_that_is_no_class_is_refused(path):
+def test_a_wrapped_backend_that_is_not_a_class_is_refused(path):
     assert refusal(InvalidCacheBackendError, WRAPPED_BACKEND=path) == (
         f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, no class: {TAKES}"
     )
 
 
 @pytest.mark.parametrize("given", ["no_delay", 5, ["no_delay"]])
-def test_options_that_are_no_dictionary_are_refused(given):
+def test_options_that_are_not_a_dictionary_are_refused(given):
     with pytest.raises(ImproperlyConfigured) as caught:
         NamespacedCache("127.0.0.1:1", {"OPTIONS": given})
     assert str(caught.value) == f"OPTIONS is {given!r}: it takes a dictionary."
@@ -206,7 +206,7 @@ def test_the_wrapper_does_not_wrap_itself(path):
 
 
 def test_options_in_lower_case_reach_pymemcache():
-    """And a bare client has them otherwise."""
+    """Both values are tested, because one of them is the client's default."""
     for given in (True, False):
         cache = NamespacedCache("127.0.0.1:1", {"OPTIONS": {"no_delay": given}})
         assert cache._cache.default_kwargs["no_delay"] is given
@@ -221,8 +221,8 @@ def test_options_in_lower_case_reach_pylibmc():
         assert bool(cache._cache.behaviors["tcp_nodelay"]) is given
 
 
-def test_settings_stay_as_they_are(backend, server):
-    """Django builds a backend for each thread from the same dictionaries."""
+def test_the_settings_are_not_changed(backend, server):
+    """Django builds the backends of all threads from the same dictionaries."""
     params = {
         "TIMEOUT": 7,
         "KEY_PREFIX": "site",
@@ -257,12 +257,12 @@ def test_each_thread_gets_the_same_options(backend, server):
 
 
 @pytest.mark.parametrize("seconds", [None, 1, 60, 10**9])
-def test_a_longest_timeout_is_a_whole_number_of_seconds(seconds):
+def test_max_timeout_is_a_whole_number_of_seconds(seconds):
     assert options(MAX_TIMEOUT=seconds).max_timeout == seconds
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 1.0, True, "60", b"1", [60]], ids=repr)
-def test_a_longest_timeout_that_is_none_is_refused(seconds):
+def test_an_invalid_max_timeout_is_refused(seconds):
     assert refusal(ImproperlyConfigured, MAX_TIMEOUT=seconds) == (
         f"OPTIONS['MAX_TIMEOUT'] is {seconds!r}: it takes a whole number of seconds "
         f"above 0, or None to leave timeouts alone."

@@ -1,4 +1,4 @@
-"""pinned_generation(): who keeps to which generation, and until when."""
+"""pinned_generation(): which code is pinned to which generation, and how long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from namespaced_cache.core import clock as clock_module
 from namespaced_cache.core import pins
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.uses import (
-    EACH_WAY_TO_FORGET,
+    EACH_WAY_TO_INVALIDATE,
     READS,
     WRITES,
     Clock,
@@ -28,16 +28,16 @@ from tests.support.uses import (
 
 @pytest.fixture
 def other(build):
-    """A strict alias of the test's namespace, as another process has it."""
+    """A strict alias of the test's namespace, as in another process."""
     return as_another_process(build())
 
 
 async def awaited(act):
-    """Do it in a thread, as async code calls sync code."""
+    """Call `act` in a thread, as async code calls sync code."""
     return await sync_to_async(act)()
 
 
-def keeps_to_the_generation_of_its_start(cache, other, number):
+def assert_pinned(cache, other, number):
     assert number == other.generation
     other.invalidate_namespace()
     other.set("k", "new")
@@ -51,20 +51,20 @@ def keeps_to_the_generation_of_its_start(cache, other, number):
     cache.set("w", "written")
 
 
-def is_pinned_no_more(cache):
+def assert_not_pinned(cache):
     for read in READS.values():
         assert read(cache) == "new"
     assert cache.get("w") is None
 
 
-def test_a_block_keeps_to_the_generation_of_its_start(cache, other):
+def test_a_block_is_pinned_to_the_generation_at_its_start(cache, other):
     cache.set("k", "old")
     with cache.pinned_generation() as number:
-        keeps_to_the_generation_of_its_start(cache, other, number)
-    is_pinned_no_more(cache)
+        assert_pinned(cache, other, number)
+    assert_not_pinned(cache)
 
 
-def test_an_async_block_keeps_to_the_generation_of_its_start(cache, other):
+def test_an_async_block_is_pinned_to_the_generation_at_its_start(cache, other):
     cache.set("k", "old")
 
     async def use():
@@ -99,12 +99,12 @@ def test_a_block_takes_one_round_trip_at_its_start_and_none_after(client, build,
     assert proxy.during(lambda: cache.get("k")) == 1
     assert proxy.during(lambda: cache.incr("n")) == 1
     assert proxy.during(lambda: block.__exit__(None, None, None)) == 0
-    outside = {"pymemcache": 1, "pylibmc": 2}  # the look travels with the one's write
+    outside = {"pymemcache": 1, "pylibmc": 2}  # pymemcache's counter read is pipelined
     assert proxy.during(lambda: cache.set("k", "v")) == outside[client]
 
 
-def test_nothing_in_a_block_looks_at_the_counter(cache):
-    """Who looked would find it gone, and seed it."""
+def test_no_operation_in_a_block_reads_the_counter(cache):
+    """A counter read would find the counter lost, and seed it."""
     real, key = cache._cache.wrapped, cache._cache.counter.key
     with cache.pinned_generation() as number:
         real.delete(key)
@@ -112,14 +112,14 @@ def test_nothing_in_a_block_looks_at_the_counter(cache):
             write(cache)
         assert cache.get_many(["w", "k"]) == {"w": "written"}
         assert real.get(key) is None
-        # An invalidation seeds it, and moves the block there.
+        # An invalidation seeds the counter, and moves the pin to it.
         assert cache.invalidate_namespace() > number
         assert cache.get("w") is None
         cache.set("w", "anew")
     assert cache.get("w") == "anew"
 
 
-def test_the_generation_on_the_server_can_be_asked_for_in_a_block(cache, other):
+def test_generation_is_the_live_one_even_in_a_block(cache, other):
     with cache.pinned_generation() as number:
         assert cache.generation == number
         assert other.invalidate_namespace() == number + 1
@@ -128,22 +128,22 @@ def test_the_generation_on_the_server_can_be_asked_for_in_a_block(cache, other):
         assert other.get("k") is None
 
 
-@EACH_WAY_TO_FORGET
-def test_an_invalidation_in_a_block_moves_it(cache, other, forget):
+@EACH_WAY_TO_INVALIDATE
+def test_an_invalidation_in_a_block_moves_the_pin(cache, other, invalidate):
     cache.set("k", "old")
     with cache.pinned_generation() as number:
         other.invalidate_namespace()
-        forget(cache)
+        invalidate(cache)
         assert cache.get("k") is None
         cache.set("k", "new")
         assert other.get("k") == "new"
         assert cache.generation == number + 2
-        # It is pinned there.
+        # It is pinned to the new generation.
         other.invalidate_namespace()
         assert cache.get("k") == "new"
 
 
-def test_an_invalidation_by_another_alias_in_a_block_moves_it(build, other):
+def test_an_invalidation_by_another_alias_in_a_block_moves_the_pin(build, other):
     cache, alias = build(), build()
     with cache.pinned_generation():
         alias.invalidate_namespace()
@@ -151,7 +151,9 @@ def test_an_invalidation_by_another_alias_in_a_block_moves_it(build, other):
         assert other.get("k") == "new"
 
 
-def test_an_invalidation_of_all_aliases_in_a_block_moves_it(backend, server, other):
+def test_an_invalidation_of_all_aliases_in_a_block_moves_the_pin(
+    backend, server, other
+):
     setting = {
         "BACKEND": "namespaced_cache.NamespacedCache",
         "LOCATION": server.location,
@@ -170,18 +172,18 @@ def test_an_invalidation_of_all_aliases_in_a_block_moves_it(backend, server, oth
 def test_a_write_that_an_invalidation_in_its_block_overtakes_is_not_lost(
     cache, other, monkeypatch
 ):
-    """As one by a task that was started in the block."""
+    """A task that was started in the block may invalidate like this."""
     real = cache._cache.wrapped
-    forgotten = overtake(monkeypatch, real, ["set"], cache.invalidate_namespace)
+    invalidated = overtake(monkeypatch, real, ["set"], cache.invalidate_namespace)
     with cache.pinned_generation():
         cache.set("k", "written")
         assert cache.get("k") == "written"
-    assert forgotten
+    assert invalidated
     assert other.get("k") == "written"
 
 
 class Invalidates:
-    """Whose pickling invalidates in the block that it is stored by, and outside."""
+    """A value that invalidates when it is pickled: first in the block, then outside."""
 
     def __init__(self, cache, other):
         self.caches = [cache, other]
@@ -193,10 +195,8 @@ class Invalidates:
 
 
 @pytest.mark.parametrize("max_staleness", [0, 60])
-def test_a_write_whose_block_is_moved_meanwhile_keeps_to_the_block(
-    build, other, max_staleness
-):
-    """Though the namespace has gone on: it is done again where the pin stands now."""
+def test_a_write_is_repeated_where_the_pin_has_moved(build, other, max_staleness):
+    """The write ends in the pinned generation, although the live one is newer."""
     cache = build(OPTIONS={"MAX_STALENESS": max_staleness})
     with cache.pinned_generation() as number:
         cache.set("k", Invalidates(cache, other))
@@ -205,7 +205,7 @@ def test_a_write_whose_block_is_moved_meanwhile_keeps_to_the_block(
     assert other.get("k") is None
 
 
-def test_an_inner_block_reads_anew_and_gives_the_outer_back(cache, other):
+def test_an_inner_block_reads_the_counter_and_restores_the_outer_pin(cache, other):
     cache.set("k", "old")
     with cache.pinned_generation() as outer:
         other.invalidate_namespace()
@@ -218,7 +218,7 @@ def test_an_inner_block_reads_anew_and_gives_the_outer_back(cache, other):
 
 
 @pytest.mark.parametrize("depth", [2, 4])
-def test_an_invalidation_in_an_inner_block_moves_the_outer_ones_as_well(cache, depth):
+def test_an_invalidation_in_an_inner_block_moves_the_outer_pins_as_well(cache, depth):
     cache.set("k", "old")
     blocks = [cache.pinned_generation() for _ in range(depth)]
     for block in blocks:
@@ -231,7 +231,7 @@ def test_an_invalidation_in_an_inner_block_moves_the_outer_ones_as_well(cache, d
     assert cache.get("k") == "new"
 
 
-def test_blocks_that_do_not_end_in_order_end_each_for_itself(cache, other):
+def test_blocks_may_end_in_any_order(cache, other):
     first, second = cache.pinned_generation(), cache.pinned_generation()
     first.__enter__()
     other.invalidate_namespace()
@@ -245,7 +245,10 @@ def test_blocks_that_do_not_end_in_order_end_each_for_itself(cache, other):
 
 
 def test_aliases_of_the_namespace_are_pinned_and_others_are_not(build, start, server):
-    """Whichever client they use; and the same name on another server is another."""
+    """They may use either client.
+
+    An equal name on another server is another namespace.
+    """
     elsewhere = start().location
     shop = {"NAMESPACE": "shop"}
     cache, second = (build(OPTIONS=shop), build(OPTIONS={**shop, "MAX_STALENESS": 60}))
@@ -269,7 +272,7 @@ def test_aliases_of_the_namespace_are_pinned_and_others_are_not(build, start, se
         cache.close()
 
 
-def test_an_invalidation_of_another_namespace_leaves_the_block_where_it_is(
+def test_an_invalidation_of_another_namespace_does_not_move_the_pin(
     cache, build, other
 ):
     another = build(OPTIONS={"NAMESPACE": "another"})
@@ -290,8 +293,10 @@ def test_a_clone_is_pinned_as_well(cache, other):
         assert other._cache.get("raw") is None
 
 
-def test_a_block_of_a_bounded_alias_begins_with_a_look(build, other, monkeypatch):
-    """And it is the pin that counts in it, not the window."""
+def test_a_block_of_a_bounded_alias_begins_with_a_counter_read(
+    build, other, monkeypatch
+):
+    """In the block, the pin counts and MAX_STALENESS does not."""
     clock = Clock()
     monkeypatch.setattr(clock_module, "monotonic", clock.monotonic)
     bounded = build(OPTIONS={"MAX_STALENESS": 60})
@@ -309,7 +314,7 @@ def test_a_block_of_a_bounded_alias_begins_with_a_look(build, other, monkeypatch
 
 
 def test_threads_are_not_pinned(cache, other):
-    """Neither one that was started before the block, nor one started in it."""
+    """This holds for threads that were started before the block or in it."""
     cache.set("k", "old")
     with ThreadPoolExecutor(1) as before:
         before.submit(cache.get, "k").result()
@@ -321,7 +326,7 @@ def test_threads_are_not_pinned(cache, other):
             assert cache.get("k") == "old"
 
 
-def test_an_invalidation_in_another_thread_leaves_the_block_where_it_is(cache):
+def test_an_invalidation_in_another_thread_does_not_move_the_pin(cache):
     cache.set("k", "old")
     with cache.pinned_generation():
         in_a_thread(cache.invalidate_namespace)
@@ -331,8 +336,8 @@ def test_an_invalidation_in_another_thread_leaves_the_block_where_it_is(cache):
     assert cache.get("w") is None
 
 
-def test_a_thread_that_is_given_the_context_is_pinned(cache, other):
-    """And an invalidation in it moves the block that it comes from."""
+def test_a_thread_with_the_context_of_a_block_is_pinned(cache, other):
+    """An invalidation in this thread moves the pin of the block."""
     cache.set("k", "old")
     with cache.pinned_generation():
         other.invalidate_namespace()
@@ -344,7 +349,7 @@ def test_a_thread_that_is_given_the_context_is_pinned(cache, other):
     assert cache.get("k") == "new"
 
 
-def test_two_threads_have_each_a_block_of_their_own(build, cache, other):
+def test_each_of_two_threads_has_its_own_block(build, cache, other):
     def use(cache, value):
         with cache.pinned_generation():
             cache.set("k", value)
@@ -362,14 +367,14 @@ def test_two_threads_have_each_a_block_of_their_own(build, cache, other):
     assert cache.get("k") is None
 
 
-def test_tasks_that_start_in_a_block_are_pinned_for_as_long_as_they_run(cache, other):
+def test_tasks_that_start_in_a_block_stay_pinned(cache, other):
     cache.set("k", "old")
 
     async def use():
         ended = asyncio.Event()
 
         async def late():
-            """Outlive the block."""
+            """Run on after the end of the block."""
             await ended.wait()
             await cache.aset("w", "late")
             return await cache.aget("k")
@@ -413,7 +418,7 @@ def test_tasks_that_start_outside_a_block_are_not_pinned(cache, other):
     asyncio.run(use())
 
 
-def test_a_tasks_own_block_is_not_its_parents(cache, other):
+def test_the_block_of_a_task_does_not_pin_its_parent(cache, other):
     async def use():
         begun, end = asyncio.Event(), asyncio.Event()
 
@@ -434,7 +439,7 @@ def test_a_tasks_own_block_is_not_its_parents(cache, other):
     asyncio.run(use())
 
 
-def test_an_invalidation_in_a_task_moves_the_block_that_it_comes_from(cache, other):
+def test_an_invalidation_in_a_task_moves_the_pin_of_its_parents_block(cache, other):
     cache.set("k", "old")
 
     async def use():
@@ -449,7 +454,7 @@ def test_an_invalidation_in_a_task_moves_the_block_that_it_comes_from(cache, oth
 
 
 def test_a_block_may_begin_in_one_task_and_end_in_another(cache, other):
-    """As an asynchronous fixture does; it pins the one where it began."""
+    """An asynchronous fixture does this. The block pins the task in which it began."""
 
     async def use():
         block = cache.pinned_generation()
@@ -469,7 +474,7 @@ def test_a_block_may_begin_in_one_task_and_end_in_another(cache, other):
 
 
 class LeavingError(Exception):
-    """What ends a block."""
+    """Ends a block."""
 
 
 def test_an_exception_leaves_the_block_and_goes_on(cache, other):
@@ -485,7 +490,7 @@ def test_an_exception_leaves_the_block_and_goes_on(cache, other):
             assert await cache.aget("k") == "old"
             raise LeavingError
 
-    async def aleave_and_look():
+    async def aleave_and_get():
         with pytest.raises(LeavingError):
             await aleave()
         assert await cache.aget("k") is None
@@ -495,14 +500,14 @@ def test_an_exception_leaves_the_block_and_goes_on(cache, other):
         leave()
     assert cache.get("k") is None
     cache.set("k", "old")
-    asyncio.run(aleave_and_look())
+    asyncio.run(aleave_and_get())
 
 
 TWICE = r"^A pinned_generation\(\) is entered once; make another\.$"
 
 
 def test_a_block_is_not_entered_within_itself(cache, other):
-    """And the refusal leaves it as it was."""
+    """The block stays pinned after the error."""
     cache.set("k", "old")
     with cache.pinned_generation() as number:
         assert number
@@ -551,11 +556,11 @@ def test_without_a_server_nothing_is_pinned(build, start):
             f"server ("
         )
     server.start()
-    # With clients that know of no outage.
+    # These clients have not seen the outage.
     again.set("k", "old")
     other.invalidate_namespace()
     assert again.get("k") is None
-    # It was never entered, so it still may be.
+    # The block was never entered, so it can still be entered.
     block._make_pin = again.pinned_generation()._make_pin
     with block as number:
         assert number == other.generation

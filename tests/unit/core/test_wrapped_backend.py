@@ -1,4 +1,4 @@
-"""Wrapped backends with ways of their own, and servers of all kinds."""
+"""Wrapped backends that differ from Django's own, and servers of all kinds."""
 
 import pytest
 from django.core.cache.backends.memcached import PyMemcacheCache
@@ -16,7 +16,7 @@ from tests.support.caches import BACKENDS, bare_cache, our_cache
 
 
 class ForeignClient:
-    """A client of a library that nobody knows here."""
+    """A client of a library that has no adapter."""
 
 
 class ForeignCache(PyMemcacheCache):
@@ -24,7 +24,7 @@ class ForeignCache(PyMemcacheCache):
 
 
 @pytest.mark.parametrize("own", [ReconnectingCache, AssigningCache, HoldingCache])
-def test_a_backend_keeps_its_way_of_making_clients(own, server, bare):
+def test_a_backend_makes_its_clients_as_before(own, server, bare):
     cache = our_cache(f"{own.__module__}.{own.__name__}", server.location)
     cache.set("k", 1)
     clients = {id(cache._cache.wrapped) for _ in range(4)}
@@ -36,7 +36,7 @@ def test_a_backend_keeps_its_way_of_making_clients(own, server, bare):
     cache.close()
 
 
-def test_a_verb_of_the_backends_own_is_in_the_namespace(server, bare):
+def test_a_method_of_the_backends_own_is_in_the_namespace(server, bare):
     cache = our_cache("tests.support.backends.ReconnectingCache", server.location)
     cache.set("k", 1)
     bare.set("k", "theirs")
@@ -74,7 +74,7 @@ def test_prometheus_backend_counts_each_call_once(client, server, bare):
 # Servers.
 
 
-def test_a_unix_socket(backend, start):
+def test_a_unix_socket_works(backend, start):
     memcached = start(unix=True)
     cache = our_cache(backend, memcached.location)
     bare = bare_cache(backend, memcached.location)
@@ -88,7 +88,7 @@ def test_a_unix_socket(backend, start):
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_several_servers(build, start, as_text):
+def test_several_servers_work(build, start, as_text):
     locations = [start().location for _ in range(3)]
     cache = build(",".join(locations) if as_text else locations)
     items = {f"k{number}": number for number in range(200)}
@@ -102,10 +102,10 @@ def test_several_servers(build, start, as_text):
     assert cache.get_many(items) == {}
 
 
-def test_aliases_of_different_clients_on_several_servers_disturb_nobody(start, caplog):
-    """pymemcache and pylibmc may look for one counter on different servers."""
+def test_aliases_of_different_clients_share_several_servers_without_harm(start, caplog):
+    """pymemcache and pylibmc may send equal keys to different servers."""
     locations = [start().location for _ in range(3)]
-    # Several names, for with some of them both happen to choose the same server.
+    # Several names, because for some of them both clients choose the same server.
     for name in ("a", "b", "c", "d", "e", "f", "g", "h"):
         aliases = [
             our_cache(path, locations, OPTIONS={"NAMESPACE": name})
@@ -139,7 +139,7 @@ def test_aliases_of_different_clients_on_one_server_share_the_namespace(start, u
 # pymemcache's options.
 
 
-def test_pooling(server, bare):
+def test_pooling_works(server, bare):
     cache = our_cache(
         BACKENDS["pymemcache"],
         server.location,
@@ -154,7 +154,7 @@ def test_pooling(server, bare):
     cache.close()
 
 
-def test_the_clients_own_key_prefix(server):
+def test_the_clients_own_key_prefix_works(server):
     prefixed, plain = (
         our_cache(
             BACKENDS["pymemcache"],
@@ -192,10 +192,10 @@ def test_the_binary_protocol_takes_any_key(server):
     assert bare._cache.get("b") == "theirs"
 
 
-# Backends with servers of their own finding.
+# Backends that find their servers themselves.
 
 
-def test_a_backend_that_finds_its_servers_has_one_home(start, monkeypatch):
+def test_a_backend_that_finds_its_servers_has_one_counter_server(start, monkeypatch):
     nodes = sorted(start().location for _ in range(2))
     monkeypatch.setattr(DiscoveringCache, "nodes", nodes[::-1])
     cache = our_cache("tests.support.backends.DiscoveringCache", "config:11211")
@@ -207,8 +207,8 @@ def test_a_backend_that_finds_its_servers_has_one_home(start, monkeypatch):
     cache.close()
 
 
-def test_servers_as_pairs(start):
-    """As pymemcache takes them, and Django hands them on."""
+def test_servers_may_be_pairs(start):
+    """pymemcache takes such pairs, and Django passes them on."""
     pairs = [("127.0.0.1", start().port) for _ in range(2)]
     cache = our_cache(BACKENDS["pymemcache"], pairs)
     cache.set("k", 1)
@@ -217,7 +217,7 @@ def test_servers_as_pairs(start):
     cache.close()
 
 
-def test_a_unix_sockets_home_does_not_depend_on_its_spelling():
+def test_the_counter_server_does_not_depend_on_a_sockets_spelling():
     counters = {
         our_cache(
             backend, [f"{scheme}/a/socket", "127.0.0.1:1"], OPTIONS=name
@@ -241,7 +241,7 @@ def test_a_client_assigned_through_the_backends_own_property_is_used(server):
 
 
 def test_a_location_that_names_no_server_is_refused():
-    """By us, where pymemcache makes a client that has all of its servers down."""
+    """Without this package, pymemcache makes a client whose servers are all down."""
     cache = our_cache(BACKENDS["pymemcache"], [])
     with pytest.raises(ImproperlyConfigured, match="LOCATION names no server"):
         cache.get("k")

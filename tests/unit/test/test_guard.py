@@ -1,4 +1,4 @@
-"""The guard's own rules; test_pytest_plugin.py has it at work."""
+"""The rules of the guard. test_pytest_plugin.py tests it in a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.caches import bare_cache
         f"unix:{tempfile.gettempdir()}/memcached.sock",
     ],
 )
-def test_what_a_run_has_started_is_private(address):
+def test_a_server_of_the_run_is_private(address):
     assert is_private(address)
 
 
@@ -45,14 +45,14 @@ def test_what_a_run_has_started_is_private(address):
         "127.0.0.1:port",
     ],
 )
-def test_others_may_be_shared(address):
+def test_other_servers_may_be_shared(address):
     assert not is_private(address)
 
 
 def test_one_flush_of_several_servers_is_reported_once(backend, start):
-    """Although pymemcache's HashClient has each of its clients flush its server."""
+    """pymemcache's HashClient flushes each server with a client of its own."""
     cache = bare_cache(backend, [start().location, start().location])
-    cache.set("key", "value")  # the library is imported
+    cache.set("key", "value")  # this imports the client library
     guard = Guard(remedy="")
     guard.watch_clients()
     guard.watch_clients()
@@ -66,5 +66,5 @@ def test_one_flush_of_several_servers_is_reported_once(backend, start):
     assert reported[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cache.clear()  # nobody watches any more
+        cache.clear()  # the guard is closed
     cache.close()

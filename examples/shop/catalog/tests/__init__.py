@@ -1,1 +1,1 @@
-"""The shop's test-suite: it does not use this package."""
+"""The shop's test suite. It does not use this package."""

@@ -8,7 +8,7 @@ from catalog.models import Category, Product
 
 
 class ShopTestCase(TestCase):
-    """What several tests of the shop need."""
+    """Helpers for several tests of the shop."""
 
     def make_product(
         self, name: str, price: str = "10.00", stock: int = 5, shelf: str = "Kitchen"

@@ -11,10 +11,10 @@ from .base import ShopTestCase
 
 
 class ProductCardTests(ShopTestCase):
-    """The card itself."""
+    """Product cards."""
 
     def test_card_shows_the_product(self) -> None:
-        """Name, price and stock are those of the database."""
+        """The card has the name, price and stock of the database."""
         teapot = self.make_product("Teapot", price="24.00", stock=3)
         card = product_card(teapot.pk)
         self.assertEqual(
@@ -22,7 +22,7 @@ class ProductCardTests(ShopTestCase):
         )
 
     def test_first_card_is_read_from_the_database_and_the_next_is_not(self) -> None:
-        """One query fills the cache, which then answers."""
+        """One query fills the cache. Later cards come from the cache."""
         kettle = self.make_product("Kettle")
         with self.assertNumQueries(1):
             product_card(kettle.pk)
@@ -39,13 +39,13 @@ class ProductCardTests(ShopTestCase):
         self.assertEqual(product_card(mug.pk).price, Decimal("6.50"))
 
     def test_unknown_product_has_no_card(self) -> None:
-        """No row, no card."""
+        """A missing product has no card."""
         with self.assertRaises(Product.DoesNotExist):
             product_card(1)
 
 
 class ProductPageTests(ShopTestCase):
-    """The page made of the card."""
+    """The page that shows a card."""
 
     def test_page_shows_name_price_and_availability(self) -> None:
         """The page of a new product has all its units and its first view."""
@@ -57,7 +57,7 @@ class ProductPageTests(ShopTestCase):
         )
 
     def test_page_of_a_deleted_product_is_gone(self) -> None:
-        """Deleting a product takes its page away."""
+        """A deleted product has no page."""
         whisk = self.make_product("Whisk")
         page = reverse("catalog:product", args=[whisk.pk])
         self.assertEqual(self.client.get(page).status_code, 200)

@@ -1,4 +1,4 @@
-"""The category page is cached whole."""
+"""The whole category page is cached."""
 
 from django.urls import reverse
 
@@ -8,7 +8,7 @@ from .base import ShopTestCase
 
 
 class CategoryPageTests(ShopTestCase):
-    """What visitors see of a category."""
+    """The category page."""
 
     def test_page_lists_the_products(self) -> None:
         """Every product of the category is on its page."""
@@ -21,7 +21,7 @@ class CategoryPageTests(ShopTestCase):
         self.assertContains(response, "Rake")
 
     def test_page_of_an_empty_category_says_so(self) -> None:
-        """A new category has nothing to show."""
+        """The page of a new category is empty."""
         attic = Category.objects.create(name="Attic")
         response = self.client.get(reverse("catalog:category", args=[attic.pk]))
         self.assertContains(response, "Nothing on this shelf yet.")

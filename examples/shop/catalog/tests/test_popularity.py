@@ -1,4 +1,4 @@
-"""View counters and the ranking made of them."""
+"""View counters and the ranking by them."""
 
 from django.urls import reverse
 
@@ -8,7 +8,7 @@ from .base import ShopTestCase
 
 
 class PopularityTests(ShopTestCase):
-    """Counters that live in the cache alone."""
+    """Counters that are in the cache only."""
 
     def test_views_are_counted_from_one(self) -> None:
         """A new product has no views before the first."""
@@ -16,7 +16,7 @@ class PopularityTests(ShopTestCase):
         self.assertEqual([count_view(fork.pk) for _ in range(3)], [1, 2, 3])
 
     def test_ranking_puts_the_most_viewed_first(self) -> None:
-        """More views, better place."""
+        """A product with more views is listed first."""
         knife, board = self.make_product("Knife"), self.make_product("Board")
         count_view(knife.pk)
         count_view(board.pk)

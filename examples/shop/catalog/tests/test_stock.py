@@ -13,7 +13,7 @@ class StockTests(ShopTestCase):
     """Units held in baskets."""
 
     def test_holds_add_up(self) -> None:
-        """Each hold counts on from the last."""
+        """Each hold adds to the units that are held."""
         plate = self.make_product("Plate", stock=5)
         self.assertEqual(stock.hold(plate.pk, 2, plate.stock), 2)
         self.assertEqual(stock.hold(plate.pk, 1, plate.stock), 3)
@@ -27,14 +27,14 @@ class StockTests(ShopTestCase):
             stock.hold(bowl.pk, 1, bowl.stock)
 
     def test_released_unit_can_be_held_again(self) -> None:
-        """Giving back makes room."""
+        """Units that are given back can be held again."""
         jug = self.make_product("Jug", stock=1)
         stock.hold(jug.pk, 1, jug.stock)
         stock.release(jug.pk, 1, jug.stock)
         self.assertEqual(stock.hold(jug.pk, 1, jug.stock), 1)
 
     def test_shoppers_at_once_lose_no_hold(self) -> None:
-        """Swaps that lose a race are tried again: four threads, forty units."""
+        """Swaps that fail are repeated: four threads hold forty units."""
         spoon = self.make_product("Spoon", stock=40)
 
         def shop() -> None:

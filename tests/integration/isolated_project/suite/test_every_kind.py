@@ -1,4 +1,4 @@
-"""Tests of every kind, each of which finds an empty cache and leaves a full one."""
+"""Tests of every kind. Each must find an empty cache, and leaves a full one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PYMEMCACHE = "django.core.cache.backends.memcached.PyMemcacheCache"
 
 
 def leave_all_full():
-    """Fill every cache; return which of them had something before."""
+    """Fill every cache. Return the names of those that were not empty."""
     ways = {
         "default": cache,
         "pylibmc": caches["pylibmc"],
@@ -41,7 +41,7 @@ def leave_all_full():
 
 
 class Twice:
-    """Two tests alike, so that one comes after the other in whatever order."""
+    """Two equal tests, so that one comes after the other in any order."""
 
     def test_first(self):
         self.assertEqual(leave_all_full(), [])
@@ -81,37 +81,37 @@ class Asynchronous(unittest.IsolatedAsyncioTestCase):
 
 class AsynchronousInDjango(TestCase):
     async def test_first(self):
-        response = await self.async_client.get("/look/left")
+        response = await self.async_client.get("/show/left")
         self.assertIsNone(response.json()["value"])
         await cache.aset("left", 1)
-        response = await self.async_client.get("/look/left")
+        response = await self.async_client.get("/show/left")
         self.assertEqual(response.json()["value"], 1)
 
     test_second = test_first
 
 
 class LiveServer(LiveServerTestCase):
-    """The server's thread sees each test's namespace begin anew."""
+    """The server's thread also has an empty cache in each test."""
 
-    def look(self):
-        with urlopen(f"{self.live_server_url}/look/left") as response:
+    def get(self):
+        with urlopen(f"{self.live_server_url}/show/left") as response:
             return json.load(response)["value"]
 
     def test_first(self):
-        self.assertIsNone(self.look())
+        self.assertIsNone(self.get())
         cache.set("left", 1)
-        self.assertEqual(self.look(), 1)
+        self.assertEqual(self.get(), 1)
 
     test_second = test_first
 
 
 class FilledByItsClass(TestCase):
-    """Every test of a class starts alike, the first as well."""
+    """All tests of a class start equally, including the first."""
 
     @classmethod
     def setUpTestData(cls):
         assert leave_all_full() == []
-        cls.user = User.objects.create_user("of the class")
+        cls.user = User.objects.create_user("user of the class")
 
     def test_first(self):
         self.assertEqual(leave_all_full(), [])
@@ -125,7 +125,7 @@ class KeepsForItsClass(TestCase):
     @classmethod
     def setUpTestData(cls):
         assert leave_all_full() == []
-        cls.user = User.objects.create_user("of the class")
+        cls.user = User.objects.create_user("user of the class")
 
     def test_first(self):
         self.assertEqual(len(leave_all_full()), 4)
@@ -134,7 +134,7 @@ class KeepsForItsClass(TestCase):
 
 
 class StaysLoggedIn(TestCase):
-    """A session of the class, where the session lives in the cache."""
+    """A session of the class. Sessions are stored in the cache."""
 
     cache_isolation = "class"
 
@@ -170,7 +170,10 @@ class ChangesItsSettings(SimpleTestCase):
 
 
 class SettingsAreProductions(SimpleTestCase):
-    """Applications compare them; only the backends are others."""
+    """Applications read settings, so the settings stay.
+
+    Only the backends are replaced.
+    """
 
     def test_first(self):
         self.assertEqual(settings.CACHES["default"]["BACKEND"], PYMEMCACHE)
@@ -186,13 +189,13 @@ class SettingsAreProductions(SimpleTestCase):
 
 
 class WhatATestStarts(SimpleTestCase):
-    """A command in another process finds this worker's namespace."""
+    """A command in another process uses this worker's namespace."""
 
     def test_first(self):
         cache.set("left", "for the child")
         code = "from django.core.cache import cache; print(cache.get('left'))"
         child = [sys.executable, "-m", "django", "shell", "-c", code]
-        # By what the README says to pass on, and not by pytest-xdist's own variable.
+        # The child inherits our variables as the README says, without pytest-xdist's.
         passed_on = {k: v for k, v in os.environ.items() if k != "PYTEST_XDIST_WORKER"}
         output = subprocess.check_output(
             child, text=True, stderr=subprocess.STDOUT, env=passed_on

@@ -1,8 +1,8 @@
-"""Nobody gets in: no key and no value becomes a command, a second key or another's.
+"""No injection: no key or value becomes a command, a second key or another's key.
 
-Each case runs on NamespacedCache, whose server is watched over a plain socket, and,
-where that is safe, on the bare backend, whose server is its own. Ours has to answer and
-to refuse as the bare one does, and to leave nothing but items of its own.
+Each case runs on NamespacedCache, whose server is watched over a plain socket. If it is
+safe, it also runs on the bare backend, which has its own server. Ours must answer and
+refuse like the bare backend, and must store nothing but its own items.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support.side_by_side import (
     outcome,
 )
 
-#: Ways to set up a client that treat keys differently: the library and its options.
+#: Set-ups of clients that treat keys differently: the client library and its options.
 SETUPS = {
     "pymemcache": ("pymemcache", {}),
     "single": ("pymemcache", {}),  # pymemcache.Client, which has item access
@@ -66,7 +66,7 @@ TIMES = pytest.mark.parametrize(
     "times", [60, pytest.param(3000, marks=pytest.mark.stress)]
 )
 
-# Verbs, each called with a client or a backend, and with a key.
+# Commands and methods, each called with a client or a backend, and with a key.
 
 STORED = b"5"
 ONE = {
@@ -82,60 +82,62 @@ STORE_MANY = ["set_many", "set_multi", "add_multi"]
 
 
 @lru_cache
-def raw_verbs(setup: str) -> dict[str, Callable]:
-    """Return all that the set-up's client does with keys, one and many."""
+def raw_commands(setup: str) -> dict[str, Callable]:
+    """Return all commands of the set-up's client that take one key or many keys."""
 
-    def one(verb, rest, raw, key):
-        return getattr(raw, verb)(key, *rest)
+    def one(command, rest, raw, key):
+        return getattr(raw, command)(key, *rest)
 
-    def many(verb, raw, key, **prefix):
-        return getattr(raw, verb)(["other", key], **prefix)
+    def many(command, raw, key, **prefix):
+        return getattr(raw, command)(["other", key], **prefix)
 
-    def store_many(verb, raw, key, **prefix):
-        return getattr(raw, verb)({"other": b"8", key: b"9"}, **prefix)
+    def store_many(command, raw, key, **prefix):
+        return getattr(raw, command)({"other": b"8", key: b"9"}, **prefix)
 
-    verbs = {
-        **{verb: partial(one, verb, rest) for verb, rest in ONE.items()},
-        **{verb: partial(many, verb) for verb in READ_MANY + DELETE_MANY},
-        **{verb: partial(store_many, verb) for verb in STORE_MANY},
+    commands = {
+        **{command: partial(one, command, rest) for command, rest in ONE.items()},
+        **{command: partial(many, command) for command in READ_MANY + DELETE_MANY},
+        **{command: partial(store_many, command) for command in STORE_MANY},
     }
     if SETUPS[setup][0] == "pylibmc":
-        for verb in ("get_multi", "delete_multi", "incr_multi", *STORE_MANY[1:]):
+        for command in ("get_multi", "delete_multi", "incr_multi", *STORE_MANY[1:]):
             for kind, prefix in (("str", "pre-"), ("bytes", b"pre-")):
-                verbs[f"{verb} with {kind} key_prefix"] = partial(
-                    verbs[verb], key_prefix=prefix
+                commands[f"{command} with {kind} key_prefix"] = partial(
+                    commands[command], key_prefix=prefix
                 )
-        verbs["get_multi by key_prefix"] = lambda raw, key: raw.get_multi(
+        commands["get_multi by key_prefix"] = lambda raw, key: raw.get_multi(
             ["x", b"y"], key_prefix=key
         )
-        verbs["set_multi by key_prefix"] = lambda raw, key: raw.set_multi(
+        commands["set_multi by key_prefix"] = lambda raw, key: raw.set_multi(
             {"x": b"1", b"y": b"2"}, key_prefix=key
         )
-        verbs["in"] = lambda raw, key: key in raw
+        commands["in"] = lambda raw, key: key in raw
     if setup in ("pylibmc", "binary", "single"):
-        verbs["[]"] = operator.getitem
-        verbs["[]="] = lambda raw, key: operator.setitem(raw, key, b"7")
-        verbs["del []"] = operator.delitem
+        commands["[]"] = operator.getitem
+        commands["[]="] = lambda raw, key: operator.setitem(raw, key, b"7")
+        commands["del []"] = operator.delitem
     client = pylibmc.Client if SETUPS[setup][0] == "pylibmc" else pymemcache.HashClient
     return {
-        name: verb
-        for name, verb in verbs.items()
+        name: command
+        for name, command in commands.items()
         if (word := name.split()[0]) not in ONE_KEY | MANY_KEYS or hasattr(client, word)
     }
 
 
 DJANGO = {
     **{
-        verb: lambda cache, key, verb=verb: getattr(cache, verb)(key)
-        for verb in ("get", "delete", "touch", "incr", "decr", "has_key")
+        command: lambda cache, key, command=command: getattr(cache, command)(key)
+        for command in ("get", "delete", "touch", "incr", "decr", "has_key")
     },
     **{
-        verb: lambda cache, key, verb=verb: getattr(cache, verb)(key, 7)
-        for verb in ("set", "add", "get_or_set")
+        command: lambda cache, key, command=command: getattr(cache, command)(key, 7)
+        for command in ("set", "add", "get_or_set")
     },
     **{
-        verb: lambda cache, key, verb=verb: getattr(cache, verb)(["other", key])
-        for verb in ("get_many", "delete_many")
+        command: lambda cache, key, command=command: getattr(cache, command)(
+            ["other", key]
+        )
+        for command in ("get_many", "delete_many")
     },
     "set_many": lambda cache, key: cache.set_many({"other": 8, key: 9}),
     "incr_version": lambda cache, key: cache.incr_version(key),
@@ -145,29 +147,30 @@ DJANGO = {
     "get in a version": lambda cache, key: cache.get("k", version=key),
 }
 ASYNC = {
-    f"a{verb}": partial(
-        lambda verb, cache, key: asyncio.run(DJANGO[verb](Async(cache), key)), verb
+    f"a{command}": partial(
+        lambda command, cache, key: asyncio.run(DJANGO[command](Async(cache), key)),
+        command,
     )
-    for verb in DJANGO
-    if verb[0] != "_" and " " not in verb
+    for command in DJANGO
+    if command[0] != "_" and " " not in command
 }
 
 
 class Async:
-    """A cache whose verbs are the asynchronous ones."""
+    """A cache whose methods are the asynchronous ones."""
 
     def __init__(self, cache) -> None:
         self._cache = cache
 
-    def __getattr__(self, verb):
-        return getattr(self._cache, f"a{verb}")
+    def __getattr__(self, command):
+        return getattr(self._cache, f"a{command}")
 
 
 @pytest.mark.parametrize("setup", SETUPS)
-def test_every_verb_is_tried(setup):
+def test_every_command_is_tried(setup):
     library = pylibmc.Client if SETUPS[setup][0] == "pylibmc" else pymemcache.HashClient
-    has = {verb for verb in ONE_KEY | MANY_KEYS if hasattr(library, verb)}
-    assert raw_verbs(setup).keys() >= has
+    has = {command for command in ONE_KEY | MANY_KEYS if hasattr(library, command)}
+    assert raw_commands(setup).keys() >= has
     public = {
         name
         for name, member in vars(BaseCache).items()
@@ -177,11 +180,11 @@ def test_every_verb_is_tried(setup):
     assert DJANGO.keys() | ASYNC.keys() >= public - HELPERS - of_no_key
 
 
-# What a call has to come to.
+# The expected outcome of a call.
 
 
 def refusal(place: Place, key: object) -> tuple[type, str] | None:
-    """Return how a raw key is refused that must not be shown to the bare client."""
+    """Return the error for a raw key that is too dangerous for the bare client."""
     raw = as_bytes(key)
     if isinstance(key, bytearray | memoryview):
         return TypeError, ""
@@ -193,24 +196,24 @@ def refusal(place: Place, key: object) -> tuple[type, str] | None:
 
 
 def attempt(place: Place, name: str, key: object) -> None:
-    """Call a verb where the key is not, store the key, and call the verb again."""
-    raw_verb = raw_verbs(place.setup).get(name)
-    if raw_verb is not None:
-        verb, ours, bare = raw_verb, place.cache._cache, place.bare._cache
+    """Call a command, store the key, and call the command again."""
+    raw_command = raw_commands(place.setup).get(name)
+    if raw_command is not None:
+        command, ours, bare = raw_command, place.cache._cache, place.bare._cache
         raw = as_bytes(key) or b""
         allowed = [key, "other", b"pre-" + raw, "pre-other", raw + b"x", raw + b"y"]
         refused = refusal(place, key)
     else:
-        verb, ours, bare = {**DJANGO, **ASYNC}[name], place.cache, place.bare
+        command, ours, bare = {**DJANGO, **ASYNC}[name], place.cache, place.bare
         refused = None
         make_key = place.cache.make_key
         allowed = [make_key(of, version) for of in (key, "other") for version in "012"]
         allowed.append(make_key("k", key))
-    # Bare pylibmc cuts the key off at a NUL, where it puts a key_prefix before it.
+    # If there is a key_prefix, bare pylibmc cuts the key at a NUL.
     comparable = not ("key_prefix" in name and b"\x00" in (as_bytes(key) or b""))
-    steps = [verb, lambda cache, key: cache.set(key, STORED), verb]
+    steps = [command, lambda cache, key: cache.set(key, STORED), command]
     if place.setup == "binary" and "touch" in name:
-        del steps[1:]  # libmemcached waits 5 seconds for more of the answer
+        del steps[1:]  # libmemcached waits 5 seconds for the rest of the answer
 
     place.begin(key)
     with place.untouched(*allowed, "step"):
@@ -226,7 +229,7 @@ def attempt(place: Place, name: str, key: object) -> None:
 
 # Keys.
 
-COMMANDS = [
+INJECTIONS = [
     "k\r\nflush_all",
     "k\r\nset evil 0 0 1\r\nx",
     "k 0 0 1\r\nx\r\nset evil 0 0 1\r\nx",
@@ -237,69 +240,70 @@ ENDS = ["k b", " k", "k ", "k\tb", "k\vb", "k\x00b", "\x00", " ", "\r\n"]
 CONTROLS = ["\x01", "k\x1bb", "k\x7f"]
 NAMES = ["nsc:other", "nsc:other:7:k", "nsc:mine", ":7:k", f"~k~{'0' * 40}"]
 LETTERS = ["é", "日本", "😀", "k\u2028b", "k\x85", "\xa0", "e\u0301"]
-#: A digest stands for the end of these, which it must not hide from the client.
+#: A digest replaces the end of these keys. The client must still see what is in it.
 LONG = ["k" * 235 + end for end in ("", " ", "\r\nflush_all", "\x00", "é", "\x01")]
 NO_UTF_8 = [b"\xff\xfe", b"k" * 235 + b"\xff"]
 SURROGATES = ["\ud800", "k\udc80b"]
 WRONG = [5, None, True, 1.5, ("k",), ["k"], object]
 BUFFERS = [bytearray(b"k"), memoryview(b"k")]
 
-TEXTS = COMMANDS + ENDS + CONTROLS + NAMES + LETTERS + LONG
+TEXTS = INJECTIONS + ENDS + CONTROLS + NAMES + LETTERS + LONG
 KEYS = TEXTS + [text.encode() for text in TEXTS] + NO_UTF_8
 NO_KEYS = SURROGATES + WRONG + BUFFERS
 
-#: One of each kind.
+#: One key of each kind.
 TELLING = [
-    *(COMMANDS[1], COMMANDS[2].encode(), "k b", b"k\x00b", " ", "k\x7f", b"\x01"),
+    *(INJECTIONS[1], INJECTIONS[2].encode(), "k b", b"k\x00b", " ", "k\x7f", b"\x01"),
     *("nsc:other:7:k", b"nsc:mine", "é", b"\xff\xfe", LONG[0], LONG[4]),
     *(LONG[1].encode(), LONG[2], LONG[3], "\ud800", None, 5, ["k"], bytearray(b"k")),
 ]
 
 
-def with_verbs(**verbs):
-    """Pair set-ups with verbs of theirs."""
+def with_commands(**commands):
+    """Parametrize a test with pairs of a set-up and one of its commands."""
     return pytest.mark.parametrize(
-        ("place", "verb"),
-        [(setup, verb) for setup, those in verbs.items() for verb in those],
+        ("place", "command"),
+        [(setup, command) for setup, those in commands.items() for command in those],
         indirect=["place"],
     )
 
 
-@with_verbs(
-    **{setup: raw_verbs(setup) for setup in ("pymemcache", "pylibmc", "binary")},
-    single=[verb for verb in raw_verbs("single") if "[]" in verb],
+@with_commands(
+    **{setup: raw_commands(setup) for setup in ("pymemcache", "pylibmc", "binary")},
+    single=[command for command in raw_commands("single") if "[]" in command],
 )
-def test_no_key_gets_in_by_a_raw_verb(place, verb):
+def test_no_key_injects_anything_into_a_raw_command(place, command):
     for key in TELLING:
-        attempt(place, verb, key)
+        attempt(place, command, key)
 
 
 @EVERY_SETUP
-def test_no_key_gets_in_whatever_the_set_up(place):
+def test_no_key_injects_anything_in_any_set_up(place):
     for key in [*KEYS, *NO_KEYS]:
         attempt(place, "get_multi", key)
 
 
-@with_verbs(**dict.fromkeys(("pymemcache", "pylibmc"), DJANGO))
-def test_no_key_gets_in_by_a_verb_of_djangos(place, verb):
+@with_commands(**dict.fromkeys(("pymemcache", "pylibmc"), DJANGO))
+def test_no_key_injects_anything_into_a_django_method(place, command):
     for key in TELLING:
-        attempt(place, verb, key)
+        attempt(place, command, key)
 
 
-@with_verbs(**dict.fromkeys(("pymemcache", "pylibmc"), ASYNC))
-def test_no_key_gets_in_by_an_asynchronous_verb(place, verb):
-    for key in (COMMANDS[1], "k b", "é", "\udc80", LONG[0], None):
-        attempt(place, verb, key)
+@with_commands(**dict.fromkeys(("pymemcache", "pylibmc"), ASYNC))
+def test_no_key_injects_anything_into_an_async_method(place, command):
+    for key in (INJECTIONS[1], "k b", "é", "\udc80", LONG[0], None):
+        attempt(place, command, key)
 
 
-#: Up to memcached's limit and above it, and around what fits without a digest, with a
-#: generation of twelve digits, without and with the client's own key_prefix.
+#: Sizes up to memcached's limit and above it. Some are around the longest key without a
+#: digest, for a generation of twelve digits, without and with the client's own
+#: key_prefix.
 SIZES = [1, 187, 222, 223, 224, 227, 228, 229, 249, 250, 251, 252, 1000, 1 << 16]
 MEGABYTE = 1 << 20
 
 
 @EVERY_SETUP
-def test_no_key_gets_in_by_its_size(place):
+def test_no_key_injects_anything_by_its_size(place):
     for size in SIZES:
         for key in (
             "k" * size,
@@ -311,7 +315,9 @@ def test_no_key_gets_in_by_its_size(place):
     attempt(place, "set_multi", "k" * MEGABYTE)
 
 
-pieces = st.sampled_from([*COMMANDS, *ENDS, *CONTROLS, *NAMES, *LETTERS, "k", "~", ":"])
+pieces = st.sampled_from(
+    [*INJECTIONS, *ENDS, *CONTROLS, *NAMES, *LETTERS, "k", "~", ":"]
+)
 texts = st.builds(
     lambda start, filling, size, end: start + filling * (size // len(filling)) + end,
     st.text(max_size=3) | pieces,
@@ -331,25 +337,25 @@ no_keys = (
 
 @EVERY_SETUP
 @TIMES
-def test_no_key_gets_in_by_any_verb(place, times):
-    verbs = sorted(raw_verbs(place.setup).keys() | DJANGO.keys())
+def test_no_generated_key_injects_anything(place, times):
+    commands = sorted(raw_commands(place.setup).keys() | DJANGO.keys())
 
     @settings(max_examples=times, deadline=None)
-    @given(st.sampled_from(verbs), texts | some_bytes | texts | some_bytes | no_keys)
-    def try_a_verb(verb, key):
-        attempt(place, verb, key)
+    @given(st.sampled_from(commands), texts | some_bytes | texts | some_bytes | no_keys)
+    def try_a_command(command, key):
+        attempt(place, command, key)
 
-    try_a_verb()
+    try_a_command()
 
 
 @EVERY_SETUP
-def test_the_empty_key_is_a_key_of_its_own(place):
-    """As it is on no bare client, so it is compared with another key there."""
+def test_the_empty_key_is_a_separate_key(place):
+    """No bare client accepts the empty key, so the bare client gets another key."""
     for key, other in (("", "k"), (b"", b"k")):
-        for name, verb in raw_verbs(place.setup).items():
+        for name, command in raw_commands(place.setup).items():
             place.begin()
             with place.untouched("", "other", "pre-", "pre-other", "x", "y", "step"):
-                for step in (verb, lambda raw, key: raw.set(key, STORED), verb):
+                for step in (command, lambda raw, key: raw.set(key, STORED), command):
                     ours = outcome(step, place.cache._cache, key)
                     theirs = outcome(step, place.bare._cache, other)
                     assert ours[0] == theirs[0], name
@@ -370,7 +376,7 @@ def renamed(answer, key, new):
 
 @EVERY_SETUP
 def test_each_key_has_a_value_of_its_own(place, servers):
-    """And no other namespace sees it, nor does a neighbour without one."""
+    """No other namespace reads it, and no backend without a namespace."""
     place.watched.flush()
     library, options = SETUPS[place.setup]
     bare = bare_cache(BACKENDS[library], servers[0].location, OPTIONS=options)
@@ -399,25 +405,25 @@ def test_each_key_has_a_value_of_its_own(place, servers):
 # Values.
 
 VALUES = [
-    *COMMANDS,
+    *INJECTIONS,
     *(b"\r\nflush_all\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n", b"END\r\n", b"STORED\r\n"),
     *("", b"", " ", "\x00", "é", b"\xff", "\ud800", "41 ", b"41 "),
     *(0, -5, 2**70, True, None, 1.5, (1,), ["k"], {"k": b"v"}, range(3)),
     *(memoryview(b"no pickle"), lambda: "no pickle either"),
 ]
 
-#: Below memcached's limit by more than our keys are longer, and above it.
+#: One value is below memcached's limit, even with our longer keys. Two are above it.
 LARGE = [b"v" * (MEGABYTE - 2000), b"v" * MEGABYTE, "é" * (MEGABYTE // 2 + 1)]
 
 
 def stores(setup: str) -> dict[str, Callable]:
-    """Return all that stores a value under "k"."""
+    """Return all ways to store a value under "k"."""
 
-    def by(verb, target, value):
-        return getattr(target, verb)("k", value)
+    def by(command, target, value):
+        return getattr(target, command)("k", value)
 
-    def by_many(verb, target, value):
-        return getattr(target, verb)({"other": b"1", "k": value, "x": value})
+    def by_many(command, target, value):
+        return getattr(target, command)({"other": b"1", "k": value, "x": value})
 
     def swap(raw, value):
         return raw.cas("k", value, raw.gets("k")[1] or 1)
@@ -435,17 +441,17 @@ def stores(setup: str) -> dict[str, Callable]:
         }
     djangos = ["set", "add", "get_or_set"]
     return {
-        **{verb: partial(by, verb) for verb in raw_stores},
+        **{command: partial(by, command) for command in raw_stores},
         "set_multi": partial(by_many, "set_multi"),
         "cas": swap,
         **more,
-        **{f"Django's {verb}": partial(by, verb) for verb in djangos},
+        **{f"Django's {command}": partial(by, command) for command in djangos},
         "Django's set_many": partial(by_many, "set_many"),
     }
 
 
 def attempt_value(place: Place, name: str, value: object) -> None:
-    """Store a value where there is none, and where there is one."""
+    """Store a value under a missing key, and under an existing key."""
     store, names = stores(place.setup)[name], ["k", "other", "x"]
 
     def read_raw(raw, _):
@@ -467,40 +473,42 @@ def attempt_value(place: Place, name: str, value: object) -> None:
         place.assert_in_step()
 
 
-@with_verbs(**{setup: stores(setup) for setup in ("pymemcache", "pylibmc", "binary")})
-def test_no_value_gets_in(place, verb):
+@with_commands(
+    **{setup: stores(setup) for setup in ("pymemcache", "pylibmc", "binary")}
+)
+def test_no_value_injects_anything(place, command):
     for value in VALUES:
-        attempt_value(place, verb, value)
+        attempt_value(place, command, value)
 
 
-@with_verbs(
+@with_commands(
     **dict.fromkeys(
         ("pymemcache", "pylibmc", "binary"),
         ("set", "set_multi", "append", "cas", "Django's set", "Django's set_many"),
     )
 )
-def test_no_value_gets_in_by_its_size(place, verb):
-    """One that is too large takes along what was there, as in production."""
+def test_no_value_injects_anything_by_its_size(place, command):
+    """A value that is too large deletes the old one, as in production."""
     for value in LARGE:
-        attempt_value(place, verb, value)
+        attempt_value(place, command, value)
 
 
 @BOTH_CLIENTS
 @TIMES
-def test_no_value_gets_in_by_any_verb(place, times):
+def test_no_generated_value_injects_anything(place, times):
     @settings(max_examples=times, deadline=None)
     @given(st.sampled_from(sorted(stores(place.setup))), texts | some_bytes | no_keys)
-    def try_a_verb(verb, value):
-        attempt_value(place, verb, value)
+    def try_a_command(command, value):
+        attempt_value(place, command, value)
 
-    try_a_verb()
+    try_a_command()
 
 
 # Names.
 
 BAD_NAMES = [
     "~",
-    *COMMANDS,
+    *INJECTIONS,
     "a\rb",
     "a\tb",
     "\x7f",
@@ -520,60 +528,66 @@ def refused_name(call, *args, **kwargs) -> str:
 
 @BOTH_CLIENTS
 @pytest.mark.parametrize("variable", ["NAMESPACED_CACHE_RUN", "PYTEST_XDIST_WORKER"])
-def test_no_name_gets_in_from_the_environment(place, variable, servers, monkeypatch):
+def test_no_name_from_the_environment_injects_anything(
+    place, variable, servers, monkeypatch
+):
     ours = our_cache(BACKENDS[place.library], servers[0].location)
     place.begin()
     with place.untouched():
         for name in BAD_NAMES:
             monkeypatch.setenv(variable, name)
             identity.begin_epoch()
-            for verb in DJANGO.values():
-                assert refused_name(verb, ours, "k") == name
-            for verb in raw_verbs(place.setup).values():
-                assert refused_name(verb, ours._cache, "k") == name
-            for verb in (ours.clear, ours.invalidate_namespace, ours._cache.flush_all):
-                assert refused_name(verb) == name
+            for command in DJANGO.values():
+                assert refused_name(command, ours, "k") == name
+            for command in raw_commands(place.setup).values():
+                assert refused_name(command, ours._cache, "k") == name
+            for command in (
+                ours.clear,
+                ours.invalidate_namespace,
+                ours._cache.flush_all,
+            ):
+                assert refused_name(command) == name
     monkeypatch.undo()
     identity.begin_epoch()
 
 
 @pytest.mark.parametrize("name", [*BAD_NAMES, "a\x00b", "\x00"])
-def test_no_name_gets_in_from_the_settings(name):
+def test_no_name_from_the_settings_injects_anything(name):
     options = {"NAMESPACE": name}
     assert refused_name(our_cache, BACKENDS["pymemcache"], "", OPTIONS=options) == name
 
 
 @BOTH_CLIENTS
 @pytest.mark.parametrize("setting", ["KEY_PREFIX", "VERSION"])
-def test_no_part_of_a_key_gets_in_from_the_settings(place, setting, servers):
+def test_no_part_of_a_key_from_the_settings_injects_anything(place, setting, servers):
     path = BACKENDS[place.library]
     server, bare_server = (server.location for server in servers)
     place.begin()
     with place.untouched("step"):
-        for part in [*COMMANDS, *ENDS, *CONTROLS, *SURROGATES]:
+        for part in [*INJECTIONS, *ENDS, *CONTROLS, *SURROGATES]:
             ours = our_cache(
                 path, server, OPTIONS={"NAMESPACE": "mine"}, **{setting: part}
             )
             bare = bare_cache(path, bare_server, **{setting: part})
             with closing(ours), closing(bare):
-                for name, verb in DJANGO.items():
+                for name, command in DJANGO.items():
                     if "version" not in name:
-                        theirs = outcome(verb, bare, "k")
+                        theirs = outcome(command, bare, "k")
                         assert theirs[0] in (InvalidCacheKey, UnicodeEncodeError), name
-                        assert_alike(part, outcome(verb, ours, "k"), theirs)
+                        assert_alike(part, outcome(command, ours, "k"), theirs)
         place.assert_in_step()
 
 
 @pytest.mark.parametrize("place", ["pymemcache"], indirect=True)
 @pytest.mark.parametrize("prefix", [b"a b", b"x\r\nflush_all\r\n", b"\0", b"k" * 251])
-def test_no_key_prefix_of_the_clients_gets_in(place, prefix, servers):
-    """It refuses all keys then, and with them the counter's."""
+def test_no_key_prefix_of_the_client_injects_anything(place, prefix, servers):
+    """The client then refuses all keys, including the counter's."""
     options = {"NAMESPACE": "mine", "key_prefix": prefix}
     ours = our_cache(BACKENDS["pymemcache"], servers[0].location, OPTIONS=options)
     refusals = (pymemcache.MemcacheIllegalInputError, NamespaceError)
     place.begin()
     with place.untouched():
-        for name, verb in raw_verbs(place.setup).items():
-            assert outcome(verb, ours._cache, "k")[0] in refusals, name
-        for verb in (ours.clear, ours.invalidate_namespace):
-            assert outcome(verb)[0] is NamespaceUnavailable
+        for name, command in raw_commands(place.setup).items():
+            assert outcome(command, ours._cache, "k")[0] in refusals, name
+        for command in (ours.clear, ours.invalidate_namespace):
+            assert outcome(command)[0] is NamespaceUnavailable
