@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from django.core.cache.backends.base import InvalidCacheBackendError
@@ -15,8 +16,12 @@ from namespaced_cache.core import identity
 
 DEFAULT_BACKEND = "django.core.cache.backends.memcached.PyMemcacheCache"
 
-#: This package's options. They are upper case; all others go to the client unchanged.
+#: This package's options. All others go to the wrapped backend unchanged.
 NAMES = ("WRAPPED_BACKEND", "NAMESPACE", "MAX_STALENESS", "MAX_TIMEOUT")
+
+#: How similar a misspelled name is to one of these, from 0 to 1. pymemcache's own
+#: `dead_timeout` is less similar to MAX_TIMEOUT.
+_SIMILARITY = 0.85
 
 
 @dataclass(frozen=True)
@@ -47,28 +52,47 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
     given = params.get("OPTIONS") or {}
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(f"OPTIONS is {given!r}: it takes a dictionary.")
-    ours = {name: value for name, value in given.items() if str(name).isupper()}
-    for name in sorted(ours.keys() - set(NAMES)):
-        raise ImproperlyConfigured(
-            f"OPTIONS has {name!r}, which NamespacedCache does not know: its own "
-            f"options are {', '.join(NAMES)}; options in lower case go to the client."
-        )
+    ours = {name: value for name, value in given.items() if name in NAMES}
+    theirs = {name: value for name, value in given.items() if name not in NAMES}
+    wrapped_class = _wrapped_class(
+        ours.get("WRAPPED_BACKEND", DEFAULT_BACKEND), wrapper
+    )
+    for name in theirs:
+        _check_not_ours(name, wrapped_class)
     namespace = ours.get("NAMESPACE")
     if namespace is not None and not identity.is_name(namespace):
         raise ImproperlyConfigured(
             f"OPTIONS['NAMESPACE'] is {namespace!r}: it takes {identity.NAME_RULE}, or "
             f"None for one namespace for each run."
         )
-    theirs = {name: value for name, value in given.items() if name not in ours}
     return Options(
-        wrapped_class=_wrapped_class(
-            ours.get("WRAPPED_BACKEND", DEFAULT_BACKEND), wrapper
-        ),
+        wrapped_class=wrapped_class,
         namespace=namespace,
         max_staleness=_seconds("MAX_STALENESS", ours.get("MAX_STALENESS", 0)),
         max_timeout=_whole_seconds("MAX_TIMEOUT", ours.get("MAX_TIMEOUT")),
         wrapped_params={**params, "OPTIONS": theirs},
     )
+
+
+def _check_not_ours(name: object, wrapped_class: type) -> None:
+    """Raise ImproperlyConfigured for a misspelled option, and for an unknown one.
+
+    A backend that is not Django's may have upper-case options of its own.
+    """
+    is_djangos = wrapped_class.__module__.startswith("django.")
+    if not isinstance(name, str) or (name == "namespace" and not is_djangos):
+        return
+    meant = get_close_matches(name.upper(), NAMES, n=1, cutoff=_SIMILARITY)
+    if meant:
+        raise ImproperlyConfigured(
+            f"OPTIONS has {name!r}, which NamespacedCache does not know: it is spelled "
+            f"{meant[0]!r}."
+        )
+    if name.isupper() and is_djangos:
+        raise ImproperlyConfigured(
+            f"OPTIONS has {name!r}, which NamespacedCache does not know: its own "
+            f"options are {', '.join(NAMES)}; options in lower case go to the client."
+        )
 
 
 def _seconds(name: str, value: object) -> float:
