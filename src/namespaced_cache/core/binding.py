@@ -117,7 +117,7 @@ class SeveralServersBinding(Binding):
         super().__init__(client, None, counter, max_staleness, client_options)
 
     @property
-    def counter_client(self) -> Any:  # type: ignore[override]  # it is only read
+    def counter_client(self) -> Any:
         """The client of this thread on the counter server alone."""
         return self._counter_clients.client
 
