@@ -44,7 +44,8 @@ class Binding:
         client_options: Mapping[str, Any],
     ) -> None:
         self.client = client
-        self.counter_client = counter_client
+        if counter_client is not None:
+            self.counter_client = counter_client
         self.counter = counter
         self.max_staleness = max_staleness
         self.client_options = client_options
@@ -100,8 +101,8 @@ class Binding:
 class SeveralServersBinding(Binding):
     """A binding on several servers, with a counter client for each thread.
 
-    A backend may share one real client among threads that locks, or has a pool. The
-    counter client is this package's own, and is never used by two threads at once.
+    A backend may share one real client among threads, because it has a pool or a lock.
+    The counter client is this package's own, and is never used by two threads at once.
     """
 
     def __init__(
@@ -119,10 +120,6 @@ class SeveralServersBinding(Binding):
     def counter_client(self) -> Any:
         """The client of this thread on the counter server alone."""
         return self._counter_clients.client
-
-    @counter_client.setter
-    def counter_client(self, _: None) -> None:
-        """Ignore what the base sets."""
 
 
 class ThreadsClients(threading.local):
