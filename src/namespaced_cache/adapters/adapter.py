@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Any, ClassVar
 
 from namespaced_cache.adapters.commands import Command
@@ -131,7 +132,7 @@ def is_client(value: object) -> bool:
 
 def adapter_for(library: str) -> Adapter:
     """Return the adapter of one of LIBRARIES, and import the library."""
-    adapter: Adapter = import_module(f"namespaced_cache.adapters.{library}").ADAPTER
+    adapter: Adapter = _module(library).ADAPTER
     return adapter
 
 
@@ -139,10 +140,14 @@ def adapter_for(library: str) -> Adapter:
 def _find(client_class: Any) -> Adapter | None:
     for base in client_class.__mro__:
         library = base.__module__.partition(".")[0]
-        # A library has other classes too, such as serializers.
-        if library in LIBRARIES and hasattr(client_class, "disconnect_all"):
-            return adapter_for(library)
+        if library in LIBRARIES:
+            found: Adapter | None = _module(library).find(client_class)
+            return found
     return None
+
+
+def _module(library: str) -> ModuleType:
+    return import_module(f"namespaced_cache.adapters.{library}")
 
 
 def _client_class(value: object) -> Any:

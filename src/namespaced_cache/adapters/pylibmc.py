@@ -168,3 +168,8 @@ class PyLibMCAdapter(Adapter):
 
 
 ADAPTER = PyLibMCAdapter()
+
+
+def find(client_class: type) -> Adapter | None:
+    """Return the adapter for a class, or None if it is not a client's."""
+    return ADAPTER if issubclass(client_class, pylibmc.Client) else None

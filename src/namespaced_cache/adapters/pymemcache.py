@@ -7,6 +7,7 @@ from typing import Any
 
 from pymemcache import HashClient, MemcacheClientError, MemcacheError
 from pymemcache.client.base import Client, PooledClient, check_key_helper
+from pymemcache.client.retrying import RetryingClient
 from pymemcache.exceptions import MemcacheUnexpectedCloseError
 
 from namespaced_cache.adapters import broken_off, hash_client, pipelined
@@ -139,3 +140,60 @@ class PyMemcacheAdapter(Adapter):
 
 
 ADAPTER = PyMemcacheAdapter()
+
+
+class RetryingAdapter(PyMemcacheAdapter):
+    """What this package knows about pymemcache's RetryingClient.
+
+    It calls each command of the client that it wraps, and again after an error. It
+    has no attributes of its own: whatever is read from it is a function.
+    """
+
+    # As HashClient's own methods, without shortcuts: it repeats them as a whole.
+    def call(
+        self,
+        client: Any,
+        command: Command,
+        outage_default: object,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a command of the client with wire keys."""
+        return getattr(client, command.name)(*args, **kwargs)
+
+    def key_limit(self, client: Any, options: Mapping[str, Any]) -> int:
+        """Return how many bytes the client leaves for a key."""
+        return super().key_limit(_retried(client), options)
+
+    def check_key(self, client: Any, key: Key) -> None:
+        """Raise what the client raises for a key that it does not accept."""
+        super().check_key(_retried(client), key)
+
+    def counter_reader(
+        self, client: Any, counter_client: Any, key: str
+    ) -> CounterReader | None:
+        """Return a reader that reads the counter in the packets of commands."""
+        return super().counter_reader(_retried(client), _retried(counter_client), key)
+
+    def guard(self, client: Any) -> bool:
+        """Let no command of the client receive the reply to a broken-off one."""
+        return super().guard(_retried(client))
+
+    def release(self, client: Any) -> bool:
+        """Release a client that a fork inherited. Tell whether it can be used again."""
+        return super().release(_retried(client))
+
+
+def _retried(client: Any) -> Any:
+    return client._client if isinstance(client, RetryingClient) else client
+
+
+RETRYING_ADAPTER = RetryingAdapter()
+
+
+def find(client_class: type) -> Adapter | None:
+    """Return the adapter for a class, or None if it is not a client's."""
+    if issubclass(client_class, RetryingClient):
+        return RETRYING_ADAPTER
+    # All clients have this method. The library has other classes, such as serializers.
+    return ADAPTER if hasattr(client_class, "disconnect_all") else None
