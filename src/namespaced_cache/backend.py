@@ -9,8 +9,10 @@ makes and validates the keys. `core/client.py` adds the generation to them.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable
-from functools import wraps
+from contextlib import suppress
+from functools import cache, wraps
 from types import FunctionType, MethodType
 from typing import Any, cast
 
@@ -22,6 +24,8 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from namespaced_cache.core import identity, options, wrapped_backend
 from namespaced_cache.core.client import NamespacedClient
 from namespaced_cache.core.pins import PinnedGeneration
+from namespaced_cache.errors import NamespaceWarning
+from namespaced_cache.events import logger
 from namespaced_cache.signals import namespace_invalidated
 
 #: Methods that a backend's other methods call. Code that replaces one of them wants to
@@ -44,6 +48,7 @@ class NamespacedCache(BaseMemcachedCache):
         # Not super().__init__(): the wrapped backend has the attributes it would set.
         settings = options.read(params, wrapper=NamespacedCache)
         if settings.namespace is None:
+            _warn_of_live_site()
             identity.run()  # named now, so that child processes inherit the name
         # These names must not be names of a backend's attributes.
         vars(self).update(
@@ -161,6 +166,23 @@ class NamespacedCache(BaseMemcachedCache):
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self._namespaced_backend, name, value)
+
+
+@cache
+def _warn_of_live_site() -> None:
+    """Warn once, and never raise, if this process is not part of a test run."""
+    if identity.is_test_run():
+        return
+    text = (
+        "A cache alias on NamespacedCache has no NAMESPACE, and this is no test run: "
+        "each process that is started separately has a namespace of its own, and does "
+        "not see the items of the others. If this is a site, wrap the aliases in the "
+        "settings of its tests only, or set OPTIONS['NAMESPACE'], for example "
+        'CACHES = namespaced(CACHES, NAMESPACE="site").'
+    )
+    logger.warning(text)
+    with suppress(NamespaceWarning):  # if warnings are errors
+        warnings.warn(text, NamespaceWarning, stacklevel=2)
 
 
 def _send_signal(client: NamespacedClient, namespace: str, generation: int) -> None:

@@ -25,5 +25,12 @@ class CommandRefusedError(NamespaceError, AttributeError):
     """
 
 
+class UnsupportedClientError(NamespaceError):
+    """The wrapped backend's client is from a library that has no adapter.
+
+    Exclude its alias from the isolation of the run, or do not wrap it.
+    """
+
+
 class NamespaceWarning(UserWarning):
     """A test run uses a memcached that it shares with others, without a namespace."""

@@ -34,6 +34,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="bool",
         default=False,
     )
+    parser.addini(
+        "cache_namespace_exclude",
+        "aliases of Django's CACHES that are not wrapped for the run, nor isolated",
+        type="args",
+        default=[],
+    )
+    parser.addini(
+        "cache_namespace_require",
+        "fail each test if a memcached server cannot be reached, instead of a warning",
+        type="bool",
+        default=False,
+    )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -114,8 +126,11 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Report, with -v, how often namespaces were invalidated."""
-    invalidations = config.stash[_RUN].invalidations
+    """Report notices, and with -v how often namespaces were invalidated."""
+    run = config.stash[_RUN]
+    for notice in run.notices:
+        terminalreporter.write_line(f"cache isolation: {notice}", yellow=True)
+    invalidations = run.invalidations
     if config.get_verbosity() > 0 and invalidations:
         used, times = len(invalidations), invalidations.total()
         terminalreporter.write_line(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from namespaced_cache.adapters.commands import Command
 from namespaced_cache.adapters.counter_read import CounterReader
-from namespaced_cache.errors import NamespaceError
+from namespaced_cache.errors import UnsupportedClientError
 from namespaced_cache.keys import Key
 
 
@@ -112,15 +112,16 @@ LIBRARIES = ("pymemcache", "pylibmc")
 def adapter_of(client: object) -> Adapter:
     """Return the adapter of the client's library.
 
-    Raises NamespaceError for a client of any other library, because this package does
-    not know which of its commands take keys.
+    Raises UnsupportedClientError for a client of any other library, because this
+    package does not know which of its commands take keys.
     """
     adapter = _find(_client_class(client))
     if adapter is None:
-        raise NamespaceError(
+        raise UnsupportedClientError(
             f"The wrapped backend's client is a "
             f"{type(client).__module__}.{type(client).__qualname__}: only clients made "
-            f"from pymemcache's and pylibmc's can be namespaced."
+            f"from pymemcache's and pylibmc's can be namespaced. To use this one bare, "
+            f"exclude its alias: cache_namespace_exclude."
         )
     return adapter
 

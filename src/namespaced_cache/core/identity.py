@@ -13,6 +13,7 @@ import re
 import secrets
 import sys
 from functools import cache
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -63,6 +64,22 @@ def is_run(namespace: str) -> bool:
 def is_named_here() -> bool:
     """Tell whether this process itself began its run."""
     return run() == _OWN_RUN
+
+
+def is_test_run() -> bool:
+    """Tell whether this process runs tests, or was started by a process that does.
+
+    pytest is recognized by its modules, unittest by the program's name, and Django's
+    test runner by what it saves while the test environment is set up.
+    """
+    test_utils: Any = sys.modules.get("django.test.utils")
+    return (
+        not is_named_here()
+        or "_pytest.config" in sys.modules
+        or "unittest" in sys.argv[0]
+        or hasattr(getattr(test_utils, "_TestState", None), "saved_data")
+        or "test" in sys.argv[1:2]  # manage.py test, while it imports the project
+    )
 
 
 def worker() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -20,8 +21,24 @@ from namespaced_cache.adapters.adapter import LIBRARIES, adapter_for
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.errors import NamespaceWarning
 
-#: Packages whose frames are skipped, so that a warning names a line of the project.
-_BETWEEN = {"asgiref", "django", "namespaced_cache", *LIBRARIES}
+#: Packages, beside the standard library, that call the project's code or are called by
+#: it. A warning never names a place in one of them.
+_BETWEEN = {
+    "_pytest",
+    "asgiref",
+    "django",
+    "namespaced_cache",
+    "pluggy",
+    "pytest",
+    "pytest_django",
+    "xdist",
+    *LIBRARIES,
+}
+
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+
+#: The place of a warning if the project's code has not caused it.
+_NO_PLACE = "cache isolation"
 
 #: From this number on, systems choose the port if a program asks for any free one.
 _FREE_PORTS = 32768
@@ -34,6 +51,9 @@ class Guard:
     """
 
     def __init__(self, remedy: str) -> None:
+        #: The warnings that would have been raised, because warnings are errors: an
+        #: application's call must not fail for them.
+        self.notices: list[str] = []
         self._remedy = remedy
         self._has_warned = False
         self._watched: set[type] = set()
@@ -47,19 +67,25 @@ class Guard:
             return
         shared = [server for server in cache.client_servers if not is_private(server)]
         if shared and not self._has_warned:
-            _warn(
+            self._has_warned = True
+            self.warn(
                 f"The cache alias {alias!r} reaches memcached at {shared[0]} without a "
                 f"namespace: tests read and overwrite the keys of others there. "
-                f"{self._remedy}",
-                _place(),
+                f"{self._remedy}"
             )
-            # This is set after the warning, so that each test fails if warnings are
-            # errors.
-            self._has_warned = True
 
-    def warn(self, error: Exception) -> None:
-        """Warn that a namespace is unavailable."""
-        _warn(f"{error} Tests that need it will fail, or find nothing.", _place())
+    def warn(self, text: str, place: FrameType | None = None) -> None:
+        """Warn, but never raise."""
+        place = place or _place()
+        where: tuple[str, int] = (_NO_PLACE, 0)
+        registry: dict[Any, Any] = {}
+        if place is not None:
+            where = place.f_code.co_filename, place.f_lineno
+            registry = place.f_globals.setdefault("__warningregistry__", {})
+        try:
+            warnings.warn_explicit(text, NamespaceWarning, *where, registry=registry)
+        except NamespaceWarning:
+            self.notices.append(text)
 
     def watch_clients(self) -> None:
         """Warn of each `flush_all` of a bare client, because it empties a server.
@@ -87,13 +113,10 @@ class Guard:
             # A HashClient calls flush_all() of a client for each server. These calls
             # cause no further warning.
             if _package(caller) != "pymemcache":
-                place = _place()
-                _warn(
-                    f"flush_all() on a client without a namespace, at "
-                    f"{place.f_code.co_filename}:{place.f_lineno}: it removes all keys "
-                    f"of the server. `cache.clear()` of a namespaced alias removes the "
-                    f"test's own.",
-                    place,
+                self.warn(
+                    f"flush_all() on a client without a namespace{_at_place()}: it "
+                    f"removes all keys of the server. `cache.clear()` of a namespaced "
+                    f"alias removes the test's own."
                 )
             return original(client, *args, **kwargs)
 
@@ -120,24 +143,28 @@ def is_private(server: Any) -> bool:
     return False
 
 
-def _place() -> FrameType:
-    """Return the innermost frame that belongs to the project's code."""
-    place = sys._getframe()
-    while _package(place) in _BETWEEN and place.f_back is not None:
+def _place() -> FrameType | None:
+    """Return the innermost frame that belongs to the project's code, or None."""
+    place: FrameType | None = sys._getframe()
+    while place is not None and not _is_projects(place):
         place = place.f_back
     return place
+
+
+def _at_place() -> str:
+    place = _place()
+    return f", at {place.f_code.co_filename}:{place.f_lineno}" if place else ""
+
+
+def _is_projects(frame: FrameType) -> bool:
+    path = frame.f_code.co_filename
+    if _package(frame) in _BETWEEN or path.startswith("<frozen "):
+        return False
+    # Installed packages are below the standard library, and may be the project's.
+    is_installed = {"site-packages", "dist-packages"} & set(Path(path).parts)
+    return bool(is_installed) or not Path(path).is_relative_to(_STANDARD_LIBRARY)
 
 
 def _package(frame: FrameType) -> str:
     name: str = frame.f_globals.get("__name__", "")
     return name.partition(".")[0]
-
-
-def _warn(text: str, place: FrameType) -> None:
-    warnings.warn_explicit(
-        text,
-        NamespaceWarning,
-        place.f_code.co_filename,
-        place.f_lineno,
-        registry=place.f_globals.setdefault("__warningregistry__", {}),
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter as Tally
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import copy
 from functools import partial, wraps
 from typing import Any
@@ -23,7 +23,7 @@ from namespaced_cache import aliases, wrapping
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.core import identity
 from namespaced_cache.core.counter import Counter
-from namespaced_cache.errors import NamespaceUnavailable
+from namespaced_cache.errors import NamespaceUnavailable, UnsupportedClientError
 from namespaced_cache.forks import new_lock
 from namespaced_cache.test.guard import Guard
 
@@ -38,13 +38,24 @@ class Isolation:
     """The isolation of a test run in this process, from `start()` to `stop()`.
 
     With `wrap`, memcached aliases that have no namespace get one. Without it, a warning
-    names such an alias and recommends `remedy`. `invalidations` counts how often each
-    namespace was invalidated. Its keys are the namespace's name and server.
+    names such an alias and recommends `remedy`. The aliases in `exclude` are left as
+    they are. If a server cannot be reached, `require` makes each test fail; otherwise a
+    warning names it. `invalidations` counts how often each namespace was invalidated.
+    Its keys are the namespace's name and server.
     """
 
-    def __init__(self, *, wrap: bool, remedy: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        wrap: bool,
+        remedy: str = "",
+        exclude: Collection[str] = (),
+        require: bool = False,
+    ) -> None:
         self.invalidations: Tally[str] = Tally()
         self._wrap = wrap
+        self._exclude = exclude
+        self._require = require
         self._guard = Guard(remedy)
         self._is_started = False
         #: Whether opening an alias invalidates its namespace, if it is not fresh.
@@ -53,6 +64,13 @@ class Isolation:
         self._fresh: set[Counter] = set()
         #: The counters whose server was never reached.
         self._unreached: set[Counter] = set()
+        #: The counters of aliases whose client library has no adapter.
+        self._unsupported: set[Counter] = set()
+
+    @property
+    def notices(self) -> list[str]:
+        """The warnings that were not raised although warnings are errors."""
+        return self._guard.notices
 
     def start(self) -> None:
         """Isolate the open backends, and all backends that are created from now on."""
@@ -64,7 +82,7 @@ class Isolation:
         identity.run()
         identity.name_children()
         if self._wrap:
-            os.environ[WRAP_VARIABLE] = "1"
+            os.environ[WRAP_VARIABLE] = " ".join(["1", *self._exclude])
         self._is_started = True
         handlers: Any = CacheHandler  # mypy allows no assignment to a method
         self._original = handlers.create_connection
@@ -148,6 +166,8 @@ class Isolation:
             counter = cache._cache.counter
             if counter not in self._fresh:
                 stale.setdefault(counter, alias)
+        for counter in self._unsupported & stale.keys():
+            del stale[counter]
         for counter in self._unreached & stale.keys():
             if not counter.was_reached:
                 counter.invalidate_unreached()
@@ -160,16 +180,27 @@ class Isolation:
             self.invalidations[f"{counter.namespace} on {counter.server}"] += 1
         unreached = []
         for counter, error in failed.items():
-            if counter.was_reached or not isinstance(error, NamespaceUnavailable):
+            named = f"CACHES[{stale[counter]!r}] is not isolated: {error}"
+            if isinstance(error, UnsupportedClientError):
+                self._unsupported.add(counter)
+                self._guard.warn(named)
+                continue
+            is_unavailable = isinstance(error, NamespaceUnavailable)
+            if counter.was_reached or not is_unavailable or self._require:
                 raise error
             counter.invalidate_unreached()
-            self._guard.warn(error)
             self._unreached.add(counter)
+            self._guard.warn(
+                f"{named} Start the server, or point the alias at another: tests that "
+                f"need it will fail, or find nothing."
+            )
             unreached.append(stale[counter])
         return unreached
 
     def _isolates(self, alias: str, setting: Mapping[str, Any]) -> bool:
         """Tell whether an alias has a namespace in this run."""
+        if alias in self._exclude:
+            return False
         try:
             backend = wrapping.backend_class(alias, setting)
         except InvalidCacheBackendError:
@@ -212,8 +243,9 @@ _lock = new_lock()
 
 def join_run() -> None:
     """Wrap the aliases of this process if a test run that wraps them has started it."""
+    _, *exclude = os.environ.get(WRAP_VARIABLE, "").split() or [""]
     if _current is None and os.environ.get(WRAP_VARIABLE):
-        Isolation(wrap=True).start()
+        Isolation(wrap=True, exclude=exclude).start()
 
 
 def current() -> Isolation | None:

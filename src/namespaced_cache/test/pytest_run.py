@@ -29,6 +29,8 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self.invalidations: Tally[str] = Tally()
         self._wrap: bool = config.getini("cache_namespace_wrap")
+        self._exclude: list[str] = config.getini("cache_namespace_exclude")
+        self._require: bool = config.getini("cache_namespace_require")
         self._scope = _checked(
             config.getini("cache_isolation"), "The ini option cache_isolation"
         )
@@ -72,6 +74,11 @@ class Run:
         # If a fixture of a wider scope is set up later, the test itself requests it.
         self._is_in_wider_set_up = False
 
+    @property
+    def notices(self) -> list[str]:
+        """The notices of the isolation, for the end of the run."""
+        return [] if self._isolation is None else self._isolation.notices
+
     def end(self) -> None:
         """Stop the isolation."""
         if self._isolation is not None:
@@ -103,7 +110,12 @@ class Run:
             # Not at the top, because it imports Django, which a project may not have.
             from namespaced_cache.test.isolation import Isolation  # noqa: PLC0415
 
-            self._isolation = Isolation(wrap=self._wrap, remedy=_REMEDY)
+            self._isolation = Isolation(
+                wrap=self._wrap,
+                remedy=_REMEDY,
+                exclude=self._exclude,
+                require=self._require,
+            )
             self._isolation.invalidations = self.invalidations
             self._isolation.start()
         return self._isolation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from collections.abc import Collection
 from typing import Any
 from unittest import util
 
@@ -81,7 +82,7 @@ def _active() -> Isolation:
 
 def _begin_process(*_: Any) -> None:
     """Isolate a worker that was spawned, before Django is set up in it."""
-    Isolation(wrap=True).start()
+    isolation.join_run()
 
 
 class NamespacedParallelTestSuite(runner.ParallelTestSuite):
@@ -105,10 +106,20 @@ class NamespacedRunnerMixin:
     test_suite = NamespacedTestSuite
     parallel_test_suite = NamespacedParallelTestSuite
 
+    #: Aliases that are neither wrapped nor isolated.
+    cache_namespace_exclude: Collection[str] = ()
+
+    #: Whether each test fails if a memcached server cannot be reached.
+    cache_namespace_require = False
+
     def setup_test_environment(self, **kwargs: Any) -> None:
         """Start the isolation."""
         super().setup_test_environment(**kwargs)  # type: ignore[misc]  # the runner's
-        self._isolation = Isolation(wrap=True)
+        self._isolation = Isolation(
+            wrap=True,
+            exclude=self.cache_namespace_exclude,
+            require=self.cache_namespace_require,
+        )
         self._isolation.start()
 
     def run_suite(self, suite: Any, **kwargs: Any) -> Any:
@@ -124,6 +135,8 @@ class NamespacedRunnerMixin:
     def teardown_test_environment(self, **kwargs: Any) -> None:
         """Stop the isolation."""
         self._isolation.stop()
+        for notice in self._isolation.notices:
+            self.log(f"cache isolation: {notice}")  # type: ignore[attr-defined]
         super().teardown_test_environment(**kwargs)  # type: ignore[misc]  # as above
 
 
