@@ -36,6 +36,9 @@ class Effect(Enum):
     NONE = auto()
 
 
+#: The names of commands that close connections, in any library.
+DISCONNECTING = frozenset({"close", "disconnect_all", "quit"})
+
 #: Outage defaults that depend on the call.
 CALLERS_DEFAULT = object()
 CALLERS_KEYS = object()

@@ -13,9 +13,14 @@ from functools import partial
 from typing import Any
 
 from namespaced_cache import events
-from namespaced_cache.adapters.adapter import adapter_of
+from namespaced_cache.adapters.adapter import adapter_of, is_client
 from namespaced_cache.adapters.arguments import Arguments
-from namespaced_cache.adapters.commands import Command, Effect, Shape
+from namespaced_cache.adapters.commands import (
+    DISCONNECTING,
+    Command,
+    Effect,
+    Shape,
+)
 from namespaced_cache.core.binding import Binder, CloneBinder
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.core.expiry import capped_arguments
@@ -186,8 +191,10 @@ class NamespacedClient:
         if binder is None:  # copy and pickle read attributes before __init__()
             raise AttributeError(name)
         client = binder.client()
-        adapter = adapter_of(client)  # refuses a client of another library
         real = getattr(client, name)
+        if name in DISCONNECTING and not is_client(client):
+            return real  # Django closes all backends, those that nothing uses as well
+        adapter = adapter_of(client)  # refuses a client of another library
         command = adapter.commands.get(name)
         if command is None:
             if _is_data(real):

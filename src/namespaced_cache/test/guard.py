@@ -157,12 +157,17 @@ def _at_place() -> str:
 
 
 def _is_projects(frame: FrameType) -> bool:
-    path = frame.f_code.co_filename
-    if _package(frame) in _BETWEEN or path.startswith("<frozen "):
+    path = Path(frame.f_code.co_filename)
+    if _package(frame) in _BETWEEN or str(path).startswith("<frozen "):
         return False
-    # Installed packages are below the standard library, and may be the project's.
-    is_installed = {"site-packages", "dist-packages"} & set(Path(path).parts)
-    return bool(is_installed) or not Path(path).is_relative_to(_STANDARD_LIBRARY)
+    # Installed packages are below the standard library, and may be the project's. What
+    # `python -m` runs is named "__main__".
+    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+    if installed:
+        (folder,) = installed
+        package = path.parts[path.parts.index(folder) + 1].removesuffix(".py")
+        return package not in _BETWEEN
+    return not path.is_relative_to(_STANDARD_LIBRARY)
 
 
 def _package(frame: FrameType) -> str:

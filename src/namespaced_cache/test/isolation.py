@@ -64,8 +64,8 @@ class Isolation:
         self._fresh: set[Counter] = set()
         #: The counters whose server was never reached.
         self._unreached: set[Counter] = set()
-        #: The counters of aliases whose client library has no adapter.
-        self._unsupported: set[Counter] = set()
+        #: The classes of wrapped backends whose client library has no adapter.
+        self._unsupported: set[type] = set()
 
     @property
     def notices(self) -> list[str]:
@@ -164,10 +164,10 @@ class Isolation:
         stale: dict[Counter, str] = {}
         for alias, cache in found.items():
             counter = cache._cache.counter
-            if counter not in self._fresh:
+            if counter not in self._fresh and type(cache.wrapped) not in (
+                self._unsupported
+            ):
                 stale.setdefault(counter, alias)
-        for counter in self._unsupported & stale.keys():
-            del stale[counter]
         for counter in self._unreached & stale.keys():
             if not counter.was_reached:
                 counter.invalidate_unreached()
@@ -182,8 +182,10 @@ class Isolation:
         for counter, error in failed.items():
             named = f"CACHES[{stale[counter]!r}] is not isolated: {error}"
             if isinstance(error, UnsupportedClientError):
-                self._unsupported.add(counter)
+                self._unsupported.add(type(found[stale[counter]].wrapped))
                 self._guard.warn(named)
+                # Another alias may have the same counter, and another client.
+                unreached += self._invalidate_stale(found)
                 continue
             is_unavailable = isinstance(error, NamespaceUnavailable)
             if counter.was_reached or not is_unavailable or self._require:
