@@ -123,17 +123,14 @@ def pytest_testnodedown(node: Any) -> None:
     node.config.stash[_RUN].invalidations.update(output.get("cache_isolation", {}))
 
 
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Report which aliases are isolated, if the project uses this package."""
+    return config.stash[_RUN].first_lines()
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Report notices, and with -v how often namespaces were invalidated."""
-    run = config.stash[_RUN]
-    for notice in run.notices:
-        terminalreporter.write_line(f"cache isolation: {notice}", yellow=True)
-    invalidations = run.invalidations
-    if config.get_verbosity() > 0 and invalidations:
-        used, times = len(invalidations), invalidations.total()
-        terminalreporter.write_line(
-            f"cache isolation: {used} namespace{'s' * (used > 1)}, invalidated "
-            f"{times:,} times"
-        )
+    """Report notices, and how often namespaces were invalidated."""
+    for line in config.stash[_RUN].last_lines():
+        terminalreporter.write_line(line)

@@ -7,6 +7,7 @@ applications read it.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections import Counter as Tally
 from collections.abc import Collection, Mapping
@@ -34,6 +35,25 @@ WRAP_VARIABLE = "NAMESPACED_CACHE_WRAP"
 DAY = 24 * 60 * 60
 
 
+class SharedCount:
+    """How often namespaces were invalidated, by all processes of a run together."""
+
+    def __init__(self) -> None:
+        self._namespaces = multiprocessing.Value("Q")
+        self._invalidations = multiprocessing.Value("Q")
+
+    def add(self, *, is_new: bool) -> None:
+        """Count an invalidation, and its namespace if it is a new one."""
+        for number, more in ((self._namespaces, is_new), (self._invalidations, True)):
+            with number.get_lock():
+                number.value += more
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """How many namespaces there were, and how many invalidations."""
+        return self._namespaces.value, self._invalidations.value
+
+
 class Isolation:
     """The isolation of a test run in this process, from `start()` to `stop()`.
 
@@ -53,7 +73,9 @@ class Isolation:
         require: bool = False,
     ) -> None:
         self.invalidations: Tally[str] = Tally()
-        self._wrap = wrap
+        #: The count of all processes of a run that has several, or None.
+        self.shared: SharedCount | None = None
+        self.wraps = wrap
         self._exclude = exclude
         self._require = require
         self._guard = Guard(remedy)
@@ -81,7 +103,7 @@ class Isolation:
         # The names are made now, so that child processes inherit them.
         identity.run()
         identity.name_children()
-        if self._wrap:
+        if self.wraps:
             os.environ[WRAP_VARIABLE] = " ".join(["1", *self._exclude])
         self._is_started = True
         handlers: Any = CacheHandler  # mypy allows no assignment to a method
@@ -177,7 +199,10 @@ class Isolation:
         )
         for counter in generations:
             self._fresh.add(counter)
-            self.invalidations[f"{counter.namespace} on {counter.server}"] += 1
+            name = f"{counter.namespace} on {counter.server}"
+            if self.shared is not None:
+                self.shared.add(is_new=name not in self.invalidations)
+            self.invalidations[name] += 1
         unreached = []
         for counter, error in failed.items():
             named = f"CACHES[{stale[counter]!r}] is not isolated: {error}"
@@ -199,17 +224,23 @@ class Isolation:
             unreached.append(stale[counter])
         return unreached
 
-    def _isolates(self, alias: str, setting: Mapping[str, Any]) -> bool:
-        """Tell whether an alias has a namespace in this run."""
+    def reason_against(self, alias: str, setting: Mapping[str, Any]) -> str | None:
+        """Return why an alias has no namespace in this run, or None if it has one."""
         if alias in self._exclude:
-            return False
+            return "excluded"
         try:
             backend = wrapping.backend_class(alias, setting)
         except InvalidCacheBackendError:
-            return False  # Django raises this error when the alias is used
-        return issubclass(
-            backend, BaseMemcachedCache if self._wrap else NamespacedCache
-        )
+            # Django raises this error when the alias is used.
+            return "its BACKEND cannot be imported"
+        if issubclass(backend, NamespacedCache):
+            return None
+        if not issubclass(backend, BaseMemcachedCache):
+            return f"{backend.__name__} is not on memcached"
+        return None if self.wraps else "it has no namespace"
+
+    def _isolates(self, alias: str, setting: Mapping[str, Any]) -> bool:
+        return self.reason_against(alias, setting) is None
 
     def _isolated(
         self, alias: str, setting: Mapping[str, Any]
@@ -217,7 +248,7 @@ class Isolation:
         """Return the setting of an alias that has a namespace in this run, or None."""
         if not self._isolates(alias, setting):
             return None
-        if self._wrap:
+        if self.wraps:
             setting = wrapping.wrapped_setting(alias, setting, {})
         capped = {"MAX_TIMEOUT": DAY, **(setting.get("OPTIONS") or {})}
         return {**setting, "OPTIONS": capped}

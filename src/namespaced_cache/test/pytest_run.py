@@ -34,6 +34,7 @@ class Run:
         self._scope = _checked(
             config.getini("cache_isolation"), "The ini option cache_isolation"
         )
+        self._is_quiet: bool = config.option.verbose < 0
         self._isolation: Isolation | None = None
         #: The current class, and the classes that enclose it.
         self._classes: list[Any] = []
@@ -74,10 +75,31 @@ class Run:
         # If a fixture of a wider scope is set up later, the test itself requests it.
         self._is_in_wider_set_up = False
 
-    @property
-    def notices(self) -> list[str]:
-        """The notices of the isolation, for the end of the run."""
-        return [] if self._isolation is None else self._isolation.notices
+    def first_lines(self) -> list[str]:
+        """Return the lines for the header of a run in a project that uses Django."""
+        if not self._is_configured():
+            return []
+        # Not at the top: it imports Django, which a project may not have.
+        from namespaced_cache.test import report  # noqa: PLC0415
+
+        return report.first_lines(self._start(), self._scope)
+
+    def last_lines(self) -> list[str]:
+        """Return the lines for the end of a run, which -q hides."""
+        if not self.invalidations or self._is_quiet:
+            return self._notices()
+        from namespaced_cache.test import report  # noqa: PLC0415  # as above
+
+        total = report.last_line(len(self.invalidations), self.invalidations.total())
+        return [total, *self._notices()]
+
+    def _notices(self) -> list[str]:
+        notices = [] if self._isolation is None else self._isolation.notices
+        return [f"cache isolation: {notice}" for notice in notices]
+
+    def _is_configured(self) -> bool:
+        django_conf = sys.modules.get("django.conf")
+        return django_conf is not None and django_conf.settings.configured
 
     def end(self) -> None:
         """Stop the isolation."""
@@ -121,8 +143,7 @@ class Run:
         return self._isolation
 
     def _invalidate(self) -> None:
-        django_conf = sys.modules.get("django.conf")
-        if django_conf is not None and django_conf.settings.configured:
+        if self._is_configured():
             self._start().invalidate()
 
 

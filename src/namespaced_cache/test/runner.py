@@ -10,8 +10,8 @@ from unittest import util
 from django.core.exceptions import ImproperlyConfigured
 from django.test import runner
 
-from namespaced_cache.test import isolation
-from namespaced_cache.test.isolation import Isolation, begin_test
+from namespaced_cache.test import isolation, report
+from namespaced_cache.test.isolation import Isolation, SharedCount, begin_test
 from namespaced_cache.test.scopes import scope_of
 
 
@@ -80,9 +80,10 @@ def _active() -> Isolation:
     return isolated
 
 
-def _begin_process(*_: Any) -> None:
-    """Isolate a worker that was spawned, before Django is set up in it."""
+def _begin_process(shared: SharedCount | None = None) -> None:
+    """Isolate a worker that was not forked, before Django is set up in it."""
     isolation.join_run()
+    _active().shared = shared
 
 
 class NamespacedParallelTestSuite(runner.ParallelTestSuite):
@@ -120,7 +121,10 @@ class NamespacedRunnerMixin:
             exclude=self.cache_namespace_exclude,
             require=self.cache_namespace_require,
         )
+        self._isolation.shared = self._shared = SharedCount()
         self._isolation.start()
+        for line in report.first_lines(self._isolation, "function"):
+            self.log(line)  # type: ignore[attr-defined]  # the runner's
 
     def run_suite(self, suite: Any, **kwargs: Any) -> Any:
         """Run a suite that isolates its tests, and refuse any other."""
@@ -130,11 +134,16 @@ class NamespacedRunnerMixin:
                 f"namespaced_cache.test.NamespacedTestSuite, or the parallel one from "
                 f"NamespacedParallelTestSuite, or its tests are not isolated."
             )
+        if isinstance(suite, NamespacedParallelTestSuite):
+            suite.process_setup_args = (self._shared,)
         return super().run_suite(suite, **kwargs)  # type: ignore[misc]  # as above
 
     def teardown_test_environment(self, **kwargs: Any) -> None:
         """Stop the isolation."""
         self._isolation.stop()
+        namespaces, invalidations = self._shared.totals
+        if invalidations:
+            self.log(report.last_line(namespaces, invalidations))  # type: ignore[attr-defined]
         for notice in self._isolation.notices:
             self.log(f"cache isolation: {notice}")  # type: ignore[attr-defined]
         super().teardown_test_environment(**kwargs)  # type: ignore[misc]  # as above

@@ -1,0 +1,66 @@
+"""What a run reports: which aliases it isolates, how often, and which it does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.cache import caches
+
+from namespaced_cache.adapters import locations
+from namespaced_cache.test.isolation import Isolation
+
+_FREQUENCIES = {
+    "function": "emptied before each test",
+    "class": "emptied before each class",
+    "off": "never emptied",
+}
+
+_CHILDREN = "processes that tests start are isolated too"
+_NO_CHILDREN = (
+    'processes that tests start are not (add "namespaced_cache" to INSTALLED_APPS)'
+)
+
+
+def first_lines(isolation: Isolation, scope: str) -> list[str]:
+    """Return the lines for the start of a run. No round trip.
+
+    There is none if no alias is isolated, and the run does not wrap aliases.
+    """
+    isolated: list[str] = []
+    others: list[str] = []
+    for alias, setting in caches.settings.items():
+        reason = isolation.reason_against(alias, setting)
+        if reason is None:
+            isolated.append(f"{alias} on {'+'.join(_servers(setting))}")
+        else:
+            others.append(f"{alias} ({reason})")
+    if not isolated and not isolation.wraps:
+        return []
+    lines = []
+    if isolated:
+        is_app = "namespaced_cache" in " ".join(settings.INSTALLED_APPS)
+        children = _CHILDREN if is_app or not isolation.wraps else _NO_CHILDREN
+        lines.append(f"{', '.join(isolated)}: {_FREQUENCIES[scope]}; {children}")
+    if others:
+        lines.append(f"not isolated: {', '.join(others)}")
+    return [f"cache isolation: {line}" for line in lines]
+
+
+def last_line(namespaces: int, invalidations: int) -> str:
+    """Return the line for the end of a run."""
+    plural = "s" * (namespaces != 1)
+    return (
+        f"cache isolation: {namespaces} namespace{plural}, invalidated "
+        f"{invalidations:,} times"
+    )
+
+
+def _servers(setting: Mapping[str, Any]) -> Iterator[str]:
+    # As Django's memcached backends take it.
+    location = setting.get("LOCATION", "")
+    if isinstance(location, str):
+        location = re.split("[;,]", location)
+    return map(locations.name, location)
