@@ -526,12 +526,16 @@ LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
         ({}, ["invalidate"], "No alias of CACHES has a namespace: name one."),
         ({}, ["invalidate", "--alias", "default"], "'default' has no namespace"),
         ({"default": OURS}, ["invalidate"], "has a new namespace for each run"),
-        ({}, ["list", "--alias", "none"], "CACHES['none']['BACKEND'] is None"),
+        (
+            {},
+            ["list", "--alias", "none"],
+            "CACHES has no alias 'none': it has 'default'.",
+        ),
         ({"default": LOCMEM}, ["list"], "CACHES has no alias on memcached."),
         (
             {"default": LOCMEM},
             ["list", "--alias", "default"],
-            "The cache alias 'default' is not on memcached.",
+            "CACHES has no alias on memcached.",
         ),
         ({"default": OURS}, ["list"], "No answer from memcached at 127.0.0.1:1: "),
         ({}, ["purge", "--older-than", "5m"], "'5m' is not an age"),

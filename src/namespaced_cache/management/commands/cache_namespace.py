@@ -33,7 +33,7 @@ from namespaced_cache.admin.inventory import (
 )
 from namespaced_cache.admin.purge import Purge
 from namespaced_cache.admin.server import Server
-from namespaced_cache.core import clock, identity
+from namespaced_cache.core import clock, identity, options
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceError
 
@@ -93,23 +93,28 @@ class Command(BaseCommand):
         for way in listing, invalidating, purging:
             way.add_argument("--alias", help="one alias; else all aliases on memcached")
 
-    def handle(self, *_: Any, way: str, alias: str | None, **options: Any) -> None:
+    def handle(self, *_: Any, way: str, alias: str | None, **given: Any) -> None:
         """Carry out the subcommand."""
-        self._verbosity: int = options["verbosity"]
+        self._verbosity: int = given["verbosity"]
         try:
             with ExitStack() as stack:
                 inventories = _inventories(alias, stack, self._wait)
                 if way == "list":
-                    self._list(inventories, as_json=options["json"])
+                    self._list(inventories, as_json=given["json"])
                 elif way == "purge":
                     self._purge(
-                        inventories, options["older_than"], dry_run=options["dry_run"]
+                        inventories, given["older_than"], dry_run=given["dry_run"]
                     )
-                elif options["name"] is None:
+                elif given["name"] is None:
                     self._invalidate_own(alias)
                 else:
-                    self._invalidate(inventories, options["name"])
-        except (NamespaceError, ImproperlyConfigured, InvalidCacheBackendError) as e:
+                    self._invalidate(inventories, given["name"])
+        except (
+            NamespaceError,
+            ImproperlyConfigured,
+            InvalidCacheBackendError,
+            ModuleNotFoundError,
+        ) as e:
             raise CommandError(str(e)) from e
 
     def _list(self, inventories: Sequence[Inventory], *, as_json: bool) -> None:
@@ -302,16 +307,29 @@ def _inventories(
 
     The stack closes the connections.
     """
-    if chosen is not None and not _is_memcached(chosen):
-        raise CommandError(f"The cache alias {chosen!r} is not on memcached.")
+    on_memcached = [*filter(_is_memcached, caches)]
+    if chosen is not None:
+        aliases.check_exists(chosen)
+    if not on_memcached:
+        raise CommandError("CACHES has no alias on memcached.")
+    if chosen is not None and chosen not in on_memcached:
+        raise CommandError(
+            f"The cache alias {chosen!r} is not on memcached: its BACKEND is "
+            f"{caches.settings[chosen]['BACKEND']!r}. On memcached: "
+            f"{', '.join(map(repr, on_memcached))}."
+        )
     opened: dict[str, Server] = {}
     found: dict[bytes, Inventory] = {}
-    for alias in filter(_is_memcached, caches):
-        cache: Any = caches[alias]
+    for alias in on_memcached:
+        with options.naming(alias):
+            cache: Any = caches[alias]
         prefix = cache._options.get("key_prefix") or b""  # pymemcache's
         inventory = found.setdefault(prefix, Inventory(prefix))
         for location in cache.client_servers:
-            server = Server(location, on_busy)
+            try:
+                server = Server(location, on_busy)
+            except NamespaceError as error:
+                raise CommandError(f"CACHES[{alias!r}]: {error}") from error
             if server.name not in opened:
                 opened[server.name] = stack.enter_context(server)
             server = opened[server.name]
@@ -319,8 +337,6 @@ def _inventories(
                 inventory.counter_servers.append(server)
             if chosen in (alias, None) and server not in inventory.servers:
                 inventory.servers.append(server)
-    if not found:
-        raise CommandError("CACHES has no alias on memcached.")
     return [inventory for inventory in found.values() if inventory.servers]
 
 
