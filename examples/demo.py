@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,11 @@ from emptying import (
     FLUSH,
     INVALIDATE,
     NEIGHBOUR_KEYS,
+    REPEATS,
     SIZES,
     Measurement,
     measure,
+    median,
 )
 from memcached_server import NoMemcachedError, location_in_use, private_memcached
 
@@ -40,6 +44,10 @@ RUNNER = "--testrunner=namespaced_cache.test.NamespacedDiscoverRunner"
 WORKERS = 2
 EXAMPLES = 4
 OUTPUT_LINES = 20
+WIDTH = 80
+# After so many seconds without a line, the demo says that it goes on.
+SILENT_SECONDS = 3
+GREEN, RED, BOLD = "32", "31", "1"
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,10 @@ class Expectation:
     met: bool
 
     def __str__(self) -> str:
-        """Return the line for the end of the demo."""
-        return f"{'ok    ' if self.met else 'FAILED'}  {self.promise}: {self.outcome}"
+        """Return the lines for the end of the demo, in colour on a terminal."""
+        word = "ok    " if self.met else "FAILED"
+        lines = _wrapped(f"{word}  {self.promise}: {self.outcome}", " " * 8)
+        return coloured(word, GREEN if self.met else RED) + lines[len(word) :]
 
 
 def main() -> int:
@@ -83,7 +93,7 @@ def main() -> int:
     except KeyboardInterrupt:
         say("\ndemo: interrupted")
         return 130
-    say("\n[5/5] What came out\n")
+    say_step("[5/5] What came out\n")
     say("\n".join([*suite_table(runs), "", *emptying_table(measurements), ""]))
     expectations = [*expect_of_suites(*runs), *expect_of_emptying(measurements)]
     say("\n".join(map(str, expectations)))
@@ -106,15 +116,17 @@ def compare_suites(location: str) -> tuple[SuiteRun, SuiteRun, SuiteRun]:
     django.setup()
     from running_site import RunningSite  # noqa: PLC0415 - needs Django set up
 
-    say("\n[1/5] The running site fills its cache")
-    with contextlib.closing(RunningSite()) as site:
+    say_step("[1/5] The running site fills its cache")
+    with going_on("filling"):
+        running = RunningSite()
+    with contextlib.closing(running) as site:
         say(f"      {len(site.values)} keys: cards, view counters, holds, sessions")
 
-        say("\n[2/5] Its tests run on the plain backend: same server, same prefix")
+        say_step("[2/5] Its tests run on the plain backend: same server, same prefix")
         plain = run_suite(site, "plain backend")
         tell(plain)
 
-        say("\n[3/5] The same tests run by NamespacedDiscoverRunner")
+        say_step("[3/5] The same tests run by NamespacedDiscoverRunner")
         serial = run_suite(site, "NamespacedCache, one after another", RUNNER)
         tell(serial)
         parallel = run_suite(
@@ -137,7 +149,8 @@ def run_suite(site: "RunningSite", name: str, *options: str) -> SuiteRun:
         start_new_session=True,
     ) as process:
         try:
-            output, _ = process.communicate(timeout=SUITE_SECONDS)
+            with going_on(f"{name}: the tests run"):
+                output, _ = process.communicate(timeout=SUITE_SECONDS)
         except subprocess.TimeoutExpired:
             _end_group(process.pid)
             output, _ = process.communicate()
@@ -176,9 +189,12 @@ def tell(run: SuiteRun) -> None:
     first_of_each_class: dict[str, tuple[str, str]] = {}
     for test, case, reason in failures:
         first_of_each_class.setdefault(case, (test, reason))
-    for test, reason in list(first_of_each_class.values())[:EXAMPLES]:
+    shown = list(first_of_each_class.values())[:EXAMPLES]
+    for test, reason in shown:
         say(f"        {test}")
-        say(f"          {textwrap.shorten(reason, 96, placeholder=' ...')}")
+        say(f"          {textwrap.shorten(reason, WIDTH - 10, placeholder=' ...')}")
+    if shown:
+        say(f"        {len(shown)} of {run.failed} failures shown")
     say(f"      keys of the running site that changed: {run.damage}")
 
 
@@ -188,7 +204,9 @@ def compare_emptying(site_location: str) -> list[Measurement]:
     Without a `memcached` binary, the site's server is used, and `flush_all` is left
     out, because it would delete all keys on that server.
     """
-    say("\n[4/5] A cache is filled and emptied, beside a neighbour on the same server")
+    say_step(
+        "[4/5] A cache is filled and emptied, beside a neighbour on the same server"
+    )
     measurements = []
     with contextlib.ExitStack() as stack:
         try:
@@ -200,35 +218,37 @@ def compare_emptying(site_location: str) -> list[Measurement]:
             say(f"      on {location}, without flush_all: {error}")
         for size in SIZES:
             for way in ways:
-                found = measure(way, size, location)
+                with going_on(f"{size:>7,} keys, {way.name}"):
+                    found = median(measure(way, size, location) for _ in range(REPEATS))
                 measurements.append(found)
                 say(f"      {size:>7,} keys, {way.name}: {found.milliseconds:,.2f} ms")
+        say(f"      each time is the median of {REPEATS}")
     return measurements
 
 
 def suite_table(runs: Iterable[SuiteRun]) -> Iterator[str]:
     """Yield the lines of the table of test runs."""
     yield from _heading(
-        f"{'The tests on':<36}{'tests':>6}{'failed':>8}{'workers':>9}{'seconds':>9}"
-        "   running site's keys changed"
+        f"{'The tests on':<35}{'tests':>5}{'failed':>7}{'workers':>8}{'seconds':>8}"
+        "  site's changes"
     )
     for run in runs:
         yield (
-            f"{run.name:<36}{run.tests:>6}{run.failed:>8}{run.workers:>9}"
-            f"{run.seconds:>9.2f}   {run.damage}"
+            f"{run.name:<35}{run.tests:>5}{run.failed:>7}{run.workers:>8}"
+            f"{run.seconds:>8.2f}  {run.damage.changed} of {run.damage.keys}"
         )
 
 
 def emptying_table(measurements: Sequence[Measurement]) -> Iterator[str]:
     """Yield the lines of the table of ways to empty a cache."""
     yield from _heading(
-        f"{'Keys':>7}  {'emptied by':<24}{'round trips':>12}{'milliseconds':>14}"
+        f"{'Keys':>7}  {'emptied by':<22}{'round trips':>12}{'median ms':>12}"
         "   neighbour's keys lost"
     )
     for found in measurements:
         yield (
-            f"{found.keys:>7,}  {found.way.name:<24}{found.round_trips:>12,}"
-            f"{found.milliseconds:>14,.2f}"
+            f"{found.keys:>7,}  {found.way.name:<22}{found.round_trips:>12,}"
+            f"{found.milliseconds:>12,.2f}"
             f"   {found.neighbour_lost:,} of {NEIGHBOUR_KEYS:,}"
         )
     if any(found.way is FLUSH for found in measurements):
@@ -285,8 +305,51 @@ def expect_of_emptying(measurements: Iterable[Measurement]) -> Iterator[Expectat
 
 
 def say(text: str) -> None:
-    """Print `text` at once, also into a pipe."""
-    print(text, flush=True)  # noqa: T201 - a demo talks
+    """Print `text` at once, also into a pipe. Long lines are wrapped."""
+    lines = (_wrapped(line, " " * 10) for line in text.split("\n"))
+    print("\n".join(lines), flush=True)  # noqa: T201 - a demo talks
+
+
+def say_step(title: str) -> None:
+    """Print the title of a step, in bold on a terminal."""
+    say(f"\n{coloured(title, BOLD)}")
+
+
+def coloured(text: str, colour: str) -> str:
+    """Return `text` in a colour, if standard output is a terminal that shows colours.
+
+    See https://no-color.org about the environment variable NO_COLOR.
+    """
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if is_plain or not sys.stdout.isatty():
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+@contextlib.contextmanager
+def going_on(what: str) -> Iterator[None]:
+    """Say every three seconds that the work in the block goes on."""
+    done = threading.Event()
+    began = time.monotonic()
+
+    def tell_time() -> None:
+        while not done.wait(SILENT_SECONDS):
+            say(f"      ... {what.strip()} ({time.monotonic() - began:.0f} s)")
+
+    thread = threading.Thread(target=tell_time, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _wrapped(line: str, indent: str) -> str:
+    visible = re.sub(r"\x1b\[\d+m", "", line)
+    if len(visible) <= WIDTH:
+        return line
+    return textwrap.fill(line, WIDTH, subsequent_indent=indent, drop_whitespace=True)
 
 
 def _heading(titles: str) -> Iterator[str]:

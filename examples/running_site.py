@@ -29,6 +29,11 @@ class Damage:
     overwritten: int
     missing: int
 
+    @property
+    def changed(self) -> int:
+        """How many of the keys were changed."""
+        return self.overwritten + self.missing
+
     def __bool__(self) -> bool:
         """Tell whether any key was changed."""
         return bool(self.overwritten or self.missing)
@@ -37,9 +42,8 @@ class Damage:
         """Return the numbers as the table shows them."""
         if not self:
             return f"0 of {self.keys}"
-        changed = self.overwritten + self.missing
         return (
-            f"{changed} of {self.keys}"
+            f"{self.changed} of {self.keys}"
             f" ({self.overwritten} overwritten, {self.missing} gone)"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from django.core.cache import DEFAULT_CACHE_ALIAS, caches
+from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
 
@@ -54,10 +55,12 @@ def namespaced_caches(
     """Return this thread's backends of these aliases (None: of all with a namespace).
 
     Only aliases on memcached are opened. Raises ImproperlyConfigured for an
-    alias in `using` that has no namespace.
+    alias in `using` that has no namespace, and InvalidCacheBackendError for one that
+    does not exist.
     """
     found = {}
     for alias in _aliases(using):
+        check_exists(alias)
         # The alias is not opened, because that may need a missing library or server.
         if using is None and not issubclass(
             backend_class(alias, caches.settings[alias]), BaseMemcachedCache
@@ -72,6 +75,14 @@ def namespaced_caches(
                 f"{type(cache).__module__}.{type(cache).__qualname__}, not {BACKEND}."
             )
     return found
+
+
+def check_exists(alias: str) -> None:
+    """Raise InvalidCacheBackendError, which lists the aliases, if there is no such."""
+    if alias not in caches.settings:
+        raise InvalidCacheBackendError(
+            f"CACHES has no alias {alias!r}: it has {', '.join(map(repr, caches))}."
+        )
 
 
 def invalidate(

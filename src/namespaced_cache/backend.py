@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from types import FunctionType, MethodType
 from typing import Any, cast
@@ -20,6 +20,7 @@ from asgiref.sync import sync_to_async
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.memcached import BaseMemcachedCache
+from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache.core import identity, options, wrapped_backend
 from namespaced_cache.core.client import NamespacedClient
@@ -46,15 +47,17 @@ class NamespacedCache(BaseMemcachedCache):
 
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
         # Not super().__init__(): the wrapped backend has the attributes it would set.
-        settings = options.read(params, wrapper=NamespacedCache)
-        if settings.namespace is None:
-            _warn_of_live_site()
-            identity.run()  # named now, so that child processes inherit the name
+        with _naming(params):
+            settings = options.read(params, wrapper=NamespacedCache)
+            if settings.namespace is None:
+                _warn_of_live_site()
+                identity.run()  # named now, so that child processes inherit the name
+            backend = wrapped_backend.build(server, settings, _send_signal)
         # These names must not be names of a backend's attributes.
         vars(self).update(
             _namespaced_from=(server, params),
             _namespaced_class=settings.wrapped_class,
-            _namespaced_backend=wrapped_backend.build(server, settings, _send_signal),
+            _namespaced_backend=backend,
         )
 
     @staticmethod
@@ -166,6 +169,26 @@ class NamespacedCache(BaseMemcachedCache):
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self._namespaced_backend, name, value)
+
+
+@contextmanager
+def _naming(params: dict[str, Any]) -> Iterator[None]:
+    """Name the alias in errors about its settings, if they are those of an alias."""
+    try:
+        yield
+    except (ImproperlyConfigured, ModuleNotFoundError):
+        with options.naming(_alias_with(params)):
+            raise
+
+
+def _alias_with(params: dict[str, Any]) -> str | None:
+    """Return the first alias with these settings. Django passes no name on."""
+    with suppress(ImproperlyConfigured):  # if there are no settings
+        for alias, setting in caches.settings.items():
+            others = {"BACKEND": None, "LOCATION": None}
+            if {**setting, **others} == {**params, **others}:
+                return alias
+    return None
 
 
 @cache

@@ -85,9 +85,10 @@ def _namespaced() -> Iterator[_Namespaced]:
         # An invalid setting raises an exception here, as in Django's own cache checks.
         backend = wrapping.backend_class(alias, setting)
         if issubclass(backend, NamespacedCache):
-            given = options.read(dict(setting), wrapper=NamespacedCache)
-            # `caches[alias]` is not used, because a test run may have wrapped it.
-            cache = backend(setting.get("LOCATION", ""), dict(setting))
+            with options.naming(alias):
+                given = options.read(dict(setting), wrapper=NamespacedCache)
+                # `caches[alias]` is not used, because a test run may have wrapped it.
+                cache = backend(setting.get("LOCATION", ""), dict(setting))
             yield _Namespaced(alias, given, cache)
 
 

@@ -40,18 +40,20 @@ def wrapped_setting(
     alias: str, setting: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a copy of one alias's setting, wrapped: see `namespaced()`."""
+    if not isinstance(setting, Mapping):
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}] is {setting!r}: it takes a dictionary."
+        )
     copied: dict[str, Any] = _copied(setting)
     backend = backend_class(alias, copied)
     if issubclass(backend, BaseMemcachedCache) and not issubclass(
         backend, NamespacedCache
     ):
-        theirs = copied.get("OPTIONS") or {}
         ours = {"WRAPPED_BACKEND": copied["BACKEND"], **options}
-        copied |= {"BACKEND": BACKEND, "OPTIONS": {**theirs, **ours}}
-        try:
+        with alias_options.naming(alias):
+            theirs = alias_options.of_setting(copied)
+            copied |= {"BACKEND": BACKEND, "OPTIONS": {**theirs, **ours}}
             alias_options.read(copied, wrapper=NamespacedCache)
-        except ImproperlyConfigured as error:
-            raise ImproperlyConfigured(f"CACHES[{alias!r}]: {error}") from None
     return copied
 
 

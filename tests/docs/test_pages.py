@@ -7,7 +7,7 @@ from itertools import chain
 from unittest.mock import Mock
 
 import pytest
-from django.core.management import load_command_class
+from django.core.management import BaseCommand, load_command_class
 
 from namespaced_cache import checks, events, pytest_plugin, signals
 from namespaced_cache.core import identity, options
@@ -151,10 +151,14 @@ def test_the_page_of_the_command_has_every_argument():
     command = load_command_class("namespaced_cache", "cache_namespace")
     parser = command.create_parser("manage.py", "cache_namespace")
     (ways,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    djangos = {action.dest for action in BaseCommand().create_parser("", "")._actions}
     expected = set()
     for way, arguments in ways.choices.items():
-        actions = (a for a in arguments._actions if a.dest != "help")
+        actions = (a for a in arguments._actions if a.dest not in {"help", *djangos})
         names = chain(*(a.option_strings or [a.dest.upper()] for a in actions))
         expected |= {way, *(f"{way} {name}" for name in names)}
+        assert djangos <= {action.dest for action in arguments._actions}
     page = (ROOT / "docs" / "command.md").read_text()
+    for name in djangos - {"help"}:
+        assert f"`--{name.replace('_', '-')}`" in page
     assert {" ".join(row.split()[:2]) for row in rows(page)} == expected

@@ -371,7 +371,8 @@ def test_rubbish_in_one_counter_does_not_stop_other_invalidations(server, start)
 def test_an_unknown_alias_raises_djangos_error(ask):
     with pytest.raises(InvalidCacheBackendError) as caught:
         ask("nope")
-    assert str(caught.value) == "The connection 'nope' doesn't exist."
+    said = "CACHES has no alias 'nope': it has 'default', 'other', 'local'."
+    assert str(caught.value) == said
 
 
 def test_get_namespaced_returns_djangos_own_instance(site):

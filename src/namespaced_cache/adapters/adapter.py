@@ -109,6 +109,16 @@ class Adapter(ABC):
 LIBRARIES = ("pymemcache", "pylibmc")
 
 
+def missing_library(error: ImportError) -> str | None:
+    """Return the library that is not installed, and the remedy, or None."""
+    library = (error.name or "").partition(".")[0]
+    if library not in LIBRARIES or not isinstance(error, ModuleNotFoundError):
+        return None
+    return (
+        f"{library} is not installed: pip install 'django-namespaced-cache[{library}]'"
+    )
+
+
 def adapter_of(client: object) -> Adapter:
     """Return the adapter of the client's library.
 

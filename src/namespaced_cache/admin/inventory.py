@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from namespaced_cache.admin.server import Item, Server
-from namespaced_cache.core import identity
 from namespaced_cache.core.generation import generation_in, lineage
 from namespaced_cache.keys import ParsedKey, base36, counter_key, parse
 
-#: If the counter of a run was not used for so many seconds, the run is idle or
-#: finished. The counter is not read then. A read would count as a use, and the run
-#: would never become old enough to be purged.
+#: A run that was not used for so many seconds may be finished. Memcached notes at most
+#: one use of an item a minute, so a shorter time would say little.
 IDLE_AFTER = 10 * 60
 
 
@@ -49,16 +47,29 @@ class Amount:
 class Namespace:
     """A namespace on some servers.
 
-    `idle` is the number of seconds since its counter was last used, or None if there is
-    no counter. `generation` is None if the counter was not read or holds no generation.
+    `first_seen` and `last_seen` are the seconds since the oldest and the newest use of
+    its counter and its items. Memcached keeps only the last use of each item, and not
+    when it was stored. So the namespace is at least as old as `first_seen`.
+    `generation` is None if there is no counter, or if the counter holds no generation.
     """
 
     name: str
-    idle: int | None = None
+    first_seen: int
+    last_seen: int
     generation: int | None = None
     live: Amount = field(default_factory=Amount)
     dead: Amount = field(default_factory=Amount)
     unclaimed: Amount = field(default_factory=Amount)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing but a counter."""
+        return not (self.live.items or self.dead.items or self.unclaimed.items)
+
+    def note_use(self, idle: int) -> None:
+        """Note that its counter or an item was last used so many seconds ago."""
+        self.first_seen = max(idle, self.first_seen)
+        self.last_seen = min(idle, self.last_seen)
 
 
 @dataclass(frozen=True)
@@ -113,8 +124,9 @@ class Inventory:
             return None
         namespace = self.namespaces.get(parsed.namespace)
         if namespace is None:
-            namespace = self._namespace(parsed.namespace)
+            namespace = self._namespace(parsed.namespace, item.idle)
             self.namespaces[parsed.namespace] = namespace
+        namespace.note_use(item.idle)
         state = State.COUNTER
         if parsed.generation is not None:
             state = self._state_of(namespace, parsed.generation)
@@ -131,12 +143,13 @@ class Inventory:
         is_ours = generation_in(parsed.generation) is not None
         return parsed if is_ours and key.startswith(spelled.encode()) else None
 
-    def _namespace(self, name: str) -> Namespace:
-        key = self.counter_key(name)
-        idle = [server.idle(key) for server in self.counter_servers]
-        found = Namespace(name, min((i for i in idle if i is not None), default=None))
-        if not identity.is_run(name) or (found.idle or 0) < IDLE_AFTER:
-            self._read(found)
+    def _namespace(self, name: str, idle: int) -> Namespace:
+        found = Namespace(name, first_seen=idle, last_seen=idle)
+        for server in self.counter_servers:
+            counters_idle = server.idle(self.counter_key(name))
+            if counters_idle is not None:
+                found.note_use(counters_idle)
+        self._read(found)
         return found
 
     def _read(self, namespace: Namespace) -> None:

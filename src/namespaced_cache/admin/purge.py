@@ -76,8 +76,8 @@ class Purge:
 
     def _note_use(self, found: Found, idle: int) -> None:
         namespace = found.namespace
-        if namespace.idle is not None:  # its counter may be on another server
-            self._note_idle((namespace.name, None), namespace.idle)
+        # Its counter may be on another server.
+        self._note_idle((namespace.name, None), namespace.last_seen)
         self._note_idle((namespace.name, None), idle)
         if found.generation is not None:
             self._note_idle((namespace.name, found.generation), idle)

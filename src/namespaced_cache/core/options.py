@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -12,6 +13,7 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from namespaced_cache.adapters.adapter import missing_library
 from namespaced_cache.core import identity
 
 DEFAULT_BACKEND = "django.core.cache.backends.memcached.PyMemcacheCache"
@@ -49,9 +51,7 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
     Raises ImproperlyConfigured, or InvalidCacheBackendError for WRAPPED_BACKEND. Both
     name the option, the value it got and the values it accepts.
     """
-    given = params.get("OPTIONS") or {}
-    if not isinstance(given, Mapping):
-        raise ImproperlyConfigured(f"OPTIONS is {given!r}: it takes a dictionary.")
+    given = of_setting(params)
     ours = {name: value for name, value in given.items() if name in NAMES}
     theirs = {name: value for name, value in given.items() if name not in NAMES}
     wrapped_class = _wrapped_class(
@@ -72,6 +72,46 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
         max_timeout=_whole_seconds("MAX_TIMEOUT", ours.get("MAX_TIMEOUT")),
         wrapped_params={**params, "OPTIONS": theirs},
     )
+
+
+def of_setting(setting: Mapping[str, Any]) -> Mapping[Any, Any]:
+    """Return the OPTIONS of an alias's setting.
+
+    Raises ImproperlyConfigured if they are no dictionary.
+    """
+    given = setting.get("OPTIONS") or {}
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"OPTIONS is {given!r}: it takes a dictionary.")
+    return given
+
+
+@contextmanager
+def naming(alias: str | None) -> Iterator[None]:
+    """Name the alias (None: unknown) in errors about its settings.
+
+    If its client library is missing, the error also says how to install it. Errors keep
+    their classes, because an application may catch them.
+    """
+    place = f"CACHES[{alias!r}]"
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = missing_library(error)
+        if missing is None or str(error).startswith(place):
+            raise
+        opened = "The cache alias" if alias is None else place
+        raise ModuleNotFoundError(
+            f"{opened} cannot be opened: {missing}", name=error.name
+        ) from (error.__cause__ or error)
+    except ImproperlyConfigured as error:
+        kind = type(error)
+        if (
+            alias is None
+            or kind not in (ImproperlyConfigured, InvalidCacheBackendError)
+            or str(error).startswith(place)
+        ):
+            raise
+        raise kind(f"{place}: {error}") from error.__cause__
 
 
 def _check_not_ours(name: object, wrapped_class: type) -> None:
@@ -149,8 +189,11 @@ def import_backend(setting: str, path: object, takes: str) -> type:
         found = import_string(path)
     except (ImportError, TypeError, ValueError) as error:
         # A path with one dot too many raises TypeError or ValueError.
+        missing = missing_library(error) if isinstance(error, ImportError) else None
         raise InvalidCacheBackendError(
-            f"{setting} is {path!r}, which cannot be imported ({error}): {takes}"
+            f"{setting} is {path!r}, which cannot be imported: {missing}"
+            if missing
+            else f"{setting} is {path!r}, which cannot be imported ({error}): {takes}"
         ) from error
     if not isinstance(found, type):
         raise InvalidCacheBackendError(f"{setting} is {path!r}, no class: {takes}")

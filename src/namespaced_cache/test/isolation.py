@@ -22,7 +22,7 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from namespaced_cache import aliases, wrapping
 from namespaced_cache.backend import NamespacedCache
-from namespaced_cache.core import identity
+from namespaced_cache.core import identity, options
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceUnavailable, UnsupportedClientError
 from namespaced_cache.forks import new_lock
@@ -167,7 +167,10 @@ class Isolation:
             # The handler is copied, because all threads share it and its settings.
             handler = copy(handler)
             handler.settings = {alias: isolated}
-        cache = self._original(handler, alias)
+            with options.naming(alias):
+                cache = self._original(handler, alias)
+        else:
+            cache = self._original(handler, alias)
         self._guard.check(alias, cache)
         # If a test overrides settings, the alias may have another server or namespace,
         # with items of an earlier test.
@@ -250,7 +253,8 @@ class Isolation:
             return None
         if self.wraps:
             setting = wrapping.wrapped_setting(alias, setting, {})
-        capped = {"MAX_TIMEOUT": DAY, **(setting.get("OPTIONS") or {})}
+        with options.naming(alias):
+            capped = {"MAX_TIMEOUT": DAY, **options.of_setting(setting)}
         return {**setting, "OPTIONS": capped}
 
     def _isolate_opened_backends(self) -> None:

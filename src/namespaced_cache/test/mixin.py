@@ -8,6 +8,9 @@ from namespaced_cache.test import isolation
 from namespaced_cache.test.isolation import Isolation, begin_test
 from namespaced_cache.test.scopes import scope_of
 
+#: unittest leaves the frames of this module out of the tracebacks that it prints.
+__unittest = True
+
 _REMEDY = (
     "Add to the settings: "
     'TEST_RUNNER = "namespaced_cache.test.NamespacedDiscoverRunner"'

@@ -31,9 +31,12 @@ class Run:
         self._wrap: bool = config.getini("cache_namespace_wrap")
         self._exclude: list[str] = config.getini("cache_namespace_exclude")
         self._require: bool = config.getini("cache_namespace_require")
-        self._scope = _checked(
-            config.getini("cache_isolation"), "The ini option cache_isolation"
-        )
+        try:
+            self._scope = scopes.checked(
+                config.getini("cache_isolation"), "The ini option cache_isolation"
+            )
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
         self._is_quiet: bool = config.option.verbose < 0
         self._isolation: Isolation | None = None
         #: The current class, and the classes that enclose it.
@@ -46,8 +49,17 @@ class Run:
             self._start()
 
     def begin_test(self, item: pytest.Item) -> None:
-        """Invalidate before any set-up of this test."""
-        scope, node = self._scope_of(item)
+        """Invalidate before any set-up of this test.
+
+        If its scope is invalid, the test fails with one line.
+        """
+        wrong = ""
+        try:
+            scope, node = self._scope_of(item)
+        except ValueError as error:
+            wrong = str(error)
+        if wrong:  # not in the `except`, or pytest shows both errors
+            pytest.fail(wrong, pytrace=False)
         is_first = node not in self._classes
         self._classes = [n for n in item.listchain() if isinstance(n, pytest.Class)]
         self._is_wider_set_up = False
@@ -148,23 +160,19 @@ class Run:
 
 
 def _scope_set_on(node: Any) -> str | None:
-    """Return the scope that is set on this module, class or test, or None."""
+    """Return the scope that is set on this module, class or test, or None.
+
+    Raises ValueError, which names the source, for an invalid scope.
+    """
     for marker in node.own_markers:
         if marker.name == "cache_isolation":
             given = (*marker.args, *marker.kwargs.values())
-            return _checked(
+            return scopes.checked(
                 given[0] if len(given) == 1 else given,
                 f"The marker cache_isolation of {node.nodeid}",
             )
     if isinstance(node, pytest.Class):
         scope = getattr(node.obj, "cache_isolation", None)
         if scope is not None:
-            return _checked(scope, f"{node.nodeid}.cache_isolation")
+            return scopes.checked(scope, f"{node.nodeid}.cache_isolation")
     return None
-
-
-def _checked(scope: object, source: str) -> str:
-    try:
-        return scopes.checked(scope, source)
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from None

@@ -14,6 +14,9 @@ from namespaced_cache.test import isolation, report
 from namespaced_cache.test.isolation import Isolation, SharedCount, begin_test
 from namespaced_cache.test.scopes import scope_of
 
+#: unittest leaves the frames of this module out of the tracebacks that it prints.
+__unittest = True
+
 
 class NamespacedTestSuite(unittest.TestSuite):
     """A suite that isolates each test by the scope of its class.

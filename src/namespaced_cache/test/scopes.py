@@ -5,6 +5,9 @@ It imports nothing, because the pytest plugin imports it in projects without Dja
 
 from __future__ import annotations
 
+#: unittest leaves the frames of this module out of the tracebacks that it prints.
+__unittest = True
+
 #: Before each test, before each class, never.
 SCOPES = ("function", "class", "off")
 

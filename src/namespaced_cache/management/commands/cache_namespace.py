@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
@@ -18,6 +19,7 @@ from django.core.management.base import (
     BaseCommand,
     CommandError,
     CommandParser,
+    DjangoHelpFormatter,
     OutputWrapper,
 )
 from django.template.defaultfilters import pluralize
@@ -31,7 +33,7 @@ from namespaced_cache.admin.inventory import (
 )
 from namespaced_cache.admin.purge import Purge
 from namespaced_cache.admin.server import Server
-from namespaced_cache.core import identity
+from namespaced_cache.core import clock, identity, options
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceError
 
@@ -40,6 +42,12 @@ _AGE = re.compile("([0-9]+)([smhd])")
 
 #: The exit status of a program that Ctrl-C has ended.
 _INTERRUPTED = 130
+
+#: After so many seconds of work, the command shows its progress.
+PROGRESS_AFTER = 2
+
+#: The verbosity at which a finished run that holds nothing has a row of its own.
+_IN_FULL = 2
 
 
 class Command(BaseCommand):
@@ -52,18 +60,25 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the three subcommands."""
+        """Declare the three subcommands, each with Django's own options."""
+        _add_skip_checks(parser)
         ways = parser.add_subparsers(dest="way", required=True, metavar="WAY")
-        listing = ways.add_parser("list", help="show what each namespace holds")
+        djangos: dict[str, Any] = {
+            "parents": [_DjangosOptions().create_parser("", "")],
+            "formatter_class": DjangoHelpFormatter,
+        }
+        listing = ways.add_parser(
+            "list", help="show what each namespace holds", **djangos
+        )
         listing.add_argument("--json", action="store_true", help="for programs")
         invalidating = ways.add_parser(
-            "invalidate", help="invalidate all keys of a namespace"
+            "invalidate", help="invalidate all keys of a namespace", **djangos
         )
         invalidating.add_argument(
             "name", nargs="?", help="the namespace's name; else each alias's own"
         )
         purging = ways.add_parser(
-            "purge", help="delete dead generations and leftovers of runs"
+            "purge", help="delete dead generations and leftovers of runs", **djangos
         )
         purging.add_argument(
             "--older-than",
@@ -78,22 +93,28 @@ class Command(BaseCommand):
         for way in listing, invalidating, purging:
             way.add_argument("--alias", help="one alias; else all aliases on memcached")
 
-    def handle(self, *_: Any, way: str, alias: str | None, **options: Any) -> None:
+    def handle(self, *_: Any, way: str, alias: str | None, **given: Any) -> None:
         """Carry out the subcommand."""
+        self._verbosity: int = given["verbosity"]
         try:
             with ExitStack() as stack:
                 inventories = _inventories(alias, stack, self._wait)
                 if way == "list":
-                    self._list(inventories, as_json=options["json"])
+                    self._list(inventories, as_json=given["json"])
                 elif way == "purge":
                     self._purge(
-                        inventories, options["older_than"], dry_run=options["dry_run"]
+                        inventories, given["older_than"], dry_run=given["dry_run"]
                     )
-                elif options["name"] is None:
+                elif given["name"] is None:
                     self._invalidate_own(alias)
                 else:
-                    self._invalidate(inventories, options["name"])
-        except (NamespaceError, ImproperlyConfigured, InvalidCacheBackendError) as e:
+                    self._invalidate(inventories, given["name"])
+        except (
+            NamespaceError,
+            ImproperlyConfigured,
+            InvalidCacheBackendError,
+            ModuleNotFoundError,
+        ) as e:
             raise CommandError(str(e)) from e
 
     def _list(self, inventories: Sequence[Inventory], *, as_json: bool) -> None:
@@ -112,20 +133,32 @@ class Command(BaseCommand):
             self._write_table(found)
 
     def _write_table(self, found: Sequence[Namespace]) -> None:
-        head = ["namespace", "generation", "unused for", "live", "dead", "unclaimed"]
+        folded = set() if self._verbosity >= _IN_FULL else _finished_and_empty(found)
+        head = [
+            *("namespace", "generation", "first seen", "last seen"),
+            *("live", "dead", "unclaimed"),
+        ]
         lines = [head] + [
             [
                 each.name,
                 str(each.generation or "-"),
-                "-" if each.idle is None else _duration(each.idle),
+                *map(_ago, (each.first_seen, each.last_seen)),
                 *map(_written, (each.live, each.dead, each.unclaimed)),
             ]
             for each in found
+            if _run_of(each) not in folded
         ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for name, *cells in lines:
             rest = (c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))
             self.stdout.write("  ".join([name.ljust(widths[0]), *rest]))
+        if folded:
+            runs = f"{len(folded):,} finished run{pluralize(len(folded))}"
+            hold = pluralize(len(folded), "holds,hold")
+            seen = _ago(
+                min(each.last_seen for each in found if _run_of(each) in folded)
+            )
+            self.stdout.write(f"{runs} that {hold} nothing, last seen {seen}")
 
     def _invalidate_own(self, alias: str | None) -> None:
         found = aliases.namespaced_caches(alias)
@@ -139,7 +172,7 @@ class Command(BaseCommand):
             raise CommandError("No alias of CACHES has a namespace: name one.")
         for each, generation in aliases.invalidate_namespaces(found).items():
             name = found[each].namespace
-            self.stdout.write(f"{each}: namespace {name}, generation {generation}")
+            self._say(f"{each}: namespace {name}, generation {generation}")
 
     def _invalidate(self, inventories: Sequence[Inventory], name: str) -> None:
         if not all(map(identity.is_name, name.split("."))):
@@ -158,7 +191,7 @@ class Command(BaseCommand):
                 generation = server.increment(key)
                 if generation is not None:
                     is_known = True
-                    self.stdout.write(
+                    self._say(
                         f"{server.name}: namespace {name}, generation {generation}"
                     )
         if not is_known:
@@ -189,32 +222,66 @@ class Command(BaseCommand):
 
     def _write_summary(self, freed: dict[str, Amount], what: str) -> None:
         for name, amount in sorted(freed.items()):
-            self.stdout.write(f"{name}: {_written(amount)}")
+            self._say(f"{name}: {_written(amount)}")
         total = Amount()
         for amount in freed.values():
             total.add(amount.items, amount.bytes)
         namespaces = f"{len(freed)} namespace{pluralize(len(freed))}"
-        self.stdout.write(f"{_written(total)} of {namespaces} {what}")
+        self._say(f"{_written(total)} of {namespaces} {what}")
 
     def _progress(self, inventories: Sequence[Inventory]) -> _Progress:
         servers = [server for inventory in inventories for server in inventory.servers]
-        return _Progress(self.stderr, servers)
+        after = PROGRESS_AFTER if self._verbosity else math.inf
+        return _Progress(self.stderr, servers, after)
 
     def _wait(self, server: Server) -> None:
-        self.stderr.write(f"{server.name} is busy with another walk: waiting.", str)
+        if self._verbosity:
+            self.stderr.write(f"{server.name} is busy with another walk: waiting.", str)
+
+    def _say(self, line: str) -> None:
+        if self._verbosity:
+            self.stdout.write(line)
+
+
+class _DjangosOptions(BaseCommand):
+    """Makes a parser of the options that Django gives to every command.
+
+    They have no defaults. So an option after the subcommand does not overwrite one
+    before it, unless it is given.
+    """
+
+    def create_parser(
+        self, prog_name: str, subcommand: str, **kwargs: Any
+    ) -> CommandParser:
+        kwargs |= {"add_help": False, "argument_default": argparse.SUPPRESS}
+        return super().create_parser(prog_name, subcommand, **kwargs)
+
+    def add_base_argument(
+        self, parser: CommandParser, *args: Any, **kwargs: Any
+    ) -> None:
+        kwargs["default"] = argparse.SUPPRESS
+        super().add_base_argument(parser, *args, **kwargs)
 
 
 class _Progress:
-    """A progress bar on a terminal. Elsewhere, one line for each 10 %."""
+    """A progress bar on a terminal. Elsewhere, one line for each 10 %.
 
-    def __init__(self, out: OutputWrapper, servers: Sequence[Server]) -> None:
+    Nothing is shown in the first `after` seconds.
+    """
+
+    def __init__(
+        self, out: OutputWrapper, servers: Sequence[Server], after: float
+    ) -> None:
         self._out = out
+        self._shown_from = clock.monotonic() + after
         self._servers = servers
         self._total = sum(server.count() for server in servers)
         self._shown = 0
 
     def show(self) -> None:
         """Show the progress, if it is higher than what was shown last."""
+        if clock.monotonic() < self._shown_from:
+            return
         walked = sum(server.walked for server in self._servers)
         percent = min(100, 100 * walked // max(1, self._total))
         step = 1 if self._out.isatty() else 10
@@ -240,16 +307,29 @@ def _inventories(
 
     The stack closes the connections.
     """
-    if chosen is not None and not _is_memcached(chosen):
-        raise CommandError(f"The cache alias {chosen!r} is not on memcached.")
+    on_memcached = [*filter(_is_memcached, caches)]
+    if chosen is not None:
+        aliases.check_exists(chosen)
+    if not on_memcached:
+        raise CommandError("CACHES has no alias on memcached.")
+    if chosen is not None and chosen not in on_memcached:
+        raise CommandError(
+            f"The cache alias {chosen!r} is not on memcached: its BACKEND is "
+            f"{caches.settings[chosen]['BACKEND']!r}. On memcached: "
+            f"{', '.join(map(repr, on_memcached))}."
+        )
     opened: dict[str, Server] = {}
     found: dict[bytes, Inventory] = {}
-    for alias in filter(_is_memcached, caches):
-        cache: Any = caches[alias]
+    for alias in on_memcached:
+        with options.naming(alias):
+            cache: Any = caches[alias]
         prefix = cache._options.get("key_prefix") or b""  # pymemcache's
         inventory = found.setdefault(prefix, Inventory(prefix))
         for location in cache.client_servers:
-            server = Server(location, on_busy)
+            try:
+                server = Server(location, on_busy)
+            except NamespaceError as error:
+                raise CommandError(f"CACHES[{alias!r}]: {error}") from error
             if server.name not in opened:
                 opened[server.name] = stack.enter_context(server)
             server = opened[server.name]
@@ -257,8 +337,6 @@ def _inventories(
                 inventory.counter_servers.append(server)
             if chosen in (alias, None) and server not in inventory.servers:
                 inventory.servers.append(server)
-    if not found:
-        raise CommandError("CACHES has no alias on memcached.")
     return [inventory for inventory in found.values() if inventory.servers]
 
 
@@ -278,9 +356,32 @@ def _age(text: str) -> int:
     return seconds
 
 
-def _duration(seconds: int) -> str:
+def _run_of(namespace: Namespace) -> str:
+    """Return the name without the worker's."""
+    return namespace.name.partition(".")[0]
+
+
+def _finished_and_empty(found: Iterable[Namespace]) -> set[str]:
+    """Return the names of the finished runs that hold nothing but counters."""
+    runs: dict[str, bool] = {}
+    for each in found:
+        if identity.is_run(each.name):
+            is_over = each.is_empty and each.last_seen >= IDLE_AFTER
+            runs[_run_of(each)] = is_over and runs.get(_run_of(each), True)
+    return {run for run, is_over in runs.items() if is_over}
+
+
+def _add_skip_checks(parser: CommandParser) -> None:
+    # Django adds it only to commands that run its checks. This command runs none, but
+    # scripts pass the option to every command.
+    parser.add_argument(
+        "--skip-checks", action="store_true", help="Skip system checks."
+    )
+
+
+def _ago(seconds: int) -> str:
     unit = next(u for u in reversed(_UNITS) if seconds >= _UNITS[u] or u == "s")
-    return f"{seconds // _UNITS[unit]} {unit}"
+    return f"{seconds // _UNITS[unit]} {unit} ago"
 
 
 def _written(amount: Amount) -> str:
