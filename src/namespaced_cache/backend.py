@@ -8,11 +8,8 @@ makes and validates the keys. `core/client.py` adds the generation to them.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
-from functools import wraps
-from types import FunctionType, MethodType
-from typing import Any, cast
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.cache import caches
@@ -22,11 +19,11 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from namespaced_cache.core import identity, options, wrapped_backend
 from namespaced_cache.core.client import NamespacedClient
 from namespaced_cache.core.pins import PinnedGeneration
+from namespaced_cache.delegation import class_for, delegate_djangos_attributes
 from namespaced_cache.signals import namespace_invalidated
 
-#: Methods that a backend's other methods call. Code that replaces one of them wants to
-#: change those calls. So these are read from and assigned to the wrapped backend.
-HELPERS = {"get_backend_timeout", "make_and_validate_key", "make_key", "validate_key"}
+#: Sets an object's class. The proxy's `__class__` is the wrapped backend's class.
+_set_class = vars(object)["__class__"].__set__
 
 
 class NamespacedCache(BaseMemcachedCache):
@@ -50,7 +47,11 @@ class NamespacedCache(BaseMemcachedCache):
             _namespaced_from=(server, params),
             _namespaced_class=settings.wrapped_class,
             _namespaced_backend=wrapped_backend.build(server, settings, _send_signal),
+            _namespaced_type=type(self),
         )
+        proxy_class = class_for(type(self), settings.wrapped_class)
+        if proxy_class is not type(self):
+            _set_class(self, proxy_class)
 
     @staticmethod
     def adopt(backend: BaseMemcachedCache, params: dict[str, Any]) -> None:
@@ -156,7 +157,7 @@ class NamespacedCache(BaseMemcachedCache):
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy makes its own client, because modules and sockets cannot be pickled.
         state = {name: getattr(self, name) for name in vars(BaseCache({}))}
-        return type(self), self._namespaced_from, state
+        return self._namespaced_type, self._namespaced_from, state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -184,63 +185,4 @@ def _alias_of(client: NamespacedClient) -> str | None:
     return None
 
 
-def _delegated(name: str, member: object) -> object:
-    """Make the attribute of this class that delegates to the wrapped backend's."""
-    if inspect.isfunction(member) and name not in HELPERS:
-        method = _method(name, member)
-        # Tracers and profilers take the name that they record from the code object.
-        code = method.__code__
-        qualified = f"{NamespacedCache.__qualname__}.{name}"
-        method.__code__ = code.replace(co_name=name, co_qualname=qualified)
-        return method
-
-    return property(
-        lambda self: getattr(self.wrapped, name),
-        lambda self, value: setattr(self.wrapped, name, value),
-        lambda self: delattr(self.wrapped, name),
-    )
-
-
-def _method(name: str, member: Any) -> FunctionType:
-    """Make the method that calls the wrapped backend's method of the same name.
-
-    Some of Django's methods call others: `in` calls `has_key`, and `aget` calls `get`.
-    Unless the wrapped backend overrides such a method, it runs on the proxy and calls
-    the proxy's methods. So a spy on these records the same calls as on a bare backend.
-    """
-    djangos = vars(BaseCache).get(name)
-
-    def choose(self: NamespacedCache) -> Any:
-        own = getattr(self._namespaced_backend, name)
-        if getattr(own, "__func__", own) is djangos:
-            return MethodType(djangos, self)
-        return own
-
-    if inspect.iscoroutinefunction(member):
-
-        @wraps(member)
-        async def call_async(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-            return await choose(self)(*args, **kwargs)
-
-        return cast("FunctionType", call_async)
-
-    @wraps(member)
-    def call(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-        return choose(self)(*args, **kwargs)
-
-    # The fast path, for the methods that Django's memcached backends override: the
-    # wrapped backend's method is always right.
-    @wraps(member)
-    def call_directly(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._namespaced_backend, name)(*args, **kwargs)
-
-    chosen = call_directly if name in vars(BaseMemcachedCache) else call
-    return cast("FunctionType", chosen)
-
-
-# The methods are made from Django's own list, so that no method of a later Django is
-# missing. They must be attributes of the class: tracers patch `get`, `set`, … on the
-# class that BACKEND names, and Django's async methods inspect `self.get_many.__func__`.
-for _name, _member in {**vars(BaseCache), **vars(BaseMemcachedCache)}.items():
-    if not _name.startswith("__") or _name == "__contains__":
-        setattr(NamespacedCache, _name, _delegated(_name, _member))
+delegate_djangos_attributes(NamespacedCache)
