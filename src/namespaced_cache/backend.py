@@ -19,7 +19,12 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from namespaced_cache.core import identity, options, wrapped_backend
 from namespaced_cache.core.client import NamespacedClient
 from namespaced_cache.core.pins import PinnedGeneration
-from namespaced_cache.delegation import class_for, delegate_djangos_attributes
+from namespaced_cache.delegation import (
+    Attributes,
+    class_for,
+    delegate_djangos_attributes,
+    own_attributes,
+)
 from namespaced_cache.signals import namespace_invalidated
 
 #: Sets an object's class. The proxy's `__class__` is the wrapped backend's class.
@@ -43,13 +48,14 @@ class NamespacedCache(BaseMemcachedCache):
         if settings.namespace is None:
             identity.run()  # named now, so that child processes inherit the name
         # These names must not be names of a backend's attributes.
-        vars(self).update(
+        backend = wrapped_backend.build(server, settings, _send_signal)
+        own_attributes(self).update(
             _namespaced_from=(server, params),
             _namespaced_class=settings.wrapped_class,
-            _namespaced_backend=wrapped_backend.build(server, settings, _send_signal),
+            _namespaced_backend=backend,
             _namespaced_type=type(self),
         )
-        proxy_class = class_for(type(self), settings.wrapped_class)
+        proxy_class = class_for(type(self), settings.wrapped_class, backend)
         if proxy_class is not type(self):
             _set_class(self, proxy_class)
 
@@ -120,13 +126,20 @@ class NamespacedCache(BaseMemcachedCache):
     @property  # type: ignore[misc]  # read only here
     def __class__(self) -> type:
         # isinstance() uses type() first and then this, so it is true for both classes.
-        wrapped_class: type = vars(self).get("_namespaced_class", type(self))
+        wrapped_class: type = own_attributes(self).get("_namespaced_class", type(self))
         return wrapped_class
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]  # read only here
+        # For code that looks attributes up in `vars()`. Python itself does not use it.
+        own = own_attributes(self)
+        backend = own.get("_namespaced_backend")
+        return own if backend is None else Attributes(self, backend)
 
     def __getattr__(self, name: str) -> Any:
         # Python calls this only for attributes that the class lacks. copy and pickle
         # look some up before __init__() has run.
-        if "_namespaced_backend" not in vars(self):
+        if "_namespaced_backend" not in own_attributes(self):
             raise AttributeError(name)
         return getattr(self._namespaced_backend, name)
 
@@ -141,13 +154,13 @@ class NamespacedCache(BaseMemcachedCache):
             setattr(self._namespaced_backend, name, value)
 
     def __delattr__(self, name: str) -> None:
-        if name in vars(self) or hasattr(type(self), name):
+        if name in own_attributes(self) or hasattr(type(self), name):
             super().__delattr__(name)
         else:
             delattr(self._namespaced_backend, name)
 
     def __dir__(self) -> Iterable[str]:
-        return {*super().__dir__(), *dir(self._namespaced_backend)}
+        return {*vars(self), *dir(type(self)), *dir(self._namespaced_backend)}
 
     def __repr__(self) -> str:
         return (

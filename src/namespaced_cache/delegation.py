@@ -6,9 +6,9 @@ attributes of a subclass, which is made when such a backend is wrapped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import lru_cache
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from django.core.cache.backends.base import BaseCache
@@ -54,10 +54,14 @@ def delegate_djangos_attributes(proxy_class: type) -> None:
         if is_method(vars(source)[name]) and name not in HELPERS:
             setattr(proxy_class, name, _djangos_method(name, source, proxy_class))
         else:
-            setattr(proxy_class, name, attribute(name))
+            setattr(proxy_class, name, _attribute(name))
+    library = SimpleNamespace(Client=None)
+    djangos: Any = BaseMemcachedCache
+    for name in vars(djangos("", {}, library, KeyError)):
+        setattr(proxy_class, name, _attribute(name))
 
 
-def attribute(name: str) -> property:
+def _attribute(name: str) -> property:
     """Make a property that is the wrapped backend's attribute."""
     return property(
         lambda self: getattr(self.wrapped, name),
@@ -96,18 +100,25 @@ def _of_the_backend(name: str) -> str:
     return f"{{self}}._namespaced_backend.{name}"
 
 
-def class_for(proxy_class: type, wrapped_class: type) -> type:
-    """Return the class of a proxy for a backend of `wrapped_class`.
+def class_for(
+    proxy_class: type, wrapped_class: type, backend: BaseMemcachedCache
+) -> type:
+    """Return the class of a proxy for this backend of `wrapped_class`.
 
-    This is `proxy_class`, unless the backend has methods of its own, or methods with
-    other parameters. Then it is a subclass with these methods.
+    This is `proxy_class`, unless the backend has attributes of its own, or methods with
+    other parameters. Then it is a subclass that has them, for code that does not use
+    `getattr()`.
     """
     members: dict[str, Any] = {}
     for each in reversed(wrapped_class.__mro__):
         members |= vars(each)
     methods = []
+    data = {name for name in vars(backend) if not is_hidden(name)}
     for name, member in members.items():
-        if name.startswith("__") or not is_method(member):
+        if name.startswith("__"):
+            continue
+        if not is_method(member):
+            data.add(name)
             continue
         djangos = _METHODS.get(name)
         if djangos and parameters(member) == djangos.parameters:
@@ -118,7 +129,10 @@ def class_for(proxy_class: type, wrapped_class: type) -> type:
         elif djangos:
             # A project's subclass of the proxy overrides it, and may call it.
             accept_all(djangos.function, djangos.call)
-    return _subclass(proxy_class, tuple(methods)) if methods else proxy_class
+    data = {name for name in data if _owner(proxy_class, name) is None}
+    if methods or data:
+        return _subclass(proxy_class, tuple(methods), frozenset(data))
+    return proxy_class
 
 
 def _owner(proxy_class: type, name: str) -> type | None:
@@ -130,9 +144,12 @@ def _owner(proxy_class: type, name: str) -> type | None:
 
 
 @lru_cache(maxsize=128)
-def _subclass(proxy_class: Any, methods: tuple[tuple[str, Any], ...]) -> type:
+def _subclass(
+    proxy_class: Any, methods: tuple[tuple[str, Any], ...], data: frozenset[str]
+) -> type:
     names = ("__module__", "__qualname__", "__doc__")
     attributes = {name: getattr(proxy_class, name) for name in names}
+    attributes |= {name: _attribute(name) for name in data}
     subclass = type(proxy_class.__name__, (proxy_class,), attributes)
     for name, member in methods:
         call, used = _of_the_backend(name), {}
@@ -162,3 +179,48 @@ def _next_method(
         return getattr(super(subclass, self), name)
 
     return find
+
+
+#: Returns the dictionary of a proxy's own attributes. `vars()` returns `Attributes`.
+own_attributes = vars(BaseCache)["__dict__"].__get__
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether `vars()` of a proxy leaves this attribute of the objects below out.
+
+    These are this package's own, and the real client, which is in no namespace.
+    """
+    return name == "_cache" or name.startswith(("_namespaced_", "_ClientBoundary__"))
+
+
+class Attributes(dict[str, Any]):
+    """The `vars()` of a proxy: the wrapped backend's attributes, and what was patched.
+
+    It is a copy. A change of the copy also changes the attribute of the proxy.
+    """
+
+    def __init__(self, proxy: Any, backend: BaseMemcachedCache) -> None:
+        self._proxy = proxy
+        for attributes in (vars(backend), own_attributes(proxy)):
+            # dict() copies them in one step, because other threads may add some.
+            for name, value in dict(attributes).items():
+                if not is_hidden(name):
+                    super().__setitem__(name, value)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self._proxy, name, value)
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        delattr(self._proxy, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+    # These methods of a dict do not call the ones above.
+    clear = MutableMapping.clear
+    pop = MutableMapping.pop
+    popitem = MutableMapping.popitem
+    setdefault = MutableMapping.setdefault
+    update = MutableMapping.update
