@@ -42,20 +42,32 @@ class NamespacedCache(BaseMemcachedCache):
 
     _namespaced_backend: BaseMemcachedCache
 
-    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+    def __init__(
+        self, server: Any, params: dict[str, Any], *, _made: Any = None
+    ) -> None:
         # Not super().__init__(): the wrapped backend has the attributes it would set.
         settings = options.read(params, wrapper=NamespacedCache)
         if settings.namespace is None:
             identity.run()  # named now, so that child processes inherit the name
         # These names must not be names of a backend's attributes.
-        backend = wrapped_backend.build(server, settings, _send_signal)
+        if settings.wrapped_class is None:
+            backend = _made or _made_by_function(server, settings)
+            if not _can_be_wrapped(backend):
+                raise options.refused_backend(
+                    params["OPTIONS"]["WRAPPED_BACKEND"],
+                    f"which has returned {backend!r}",
+                )
+            wrapped_backend.adopt(backend, server, settings, _send_signal)
+        else:
+            backend = wrapped_backend.build(server, settings, _send_signal)
+        wrapped_class = wrapped_backend.own_class(backend)
         own_attributes(self).update(
             _namespaced_from=(server, params),
-            _namespaced_class=settings.wrapped_class,
+            _namespaced_class=wrapped_class,
             _namespaced_backend=backend,
             _namespaced_type=type(self),
         )
-        proxy_class = class_for(type(self), settings.wrapped_class, backend)
+        proxy_class = class_for(type(self), wrapped_class, backend)
         if proxy_class is not type(self):
             _set_class(self, proxy_class)
 
@@ -175,6 +187,29 @@ class NamespacedCache(BaseMemcachedCache):
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self._namespaced_backend, name, value)
+
+
+def namespaced_if_memcached(server: Any, params: dict[str, Any]) -> Any:
+    """Return what the function WRAPPED_BACKEND returns, namespaced if it is memcached.
+
+    `namespaced()` and test runs make this the BACKEND of an alias whose BACKEND is a
+    function. It is unknown what such a function returns before it is called.
+    """
+    settings = options.read(params, wrapper=NamespacedCache)
+    made = _made_by_function(server, settings)
+    if _can_be_wrapped(made):
+        return NamespacedCache(server, params, _made=made)
+    return made
+
+
+def _made_by_function(server: Any, settings: options.Options) -> Any:
+    return settings.wrapped_backend(server, settings.wrapped_params)
+
+
+def _can_be_wrapped(backend: object) -> bool:
+    return isinstance(backend, BaseMemcachedCache) and not isinstance(
+        backend, NamespacedCache
+    )
 
 
 def _send_signal(client: NamespacedClient, namespace: str, generation: int) -> None:

@@ -21,7 +21,7 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from namespaced_cache import aliases, wrapping
 from namespaced_cache.backend import NamespacedCache
-from namespaced_cache.core import identity
+from namespaced_cache.core import identity, options
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceUnavailable
 from namespaced_cache.forks import new_lock
@@ -53,6 +53,8 @@ class Isolation:
         self._fresh: set[Counter] = set()
         #: The counters whose server was never reached.
         self._unreached: set[Counter] = set()
+        #: The aliases, and their BACKENDs, whose function has failed.
+        self._failed: set[tuple[str, str]] = set()
 
     def start(self) -> None:
         """Isolate the open backends, and all backends that are created from now on."""
@@ -106,11 +108,13 @@ class Isolation:
             self._fresh.clear()
             self._invalidates_opened = True
             # Bare backends are not opened, because the guard would warn of them.
-            found = aliases.namespaced_caches(
+            by_class = [
                 alias
-                for alias in caches
-                if self._isolates(alias, caches.settings[alias])
-            )
+                for alias, setting in caches.settings.items()
+                if self._isolates(alias, setting) and not _is_function(alias, setting)
+            ]
+            found = aliases.namespaced_caches(by_class)
+            found |= self._made_by_functions()
             for alias in self._invalidate_stale(found):
                 del caches[alias]
         # This comes last, because the backends import their client libraries.
@@ -168,15 +172,40 @@ class Isolation:
             unreached.append(stale[counter])
         return unreached
 
+    def _made_by_functions(self) -> dict[str, NamespacedCache]:
+        """Return the namespaced backends of aliases whose BACKEND is a function.
+
+        If the function fails, the alias is left alone until it is used. Then Django
+        raises the error, or the namespace is invalidated.
+        """
+        found = {}
+        for alias, setting in caches.settings.items():
+            if not _is_function(alias, setting):
+                continue
+            cache = getattr(caches._connections, alias, None)  # type: ignore[attr-defined]
+            attempt = alias, setting["BACKEND"]
+            if (
+                cache is None
+                and self._isolates(alias, setting)
+                and attempt not in self._failed
+            ):
+                try:
+                    cache = caches[alias]
+                except Exception:  # noqa: BLE001  # anything that the function raises
+                    self._failed.add(attempt)
+            if isinstance(cache, NamespacedCache):
+                found[alias] = cache
+        return found
+
     def _isolates(self, alias: str, setting: Mapping[str, Any]) -> bool:
         """Tell whether an alias has a namespace in this run."""
         try:
-            backend = wrapping.backend_class(alias, setting)
+            backend = wrapping.backend_of(alias, setting)
         except InvalidCacheBackendError:
             return False  # Django raises this error when the alias is used
-        return issubclass(
-            backend, BaseMemcachedCache if self._wrap else NamespacedCache
-        )
+        if self._wrap:
+            return wrapping.may_be_on(BaseMemcachedCache, backend)
+        return wrapping.is_namespaced(backend)
 
     def _isolated(
         self, alias: str, setting: Mapping[str, Any]
@@ -198,12 +227,19 @@ class Isolation:
                 continue  # the class of an unused alias may be missing
             setting = caches.settings[alias]
             isolated = self._isolated(alias, setting)
-            if not isolated:
+            if not isolated or not isinstance(opened, BaseMemcachedCache):
                 self._guard.check(alias, opened)
                 continue
             if not isinstance(opened, NamespacedCache):
                 NamespacedCache.adopt(opened, dict(isolated))
             del caches[alias]
+
+
+def _is_function(alias: str, setting: Mapping[str, Any]) -> bool:
+    try:
+        return options.is_function(wrapping.backend_of(alias, setting))
+    except InvalidCacheBackendError:
+        return False
 
 
 _current: Isolation | None = None

@@ -31,7 +31,7 @@ from namespaced_cache.admin.inventory import (
 )
 from namespaced_cache.admin.purge import Purge
 from namespaced_cache.admin.server import Server
-from namespaced_cache.core import identity
+from namespaced_cache.core import identity, options
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceError
 
@@ -264,7 +264,10 @@ def _inventories(
 
 def _is_memcached(alias: str) -> bool:
     setting = caches.settings.get(alias, {})
-    return issubclass(wrapping.backend_class(alias, setting), BaseMemcachedCache)
+    backend = wrapping.backend_of(alias, setting)
+    if options.is_function(backend):
+        return isinstance(caches[alias], BaseMemcachedCache)
+    return wrapping.may_be_on(BaseMemcachedCache, backend)
 
 
 def _age(text: str) -> int:
