@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceError
-from namespaced_cache.wrapping import BACKEND, backend_class
+from namespaced_cache.wrapping import BACKEND, backend_of, may_be_on
 
 
 def get_namespaced(alias: str = DEFAULT_CACHE_ALIAS) -> NamespacedCache:
@@ -54,16 +54,16 @@ def namespaced_caches(
 ) -> dict[str, NamespacedCache]:
     """Return this thread's backends of these aliases (None: of all with a namespace).
 
-    Only aliases on memcached are opened. Raises ImproperlyConfigured for an
-    alias in `using` that has no namespace, and InvalidCacheBackendError for one that
-    does not exist.
+    Only aliases on memcached are opened, and those whose BACKEND is a function. Raises
+    ImproperlyConfigured for an alias in `using` that has no namespace, and
+    InvalidCacheBackendError for one that does not exist.
     """
     found = {}
     for alias in _aliases(using):
         check_exists(alias)
         # The alias is not opened, because that may need a missing library or server.
-        if using is None and not issubclass(
-            backend_class(alias, caches.settings[alias]), BaseMemcachedCache
+        if using is None and not may_be_on(
+            BaseMemcachedCache, backend_of(alias, caches.settings[alias])
         ):
             continue
         cache = caches[alias]

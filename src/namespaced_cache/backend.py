@@ -8,13 +8,11 @@ makes and validates the keys. `core/client.py` adds the generation to them.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, wraps
-from types import FunctionType, MethodType
-from typing import Any, cast
+from functools import cache
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.cache import caches
@@ -27,11 +25,16 @@ from namespaced_cache.core.client import NamespacedClient
 from namespaced_cache.core.pins import PinnedGeneration
 from namespaced_cache.errors import NamespaceWarning
 from namespaced_cache.events import logger
+from namespaced_cache.proxy.delegation import (
+    Attributes,
+    class_for,
+    delegate_djangos_attributes,
+    own_attributes,
+)
 from namespaced_cache.signals import namespace_invalidated
 
-#: Methods that a backend's other methods call. Code that replaces one of them wants to
-#: change those calls. So these are read from and assigned to the wrapped backend.
-HELPERS = {"get_backend_timeout", "make_and_validate_key", "make_key", "validate_key"}
+#: Sets an object's class. The proxy's `__class__` is the wrapped backend's class.
+_set_class = vars(object)["__class__"].__set__
 
 
 class NamespacedCache(BaseMemcachedCache):
@@ -45,20 +48,44 @@ class NamespacedCache(BaseMemcachedCache):
 
     _namespaced_backend: BaseMemcachedCache
 
-    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+    def __init__(
+        self, server: Any, params: dict[str, Any], *, _made: Any = None
+    ) -> None:
         # Not super().__init__(): the wrapped backend has the attributes it would set.
         with _naming(params):
             settings = options.read(params, wrapper=NamespacedCache)
             if settings.namespace is None:
                 _warn_of_live_site()
                 identity.run()  # named now, so that child processes inherit the name
-            backend = wrapped_backend.build(server, settings, _send_signal)
+            backend = self._namespaced_build(server, params, settings, _made)
         # These names must not be names of a backend's attributes.
-        vars(self).update(
+        wrapped_class = wrapped_backend.own_class(backend)
+        own_attributes(self).update(
             _namespaced_from=(server, params),
-            _namespaced_class=settings.wrapped_class,
+            _namespaced_class=wrapped_class,
             _namespaced_backend=backend,
+            _namespaced_type=type(self),
         )
+        proxy_class = class_for(type(self), wrapped_class, backend)
+        if proxy_class is not type(self):
+            _set_class(self, proxy_class)
+
+    @staticmethod
+    def _namespaced_build(
+        server: Any, params: dict[str, Any], settings: options.Options, made: Any
+    ) -> BaseMemcachedCache:
+        """Build the wrapped backend, or namespace the one that a function has made."""
+        if settings.wrapped_class is not None:
+            return wrapped_backend.build(server, settings, _send_signal)
+        backend = made or _made_by_function(server, settings)
+        if not _can_be_wrapped(backend):
+            raise options.refused_backend(
+                params["OPTIONS"]["WRAPPED_BACKEND"],
+                f"which has returned {backend!r}",
+            )
+        wrapped_backend.adopt(backend, server, settings, _send_signal)
+        namespaced: BaseMemcachedCache = backend
+        return namespaced
 
     @staticmethod
     def adopt(backend: BaseMemcachedCache, params: dict[str, Any]) -> None:
@@ -127,13 +154,20 @@ class NamespacedCache(BaseMemcachedCache):
     @property  # type: ignore[misc]  # read only here
     def __class__(self) -> type:
         # isinstance() uses type() first and then this, so it is true for both classes.
-        wrapped_class: type = vars(self).get("_namespaced_class", type(self))
+        wrapped_class: type = own_attributes(self).get("_namespaced_class", type(self))
         return wrapped_class
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]  # read only here
+        # For code that looks attributes up in `vars()`. Python itself does not use it.
+        own = own_attributes(self)
+        backend = own.get("_namespaced_backend")
+        return own if backend is None else Attributes(self, backend)
 
     def __getattr__(self, name: str) -> Any:
         # Python calls this only for attributes that the class lacks. copy and pickle
         # look some up before __init__() has run.
-        if "_namespaced_backend" not in vars(self):
+        if "_namespaced_backend" not in own_attributes(self):
             raise AttributeError(name)
         return getattr(self._namespaced_backend, name)
 
@@ -148,13 +182,13 @@ class NamespacedCache(BaseMemcachedCache):
             setattr(self._namespaced_backend, name, value)
 
     def __delattr__(self, name: str) -> None:
-        if name in vars(self) or hasattr(type(self), name):
+        if name in own_attributes(self) or hasattr(type(self), name):
             super().__delattr__(name)
         else:
             delattr(self._namespaced_backend, name)
 
     def __dir__(self) -> Iterable[str]:
-        return {*super().__dir__(), *dir(self._namespaced_backend)}
+        return {*vars(self), *dir(type(self)), *dir(self._namespaced_backend)}
 
     def __repr__(self) -> str:
         return (
@@ -164,7 +198,7 @@ class NamespacedCache(BaseMemcachedCache):
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy makes its own client, because modules and sockets cannot be pickled.
         state = {name: getattr(self, name) for name in vars(BaseCache({}))}
-        return type(self), self._namespaced_from, state
+        return self._namespaced_type, self._namespaced_from, state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -208,6 +242,29 @@ def _warn_of_live_site() -> None:
         warnings.warn(text, NamespaceWarning, stacklevel=2)
 
 
+def namespaced_if_memcached(server: Any, params: dict[str, Any]) -> Any:
+    """Return what the function WRAPPED_BACKEND returns, namespaced if it is memcached.
+
+    `namespaced()` and test runs make this the BACKEND of an alias whose BACKEND is a
+    function. It is unknown what such a function returns before it is called.
+    """
+    settings = options.read(params, wrapper=NamespacedCache)
+    made = _made_by_function(server, settings)
+    if _can_be_wrapped(made):
+        return NamespacedCache(server, params, _made=made)
+    return made
+
+
+def _made_by_function(server: Any, settings: options.Options) -> Any:
+    return settings.wrapped_backend(server, settings.wrapped_params)
+
+
+def _can_be_wrapped(backend: object) -> bool:
+    return isinstance(backend, BaseMemcachedCache) and not isinstance(
+        backend, NamespacedCache
+    )
+
+
 def _send_signal(client: NamespacedClient, namespace: str, generation: int) -> None:
     """Send `namespace_invalidated`. Exceptions in receivers are not caught."""
     if namespace_invalidated.has_listeners(NamespacedCache):
@@ -229,63 +286,4 @@ def _alias_of(client: NamespacedClient) -> str | None:
     return None
 
 
-def _delegated(name: str, member: object) -> object:
-    """Make the attribute of this class that delegates to the wrapped backend's."""
-    if inspect.isfunction(member) and name not in HELPERS:
-        method = _method(name, member)
-        # Tracers and profilers take the name that they record from the code object.
-        code = method.__code__
-        qualified = f"{NamespacedCache.__qualname__}.{name}"
-        method.__code__ = code.replace(co_name=name, co_qualname=qualified)
-        return method
-
-    return property(
-        lambda self: getattr(self.wrapped, name),
-        lambda self, value: setattr(self.wrapped, name, value),
-        lambda self: delattr(self.wrapped, name),
-    )
-
-
-def _method(name: str, member: Any) -> FunctionType:
-    """Make the method that calls the wrapped backend's method of the same name.
-
-    Some of Django's methods call others: `in` calls `has_key`, and `aget` calls `get`.
-    Unless the wrapped backend overrides such a method, it runs on the proxy and calls
-    the proxy's methods. So a spy on these records the same calls as on a bare backend.
-    """
-    djangos = vars(BaseCache).get(name)
-
-    def choose(self: NamespacedCache) -> Any:
-        own = getattr(self._namespaced_backend, name)
-        if getattr(own, "__func__", own) is djangos:
-            return MethodType(djangos, self)
-        return own
-
-    if inspect.iscoroutinefunction(member):
-
-        @wraps(member)
-        async def call_async(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-            return await choose(self)(*args, **kwargs)
-
-        return cast("FunctionType", call_async)
-
-    @wraps(member)
-    def call(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-        return choose(self)(*args, **kwargs)
-
-    # The fast path, for the methods that Django's memcached backends override: the
-    # wrapped backend's method is always right.
-    @wraps(member)
-    def call_directly(self: NamespacedCache, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._namespaced_backend, name)(*args, **kwargs)
-
-    chosen = call_directly if name in vars(BaseMemcachedCache) else call
-    return cast("FunctionType", chosen)
-
-
-# The methods are made from Django's own list, so that no method of a later Django is
-# missing. They must be attributes of the class: tracers patch `get`, `set`, … on the
-# class that BACKEND names, and Django's async methods inspect `self.get_many.__func__`.
-for _name, _member in {**vars(BaseCache), **vars(BaseMemcachedCache)}.items():
-    if not _name.startswith("__") or _name == "__contains__":
-        setattr(NamespacedCache, _name, _delegated(_name, _member))
+delegate_djangos_attributes(NamespacedCache)

@@ -83,13 +83,15 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
 def _namespaced() -> Iterator[_Namespaced]:
     for alias, setting in caches.settings.items():
         # An invalid setting raises an exception here, as in Django's own cache checks.
-        backend = wrapping.backend_class(alias, setting)
-        if issubclass(backend, NamespacedCache):
+        backend = wrapping.backend_of(alias, setting)
+        if wrapping.is_namespaced(backend):
             with options.naming(alias):
                 given = options.read(dict(setting), wrapper=NamespacedCache)
                 # `caches[alias]` is not used, because a test run may have wrapped it.
                 cache = backend(setting.get("LOCATION", ""), dict(setting))
-            yield _Namespaced(alias, given, cache)
+            # A function may have returned another backend.
+            if isinstance(cache, NamespacedCache):
+                yield _Namespaced(alias, given, cache)
 
 
 def _check_timeouts(each: _Namespaced) -> Iterator[CheckMessage]:

@@ -184,7 +184,7 @@ def test_wrong_options_are_refused(backend, options, text):
             {"BACKEND": ".Cache"},
             "'.Cache', which cannot be imported (Empty module name)",
         ),
-        ({"BACKEND": "os.path.join"}, "'os.path.join', no class"),
+        ({"BACKEND": "os.path"}, "'os.path', neither a class nor a function"),
         ({"BACKEND": 5}, "5"),
         ({}, "None"),
     ],
@@ -193,7 +193,8 @@ def test_a_backend_that_does_not_exist_is_refused(setting, fault):
     with pytest.raises(InvalidCacheBackendError) as caught:
         namespaced({"default": DUMMY, "other": setting})
     assert str(caught.value) == (
-        f"CACHES['other']['BACKEND'] is {fault}: it takes the dotted path of a backend."
+        f"CACHES['other']['BACKEND'] is {fault}: it takes the dotted path of a "
+        f"backend, or of a function that returns one."
     )
 
 

@@ -16,7 +16,7 @@ from django.core.signals import request_finished
 from django.test import override_settings
 
 from namespaced_cache import NamespacedCache
-from namespaced_cache.backend import HELPERS
+from namespaced_cache.proxy.delegation import HELPERS
 
 METHODS = [
     name
@@ -102,10 +102,14 @@ def test_every_method_calls_that_of_the_wrapped_backend(cache, method):
             assert got is True
             spy.assert_called_once_with("k")
             return
-        got = call("one", two=2)
+        required = inspect.signature(call).parameters.values()
+        given = [each.name for each in required if each.default is each.empty]
+        given = [] if method.endswith(("close", "clear")) else given
+        got = call(*given)
         got = asyncio.run(got) if inspect.iscoroutine(got) else got
     assert got is answer
-    spy.assert_called_once_with("one", two=2)
+    assert spy.call_args.args[: len(given)] == tuple(given)
+    assert spy.call_count == 1
 
 
 def test_every_attribute_of_the_wrapped_backend_is_available(cache):

@@ -186,6 +186,14 @@ class NamespacedClient:
 
     # Attributes: there are exactly those of the real client.
 
+    @property  # type: ignore[misc]  # read only here
+    def __class__(self) -> type:
+        # isinstance() uses type() first and then this, so it is true for both classes.
+        if "_binder" not in vars(self):  # copy and pickle, before __init__()
+            return type(self)
+        real_class: type = self.wrapped.__class__
+        return real_class
+
     def __getattr__(self, name: str) -> Any:
         binder = vars(self).get("_binder")
         if binder is None:  # copy and pickle read attributes before __init__()

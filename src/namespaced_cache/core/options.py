@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from django.core.cache.backends.base import InvalidCacheBackendError
+from django.core.cache.backends.base import BaseCache, InvalidCacheBackendError
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
@@ -25,20 +25,40 @@ NAMES = ("WRAPPED_BACKEND", "NAMESPACE", "MAX_STALENESS", "MAX_TIMEOUT")
 #: `dead_timeout` is less similar to MAX_TIMEOUT.
 _SIMILARITY = 0.85
 
+_TAKES = (
+    f"it takes the dotted path of a memcached backend, such as {DEFAULT_BACKEND!r}, or "
+    f"of a function that returns one."
+)
+
 
 @dataclass(frozen=True)
 class Options:
     """The validated settings of an alias.
 
-    `wrapped_params` are the settings for the wrapped backend: the alias's settings
-    without this package's OPTIONS.
+    `wrapped_backend` is the class of the wrapped backend, or a function that returns
+    the wrapped backend. `wrapped_params` are the settings that it gets: the alias's
+    settings without this package's OPTIONS.
     """
 
-    wrapped_class: type[BaseMemcachedCache]
+    wrapped_backend: Callable[[Any, dict[str, Any]], Any]
     namespace: str | None
     max_staleness: float
     max_timeout: int | None
     wrapped_params: dict[str, Any]
+
+    @property
+    def wrapped_class(self) -> type[BaseMemcachedCache] | None:
+        """The class of the wrapped backend. None: a function returns the backend."""
+        found = self.wrapped_backend
+        return None if is_function(found) else found  # type: ignore[return-value]  # it is the class
+
+
+def is_function(backend: object) -> bool:
+    """Tell whether this is no class of backends, but makes backends when called.
+
+    Django accepts every callable that takes a location and the settings of an alias.
+    """
+    return not (isinstance(backend, type) and issubclass(backend, BaseCache))
 
 
 def read(params: dict[str, Any], wrapper: type) -> Options:
@@ -54,11 +74,9 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
     given = of_setting(params)
     ours = {name: value for name, value in given.items() if name in NAMES}
     theirs = {name: value for name, value in given.items() if name not in NAMES}
-    wrapped_class = _wrapped_class(
-        ours.get("WRAPPED_BACKEND", DEFAULT_BACKEND), wrapper
-    )
+    backend = _wrapped_backend(ours.get("WRAPPED_BACKEND", DEFAULT_BACKEND), wrapper)
     for name in theirs:
-        _check_not_ours(name, wrapped_class)
+        _check_not_ours(name, backend)
     namespace = ours.get("NAMESPACE")
     if namespace is not None and not identity.is_name(namespace):
         raise ImproperlyConfigured(
@@ -66,11 +84,16 @@ def read(params: dict[str, Any], wrapper: type) -> Options:
             f"None for one namespace for each run."
         )
     return Options(
-        wrapped_class=wrapped_class,
+        wrapped_backend=backend,
         namespace=namespace,
         max_staleness=_seconds("MAX_STALENESS", ours.get("MAX_STALENESS", 0)),
         max_timeout=_whole_seconds("MAX_TIMEOUT", ours.get("MAX_TIMEOUT")),
-        wrapped_params={**params, "OPTIONS": theirs},
+        # Django passes the settings on without these two.
+        wrapped_params={
+            name: value
+            for name, value in {**params, "OPTIONS": theirs}.items()
+            if name not in {"BACKEND", "LOCATION"}
+        },
     )
 
 
@@ -114,12 +137,12 @@ def naming(alias: str | None) -> Iterator[None]:
         raise kind(f"{place}: {error}") from error.__cause__
 
 
-def _check_not_ours(name: object, wrapped_class: type) -> None:
+def _check_not_ours(name: object, backend: object) -> None:
     """Raise ImproperlyConfigured for a misspelled option, and for an unknown one.
 
     A backend that is not Django's may have upper-case options of its own.
     """
-    is_djangos = wrapped_class.__module__.startswith("django.")
+    is_djangos = str(getattr(backend, "__module__", "")).startswith("django.")
     if not isinstance(name, str) or (name == "namespace" and not is_djangos):
         return
     meant = get_close_matches(name.upper(), NAMES, n=1, cutoff=_SIMILARITY)
@@ -159,26 +182,27 @@ def _whole_seconds(name: str, value: object) -> int | None:
     )
 
 
-def _wrapped_class(path: object, wrapper: type) -> type[BaseMemcachedCache]:
-    takes = (
-        f"it takes the dotted path of a memcached backend, such as {DEFAULT_BACKEND!r}."
-    )
-    found = import_backend("OPTIONS['WRAPPED_BACKEND']", path, takes)
+def _wrapped_backend(path: object, wrapper: type) -> Callable[..., Any]:
+    found: Any = import_backend("OPTIONS['WRAPPED_BACKEND']", path, _TAKES)
+    if is_function(found):
+        return found  # type: ignore[no-any-return]  # it is callable
     # The base class itself cannot be used as a backend.
     if not issubclass(found, BaseMemcachedCache) or found is BaseMemcachedCache:
-        raise InvalidCacheBackendError(
-            f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, which is no memcached backend: "
-            f"{takes}"
-        )
+        raise refused_backend(path, "which is no memcached backend")
     if issubclass(found, wrapper):
-        raise InvalidCacheBackendError(
-            f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, the wrapper itself: {takes}"
-        )
-    return found
+        raise refused_backend(path, "the wrapper itself")
+    return found  # type: ignore[no-any-return]  # as above
 
 
-def import_backend(setting: str, path: object, takes: str) -> type:
-    """Import the class at a dotted path.
+def refused_backend(path: object, reason: str) -> InvalidCacheBackendError:
+    """Make the error for a WRAPPED_BACKEND that cannot be wrapped."""
+    return InvalidCacheBackendError(
+        f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, {reason}: {_TAKES}"
+    )
+
+
+def import_backend(setting: str, path: object, takes: str) -> Callable[..., Any]:
+    """Import the class or function at a dotted path.
 
     Raises InvalidCacheBackendError, which names the setting, the value it got and the
     values it accepts.
@@ -195,6 +219,9 @@ def import_backend(setting: str, path: object, takes: str) -> type:
             if missing
             else f"{setting} is {path!r}, which cannot be imported ({error}): {takes}"
         ) from error
-    if not isinstance(found, type):
-        raise InvalidCacheBackendError(f"{setting} is {path!r}, no class: {takes}")
-    return found
+    if not callable(found):
+        raise InvalidCacheBackendError(
+            f"{setting} is {path!r}, neither a class nor a function: {takes}"
+        )
+    made: Callable[..., Any] = found
+    return made

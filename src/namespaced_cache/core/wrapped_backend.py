@@ -64,8 +64,7 @@ class ClientBoundary(BaseMemcachedCache):
         # NamespacedClient again at its end, which changes nothing.
         if client is self.__namespaced_client:
             return
-        _, options, _ = self.__arguments
-        own = inspect.getattr_static(options.wrapped_class, "_cache")
+        own = inspect.getattr_static(own_class(self), "_cache")
         if hasattr(own, "__set__"):  # a property of the backend's own
             own.__set__(self, client)
         else:
@@ -78,7 +77,10 @@ class ClientBoundary(BaseMemcachedCache):
     def __own_client(self) -> Any:
         return super()._cache  # type: ignore[misc]
 
-    def __rebuilt(self) -> BaseMemcachedCache:
+    def __rebuilt(self) -> Any:
+        server, options, _ = self.__arguments
+        if options.wrapped_class is None:
+            return options.wrapped_backend(server, options.wrapped_params)
         return type(self)(*self.__arguments)
 
 
@@ -92,7 +94,7 @@ def _bounded_class(backend_class: Any) -> type[Any]:
 def build(
     server: Any, options: Options, on_invalidated: OnInvalidated
 ) -> BaseMemcachedCache:
-    """Build the backend that the options name, on these servers, as Django does."""
+    """Build a backend of `options.wrapped_class`, on these servers, as Django does."""
     wrapped_class: Any = options.wrapped_class  # mypy takes no class to be hashable
     backend: BaseMemcachedCache = _bounded_class(wrapped_class)(
         server, options, on_invalidated
@@ -106,9 +108,18 @@ def adopt(
     options: Options,
     on_invalidated: OnInvalidated,
 ) -> None:
-    """Namespace a backend that Django has already built, for all code that holds it.
+    """Namespace a backend that is already built, for all code that holds it.
 
-    The backend keeps its client. From now on its keys are in the namespace.
+    The backend keeps its client. From now on its keys are in the namespace. A function
+    may return the same backend again: this is namespaced already.
     """
+    if issubclass(type(backend), ClientBoundary):
+        return
     backend_class: Any = type(backend)  # as above
     _bounded_class(backend_class).adopt(backend, server, options, on_invalidated)
+
+
+def own_class(backend: BaseMemcachedCache) -> type[BaseMemcachedCache]:
+    """Return the class that this backend had before it was namespaced."""
+    _, backend_class = type(backend).__bases__
+    return backend_class

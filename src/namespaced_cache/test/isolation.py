@@ -88,6 +88,8 @@ class Isolation:
         self._unreached: set[Counter] = set()
         #: The classes of wrapped backends whose client library has no adapter.
         self._unsupported: set[type] = set()
+        #: The aliases, and their BACKENDs, whose function has failed.
+        self._failed: set[tuple[str, str]] = set()
 
     @property
     def notices(self) -> list[str]:
@@ -146,11 +148,13 @@ class Isolation:
             self._fresh.clear()
             self._invalidates_opened = True
             # Bare backends are not opened, because the guard would warn of them.
-            found = aliases.namespaced_caches(
+            by_class = [
                 alias
-                for alias in caches
-                if self._isolates(alias, caches.settings[alias])
-            )
+                for alias, setting in caches.settings.items()
+                if self._isolates(alias, setting) and not _is_function(alias, setting)
+            ]
+            found = aliases.namespaced_caches(by_class)
+            found |= self._made_by_functions()
             for alias in self._invalidate_stale(found):
                 del caches[alias]
         # This comes last, because the backends import their client libraries.
@@ -227,18 +231,43 @@ class Isolation:
             unreached.append(stale[counter])
         return unreached
 
+    def _made_by_functions(self) -> dict[str, NamespacedCache]:
+        """Return the namespaced backends of aliases whose BACKEND is a function.
+
+        If the function fails, the alias is left alone until it is used. Then Django
+        raises the error, or the namespace is invalidated.
+        """
+        found = {}
+        for alias, setting in caches.settings.items():
+            if not _is_function(alias, setting):
+                continue
+            cache = getattr(caches._connections, alias, None)  # type: ignore[attr-defined]
+            attempt = alias, setting["BACKEND"]
+            if (
+                cache is None
+                and self._isolates(alias, setting)
+                and attempt not in self._failed
+            ):
+                try:
+                    cache = caches[alias]
+                except Exception:  # noqa: BLE001  # anything that the function raises
+                    self._failed.add(attempt)
+            if isinstance(cache, NamespacedCache):
+                found[alias] = cache
+        return found
+
     def reason_against(self, alias: str, setting: Mapping[str, Any]) -> str | None:
         """Return why an alias has no namespace in this run, or None if it has one."""
         if alias in self._exclude:
             return "excluded"
         try:
-            backend = wrapping.backend_class(alias, setting)
+            backend = wrapping.backend_of(alias, setting)
         except InvalidCacheBackendError:
             # Django raises this error when the alias is used.
             return "its BACKEND cannot be imported"
-        if issubclass(backend, NamespacedCache):
+        if wrapping.is_namespaced(backend):
             return None
-        if not issubclass(backend, BaseMemcachedCache):
+        if not wrapping.may_be_on(BaseMemcachedCache, backend):
             return f"{backend.__name__} is not on memcached"
         return None if self.wraps else "it has no namespace"
 
@@ -266,12 +295,19 @@ class Isolation:
                 continue  # the class of an unused alias may be missing
             setting = caches.settings[alias]
             isolated = self._isolated(alias, setting)
-            if not isolated:
+            if not isolated or not isinstance(opened, BaseMemcachedCache):
                 self._guard.check(alias, opened)
                 continue
             if not isinstance(opened, NamespacedCache):
                 NamespacedCache.adopt(opened, dict(isolated))
             del caches[alias]
+
+
+def _is_function(alias: str, setting: Mapping[str, Any]) -> bool:
+    try:
+        return options.is_function(wrapping.backend_of(alias, setting))
+    except InvalidCacheBackendError:
+        return False
 
 
 _current: Isolation | None = None

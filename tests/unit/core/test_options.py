@@ -20,7 +20,8 @@ from tests.support.caches import BACKENDS
 
 TAKES = (
     "it takes the dotted path of a memcached backend, such as "
-    "'django.core.cache.backends.memcached.PyMemcacheCache'."
+    "'django.core.cache.backends.memcached.PyMemcacheCache', or of a function that "
+    "returns one."
 )
 
 
@@ -177,10 +178,11 @@ def test_a_wrapped_backend_for_another_server_is_refused(path):
     )
 
 
-@pytest.mark.parametrize("path", ["django.core.cache.cache", "os.path.join", "os.path"])
-def test_a_wrapped_backend_that_is_not_a_class_is_refused(path):
+@pytest.mark.parametrize("path", ["django.core.cache.cache", "os.path", "os.sep"])
+def test_a_wrapped_backend_that_is_no_class_and_no_function_is_refused(path):
     assert refusal(InvalidCacheBackendError, WRAPPED_BACKEND=path) == (
-        f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, no class: {TAKES}"
+        f"OPTIONS['WRAPPED_BACKEND'] is {path!r}, neither a class nor a function: "
+        f"{TAKES}"
     )
 
 

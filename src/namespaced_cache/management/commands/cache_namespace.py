@@ -342,7 +342,10 @@ def _inventories(
 
 def _is_memcached(alias: str) -> bool:
     setting = caches.settings.get(alias, {})
-    return issubclass(wrapping.backend_class(alias, setting), BaseMemcachedCache)
+    backend = wrapping.backend_of(alias, setting)
+    if options.is_function(backend):
+        return isinstance(caches[alias], BaseMemcachedCache)
+    return wrapping.may_be_on(BaseMemcachedCache, backend)
 
 
 def _age(text: str) -> int:

@@ -1,0 +1,1 @@
+"""How the proxy gets the methods and attributes of the wrapped backend."""
