@@ -41,6 +41,17 @@ BAR = "|"
 
 KILL = "kill"
 
+#: The counter was deleted, and nothing else.
+EVICT = "evict"
+
+#: The time from an eviction until every thread has seen the new counter. Meanwhile, a
+#: process that knows an old number may start a counter below the latest one, and
+#: another process repairs it. So numbers may fall, and a repair is an invalidation.
+SETTLING = "settling"
+
+#: What is done to a server, and not by a thread of the traffic.
+DISASTERS = KILL, EVICT, SETTLING
+
 
 class Part(NamedTuple):
     """What a call did to one key, and what it found there when it did.
@@ -180,6 +191,7 @@ class History:
         self._wipe_begins = [call.begin for call in self._wipes]
         self._wipe_ends = list(accumulate((call.end for call in self._wipes), max))
         self._lives = _Gaps(call for call in self._wipes if call.verb == KILL)
+        self._calm = _Gaps(call for call in self._wipes if call.verb == SETTLING)
         self._cut_off = self._find_cut_off()
 
         self._deeds: dict[str, list[Deed]] = defaultdict(list)
@@ -218,6 +230,10 @@ class History:
         at = bisect_left(self._wipe_begins, write.end)
         return at > 0 and self._wipe_ends[at - 1] > read.begin
 
+    def _is_calm(self, call: Call) -> bool:
+        """Tell whether no counter was lost so recently that numbers may fall."""
+        return self._calm.of(call.begin, call.end) is not None
+
     def _saw(self, call: Call, part: Part) -> bool:
         """Tell whether the call saw a value.
 
@@ -254,7 +270,8 @@ class History:
 
     def _count(self) -> None:
         for call in self.calls:
-            self.tally["invalidations"] += call.wipes and call.verb != KILL
+            self.tally["invalidations"] += call.wipes and call.verb not in DISASTERS
+            self.tally["evictions"] += call.verb == EVICT
             self.tally["errors"] += bool(call.error)
             writes = not call.wipes and any(part.did for part in call.parts)
             across = writes and self._shadowed(call, call)
@@ -334,7 +351,11 @@ class History:
         knew that invalidation's number before. That the writer began after the
         invalidation would not be enough: he may have been late, see 3 above.
         """
-        numbered = [call for call in self._wipes if call.number is not None]
+        numbered = [
+            call
+            for call in self._wipes
+            if call.number is not None and self._is_calm(call)
+        ]
         begins = [call.begin for call in numbered]
         lowest = _least_from(numbered, attrgetter("number"))
         answers: dict[Call, list[Sight]] = defaultdict(list)
@@ -407,7 +428,8 @@ class History:
                 self.tally["calls of newcomers"] += not call.knew
             if call.number is None:
                 continue
-            if highest and call.number < highest.number + call.wipes:
+            falls = highest and call.number < highest.number + call.wipes
+            if falls and self._is_calm(call):
                 yield Violation("numbered", (call, highest))
             if call.wipes:
                 if call.number in givers:
