@@ -32,11 +32,17 @@ each_length = pytest.mark.parametrize("operations", [SHORT, LONG])
 #: A pylibmc client is for one thread, so the backend has a client for each.
 SHARED = {
     "pymemcache": (BACKENDS["pymemcache"], {"use_pooling": True}),
-    "pylibmc": ("tests.support.backends.LocalPyLibMCCache", {"behaviors": {"cas": 1}}),
+    "pylibmc": (
+        "tests.support.storm_backends.LocalStormCache",
+        {"behaviors": {"cas": True}},
+    ),
 }
 ALONE = {
     "pymemcache": (BACKENDS["pymemcache"], {}),
-    "pylibmc": (BACKENDS["pylibmc"], {"behaviors": {"cas": True}}),
+    "pylibmc": (
+        "tests.support.storm_backends.StormCache",
+        {"behaviors": {"cas": True}},
+    ),
 }
 
 #: Of a thousand operations, how many are so at least, or the history proves little.

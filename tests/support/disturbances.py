@@ -6,6 +6,7 @@ cache, `take()` with the hand of each thread, and `end()` after its last call.
 
 from __future__ import annotations
 
+import faulthandler
 import random
 import signal
 import time
@@ -116,17 +117,16 @@ class Storm(Disturbance):
         self._longest = longest
         self._is_armed = False
         self._dice = random.Random(longest)
-        self._witness: Any = None
 
     def begin(self, index: int) -> None:
         """Let each process have other moments."""
         self._dice.seed(index)
+        faulthandler.enable()
 
     def take(self, hand: Hand, thread: int) -> None:
         """Let signals break off the calls of the main thread from now on."""
         if thread != 0:
             return
-        self._witness = Client(self._location)
         hand.cache = _Disturbed(hand.cache, self._call)
         hand.client = _Disturbed(hand.client, self._call)
         signal.signal(signal.SIGALRM, self._handle)
@@ -136,7 +136,6 @@ class Storm(Disturbance):
         """Send no more signals."""
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        self._witness.close()
 
     def _set_timer(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, self._dice.uniform(0.0001, self._longest))
@@ -155,10 +154,13 @@ class Storm(Disturbance):
             finally:
                 self._is_armed = False
         except Raised as error:
-            # The server may still have to carry out the command. It has one thread, so
-            # it has done that when it has answered a command that was sent later.
+            # The server may still have to accept the connection and to carry out the
+            # command. It takes connections in their order, and one thread serves them.
+            # So it has done that when it has answered on a later connection.
+            witness = Client(self._location)
             for _ in range(2):
-                self._witness.version()
+                witness.version()
+            witness.close()
             raise BrokenOffError from error
 
 

@@ -73,8 +73,8 @@ def record_disturbed(plan: Plan, operations: int) -> list[Call]:
 def record_evictions(plan: Plan, operations: int) -> list[Call]:
     """Return a history in which the counter is deleted again and again.
 
-    It is deleted at any moment after every thread has seen the last one, often several
-    times in quick succession, or while a process sleeps that knows an old number.
+    It is deleted at any moment after every thread has seen the last one, often twice
+    in quick succession, or while a process sleeps that knows an old number.
     """
     dice = random.Random(operations)
     evictions: list[Call] = []
@@ -88,7 +88,7 @@ def record_evictions(plan: Plan, operations: int) -> list[Call]:
         return end
 
     def evict_in_quick_succession() -> int:
-        for _ in range(dice.choice([1, 2, 3])):
+        for _ in range(dice.choice([1, 2, 2])):
             end = evict()
             time.sleep(dice.random() / 500)
         return end
