@@ -6,6 +6,7 @@ cache, `take()` with the hand of each thread, and `end()` after its last call.
 
 from __future__ import annotations
 
+import codecs
 import faulthandler
 import random
 import signal
@@ -122,6 +123,9 @@ class Storm(Disturbance):
         """Let each process have other moments."""
         self._dice.seed(index)
         faulthandler.enable()
+        # The first connection loads this codec. If a signal breaks the loading off in
+        # the main thread, other threads do not find the codec.
+        codecs.lookup("idna")
 
     def take(self, hand: Hand, thread: int) -> None:
         """Let signals break off the calls of the main thread from now on."""
