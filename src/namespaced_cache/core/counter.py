@@ -145,6 +145,7 @@ class Counter:
         NamespaceError for a value that is not a generation.
         """
         value, began, reached = read.value, read.began, read.reached
+        refusals = 0
         for _ in range(_MAX_REPAIRS):
             seeded = False
             if value is ABSENT:
@@ -160,7 +161,11 @@ class Counter:
             began = self._now()
             value = self._get(client)
             if value is ABSENT and not seeded:
-                return None
+                # The client hides an outage. Or the counter, which another process had
+                # seeded, was lost again.
+                refusals += 1
+                if refusals > 1:
+                    return None
         raise self._unsettled()
 
     def _repair(self, client: Any, value: object, found: int, floor: int) -> None:
