@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+import weakref
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -52,15 +53,17 @@ class ItemState(NamedTuple):
 class Items:
     """The items that a server has listed. They can be walked over repeatedly."""
 
-    def __init__(self, server: Server, spool: IO[bytes], now: int) -> None:
+    def __init__(self, server: Server, now: int) -> None:
         self.server = server
-        self._spool = spool
+        spool = TemporaryFile()  # noqa: SIM115  # closed when this object is freed
+        self.spool: IO[bytes] = spool
         self._now = now
         self._is_counted = False
+        weakref.finalize(self, spool.close)
 
     def __iter__(self) -> Iterator[Item]:
-        self._spool.seek(0)
-        for line in self._spool:
+        self.spool.seek(0)
+        for line in self.spool:
             found = _ITEM.match(line)
             if found is None:
                 raise self.server.misunderstood(line)
@@ -112,11 +115,12 @@ class Server(AbstractContextManager["Server", None]):
         """
         # In seconds of the server's own clock.
         now = int(self._stats()[b"time"])
-        spool = TemporaryFile()  # noqa: SIM115  # Items closes it
+        items = Items(self, now)
         # The whole list is read before the first item is yielded. While the list is not
         # read, the server holds locks, and other commands wait for these.
-        self._dump(b"key=" + quote_from_bytes(beginning, safe="").encode(), spool)
-        return Items(self, spool, now)
+        start = b"key=" + quote_from_bytes(beginning, safe="").encode()
+        self._dump(start, items.spool)
+        return items
 
     def states(self, keys: Sequence[bytes]) -> list[ItemState | None]:
         """Return the state of each item, or None if it is not there: one round trip.

@@ -131,7 +131,8 @@ def test_a_walk_keeps_to_the_keys_that_begin_so(start):
 
 def test_what_is_not_there_is_deleted_all_the_same(start):
     with Server(start().location) as asked:
-        asked.delete([b"a", b"b c"])
+        asked.delete([(b"a", 1), (b"b c", 2)])
+        assert asked.count() == 0
 
 
 def test_a_server_that_is_closed_cannot_be_sent_to(start):
