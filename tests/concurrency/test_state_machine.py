@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from random import Random
 from unittest import mock
 
 import pylibmc
@@ -29,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from namespaced_cache.core import registry
+from namespaced_cache.core import generation, registry
 from namespaced_cache.keys import counter_key
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.servers import Memcached
@@ -229,6 +230,10 @@ class Neighbours(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.restarts = self.calm = 0
+        # The same rules give the same seeds, or Hypothesis could not repeat them.
+        bits = Random(0).getrandbits
+        self.random_bits = mock.patch.object(generation.secrets, "randbits", bits)
+        self.random_bits.start()
         path, options = BACKENDS[self.client], OPTIONS[self.client]
         neighbour = Space(self.client, "", b"x", 10**10)
         self.bare = bare_cache(path, self.server.location, OPTIONS=options)
@@ -254,6 +259,7 @@ class Neighbours(RuleBasedStateMachine):
         return Process(cache, space)
 
     def teardown(self) -> None:
+        self.random_bits.stop()
         # Not close(), which leaves pylibmc's connections be.
         for person in self.people:
             person.cache._cache.disconnect_all()
@@ -265,11 +271,23 @@ class Neighbours(RuleBasedStateMachine):
 
     def check(self, person: Process, call, *, looks: bool = True) -> None:
         """Let somebody do something, and compare it with the dictionary's answer."""
+        if looks:
+            self.outrun(person)
         got = outcome(call, person.cache)
         assert got == outcome(call, person.space.expected)
         if looks:
             self.settle(person)
         self.calm += 1
+
+    def outrun(self, person: Process) -> None:
+        """Expect a repair of a counter below the newest generation that is known.
+
+        Seeds of the same hours are in no order. After a second loss, a process that
+        knows nothing of the first may seed a lower number than others know.
+        """
+        if person.known > (person.space.number or person.known):
+            person.space.number = None
+            self.forget(person.space)
 
     def settle(self, person: Process) -> None:
         """Assert that the counter stands where it stood, or was seeded anew."""
@@ -441,6 +459,7 @@ class Neighbours(RuleBasedStateMachine):
     @rule(target=tokens, who=anyone, key=keys)
     def take_a_token(self, who, key):
         person = self.people[who]
+        self.outrun(person)
         value, token = person.cache._cache.gets(key)
         expected, known_as = person.space.items.gets(key)
         assert value == expected
@@ -459,6 +478,7 @@ class Neighbours(RuleBasedStateMachine):
         users = [person for person in self.people if person.space is space]
         person = users[0 if first else -1]
         value = space.value(key, size)
+        self.outrun(person)
         got = outcome(person.cache._cache.cas, key, value, token)
         assert got == outcome(space.items.cas, key, value, known_as)
         self.settle(person)
@@ -470,6 +490,7 @@ class Neighbours(RuleBasedStateMachine):
         self.invalidated(self.people[who], how)
 
     def invalidated(self, person: Process, how: str) -> None:
+        self.outrun(person)
         space, number = person.space, person.space.number
         answer = WAYS_TO_FORGET[how](person.cache)
         assert answer == {
@@ -486,6 +507,7 @@ class Neighbours(RuleBasedStateMachine):
     @rule(who=processes)
     def ask_for_the_generation(self, who):
         person = self.people[who]
+        self.outrun(person)
         assert person.cache.generation == self.standing(person.space)
         self.settle(person)
 
@@ -496,14 +518,16 @@ class Neighbours(RuleBasedStateMachine):
         """Which another process ends meanwhile: what is written then is written off."""
         person, other = self.people[who], self.people[(who + 2) % 4]
         value = person.space.value(key, size)
+        self.outrun(person)
         with person.cache.pinned_generation() as number:
             self.settle(person)
             assert number == person.space.number
             self.do(who, "set", key, value)
+            overtaken = other.known > number
             self.invalidated(other, how)
             assert person.cache.get(key) == value
             assert person.cache.set_many(dict.fromkeys(TEXTS, value)) == []
-            assert self.standing(person.space) == number + 1
+            assert overtaken or self.standing(person.space) == number + 1
         self.look_around(who)
 
     @rule(who=processes)
@@ -586,6 +610,8 @@ class Neighbours(RuleBasedStateMachine):
                 person.cache.get("a")
             # libmemcached gives a server up for two seconds.
             person.cache._cache.disconnect_all()
+        for person in self.people[:4]:
+            person.known = person.cache._cache.counter.latest
         for space in self.spaces:
             space.number = self.standing(space)  # seeded, if one of those succeeded
             assert space.number not in space.used
