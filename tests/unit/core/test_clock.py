@@ -25,6 +25,19 @@ FUNCTIONS = [
     "clock_gettime_ns",
 ]
 
+
+def pinned(cache):
+    with cache.pinned_generation():
+        cache.set("k", 1)
+        assert cache.get("k") == 1
+
+
+def after_anothers(cache):
+    """An operation that is repeated, because another process has invalidated."""
+    cache._cache.wrapped.incr(cache._cache.counter.key, 1)
+    assert cache.get("k") is None
+
+
 #: Methods of Django's cache API, with timeouts that Django itself reads no clock for.
 METHODS = {
     "get": lambda cache: cache.get("k"),
@@ -49,8 +62,8 @@ METHODS = {
     "clear": lambda cache: cache.clear(),
     "invalidate_namespace": lambda cache: cache.invalidate_namespace(),
     "generation": lambda cache: cache.generation,
-    "pinned_generation": lambda cache: pinned(cache),
-    "after another's": lambda cache: after_anothers(cache),
+    "pinned_generation": pinned,
+    "after another's": after_anothers,
 }
 
 #: Raw commands that both clients have.
@@ -74,19 +87,7 @@ RAW = {
 }
 
 
-def pinned(cache):
-    with cache.pinned_generation():
-        cache.set("k", 1)
-        assert cache.get("k") == 1
-
-
-def after_anothers(cache):
-    """An operation that is repeated, because another process has invalidated."""
-    cache._cache.wrapped.incr(cache._cache.counter.key, 1)
-    assert cache.get("k") is None
-
-
-class ClockRead(Exception):
+class ClockReadError(Exception):
     """A clock was read."""
 
 
@@ -97,9 +98,13 @@ def without_clocks():
 
     def enter():
         for name in FUNCTIONS:
-            patches.enter_context(mock.patch.object(time, name, side_effect=ClockRead))
+            patches.enter_context(
+                mock.patch.object(time, name, side_effect=ClockReadError)
+            )
         for name in ("monotonic", "wall"):
-            patches.enter_context(mock.patch.object(clock, name, side_effect=ClockRead))
+            patches.enter_context(
+                mock.patch.object(clock, name, side_effect=ClockReadError)
+            )
         return patches
 
     yield enter

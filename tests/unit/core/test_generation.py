@@ -95,7 +95,7 @@ def test_seeds_rise_with_the_clock(monkeypatch):
 @pytest.mark.parametrize("step", [-10 * YEAR, -60, -(10**-9), 0])
 def test_a_clock_that_goes_back_gives_no_number_twice(monkeypatch, step):
     moments = [56 * YEAR + number * step for number in range(5)] * 20
-    monkeypatch.setattr(clock, "wall", lambda: moments.pop())
+    monkeypatch.setattr(clock, "wall", moments.pop)
     latest, numbers = 0, []
     while moments:
         latest = seed(latest)
@@ -138,7 +138,7 @@ def test_a_counter_near_the_largest_generation_is_seeded(cache, real, monkeypatc
 @pytest.mark.parametrize("now", [0.0, 56 * YEAR, 530 * YEAR])
 @pytest.mark.usefixtures("frozen")
 def test_processes_that_know_one_generation_never_seed_one_number(cache, real, verb):
-    """With a clock behind, and the counter lost twice: the invalidated value is back."""
+    """Neither has seen what the other seeded, and the counter is lost again."""
     counter = cache._cache.counter
     counter.read(real)
     others = [another(counter) for _ in range(8)]
