@@ -137,7 +137,7 @@ def use(cache, number, together):
         compare(cache.set_many(dict.fromkeys(keys, turn)), [])
         compare(cache.get_many(keys), dict.fromkeys(keys, turn))
         compare(cache.incr(keys[1]), turn + 1)
-        compare(cache.delete(keys[2]), True)
+        compare(cache.delete(keys[2]), expected=True)
         compare(cache.get(keys[2]), None)
     end_thread(cache)
     return wrong
@@ -204,7 +204,9 @@ def test_an_invalidation_by_another_process_reaches_all_threads(
 
 
 @pytest.mark.parametrize("act", ["set", "get", "generation", "invalidate"])
-def test_threads_that_use_a_namespace_for_the_first_time_lose_nothing(backend, server, act):
+def test_threads_that_use_a_namespace_for_the_first_time_lose_nothing(
+    backend, server, act
+):
     """At once, so that each finds no counter."""
     acts = {
         "set": lambda cache: cache.set("k", 1),

@@ -253,7 +253,7 @@ def test_of_several_servers_one_connection_is_closed(build, start, monkeypatch, 
     assert [before[name] for name in closed] in ([waited], [])  # [] for the counter's
 
 
-def test_a_pool_keeps_the_other_connections(build, server, monkeypatch):
+def test_a_pool_keeps_the_other_connections(build, monkeypatch):
     cache = build(OPTIONS={"use_pooling": True})
     barrier = threading.Barrier(4)
 
@@ -275,25 +275,23 @@ def test_a_pool_keeps_the_other_connections(build, server, monkeypatch):
     assert cache.get("k") == 1
 
 
+def is_kept(pool, error, **how):
+    """Tell whether a pool keeps a connection that an error has interrupted."""
+    lent = []
+    with suppress(error), pool.get_and_release(**how) as connection:
+        lent.append(connection)
+        raise error
+    return lent[0] in pool.free
+
+
 def test_a_bare_pool_of_a_guarded_client_keeps_what_fails_without_a_need(server):
     """An Exception that is no error of the connection leaves it in the pool."""
     real = HashClient([server.location], use_pooling=True)
     assert guard(real)
     (member,) = real.clients.values()
     for error, stays in ((ValueError, True), (TimeLimit, False)):
-        lent = None
-        with (
-            suppress(error),
-            member.client_pool.get_and_release() as lent,
-        ):
-            raise error
-        assert (lent in member.client_pool.free) is stays
-    with (
-        suppress(ValueError),
-        member.client_pool.get_and_release(destroy_on_fail=True) as lent,
-    ):
-        raise ValueError
-    assert lent not in member.client_pool.free
+        assert is_kept(member.client_pool, error) is stays
+    assert not is_kept(member.client_pool, ValueError, destroy_on_fail=True)
     real.close()
 
 
