@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.support.caches import bare_cache, our_cache
+from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.uses import as_another_process
 
 
@@ -57,10 +57,11 @@ def filled(cache):
 @EACH_COMMAND
 @EACH_WAY
 def test_a_command_without_a_reply_does_what_the_bare_client_does(
-    build, backend, server, options, how, command
+    build, server, options, how, command
 ):
     ours = filled(build(OPTIONS=options))
-    bare = bare_cache(backend, server.location, OPTIONS=options)
+    path = BACKENDS["pymemcache"]
+    bare = bare_cache(path, server.location, OPTIONS=options)
     theirs = filled(bare)
     for _ in range(3):
         assert command(ours, **how) == command(theirs, **how)
