@@ -260,7 +260,7 @@ def test_a_walk_that_somebody_else_has_begun_is_no_harm(start, client):
     with closing(Wire(server)) as filling, closing(Wire(server)) as other:
         # Too much for the buffers on its way, in fewer items than make a table grow.
         keys = GenerationKeys("shop", NEWEST - 1)
-        names = (keys.wire_key("%0200d" % number) for number in range(60_000))
+        names = (keys.wire_key(f"{number:0200}") for number in range(60_000))
         filling.fill((name.encode(), b"") for name in names)
         filling.fill([(b"nsc:shop", b"%d" % NEWEST)])
         other.ask(b"lru_crawler metadump all\r\n", b"")  # and nothing is read
@@ -348,9 +348,11 @@ def test_of_a_run_that_is_over_nothing_is_left(site, runs, wire, monkeypatch):
     assert amounts(found[runs]) == [0, 0, 2]
     # To have listed it was no use of it.
     out, _ = run(site, "purge", "--older-than", "2s")
-    assert out.splitlines()[-1].startswith("4 (")
-    assert {each["name"] for each in listed(site).values()} == {f"{runs}0"}
-    assert len(wire.everything()) == 2
+    assert out.splitlines()[-1].startswith("3 (")
+    # The worker's counter may be on a server that these settings do not name.
+    left = {each["name"] for each in listed(site).values()}
+    assert left == {f"{runs}0", f"{runs}.gw0"}
+    assert len(wire.everything()) == 3
 
 
 def wait_until_idle(wire, name):
@@ -578,7 +580,7 @@ def test_on_a_terminal_it_shows_a_bar(start):
     server = start()
     with closing(Wire(server)) as wire:
         keys = GenerationKeys("a", NEWEST)
-        names = (keys.wire_key("%06d" % number) for number in range(5000))
+        names = (keys.wire_key(f"{number:06}") for number in range(5000))
         wire.fill((name.encode(), b"") for name in names)
 
     class Terminal(io.StringIO):
