@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+import weakref
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -30,7 +31,7 @@ _PATIENCE = 30
 _PAUSE = 0.2
 
 _WALK = b"lru_crawler metadump hash"
-_STATE = re.compile(rb" la=(\d+) cas=(\d+) ")
+_STATE = re.compile(rb"(?:ME \S+ )?exp=-?\d+ la=(\d+) cas=(\d+) ")
 _ITEM = re.compile(rb"key=(\S+) .*?la=(\d+) .*?size=(\d+)")
 
 
@@ -52,15 +53,17 @@ class ItemState(NamedTuple):
 class Items:
     """The items that a server has listed. They can be walked over repeatedly."""
 
-    def __init__(self, server: Server, spool: IO[bytes], now: int) -> None:
+    def __init__(self, server: Server, now: int) -> None:
         self.server = server
-        self._spool = spool
+        spool = TemporaryFile()  # noqa: SIM115  # closed when this object is freed
+        self.spool: IO[bytes] = spool
         self._now = now
         self._is_counted = False
+        weakref.finalize(self, spool.close)
 
     def __iter__(self) -> Iterator[Item]:
-        self._spool.seek(0)
-        for line in self._spool:
+        self.spool.seek(0)
+        for line in self.spool:
             found = _ITEM.match(line)
             if found is None:
                 raise self.server.misunderstood(line)
@@ -112,11 +115,12 @@ class Server(AbstractContextManager["Server", None]):
         """
         # In seconds of the server's own clock.
         now = int(self._stats()[b"time"])
-        spool = TemporaryFile()  # noqa: SIM115  # Items closes it
+        items = Items(self, now)
         # The whole list is read before the first item is yielded. While the list is not
         # read, the server holds locks, and other commands wait for these.
-        self._dump(b"key=" + quote_from_bytes(beginning, safe="").encode(), spool)
-        return Items(self, spool, now)
+        start = b"key=" + quote_from_bytes(beginning, safe="").encode()
+        self._dump(start, items.spool)
+        return items
 
     def states(self, keys: Sequence[bytes]) -> list[ItemState | None]:
         """Return the state of each item, or None if it is not there: one round trip.
@@ -125,13 +129,18 @@ class Server(AbstractContextManager["Server", None]):
         minute.
         """
         self._send(b"\r\n".join(b"me " + _name_of(key) for key in keys))
-        return [self._read_state() for _ in keys]
+        return [self._read_state(key) for key in keys]
 
-    def _read_state(self) -> ItemState | None:
-        line = self._line()
-        if line == b"EN":
+    def _read_state(self, key: bytes) -> ItemState | None:
+        line = self._whole_line()
+        if line == b"EN\r\n":
             return None
-        found = _STATE.search(line)
+        # memcached 1.6.18 answers with the key as it is, even if that contains a line
+        # end, or looks like the rest of the answer.
+        head = b"ME %b " % key
+        while len(line) < len(head) and head.startswith(line):
+            line += self._whole_line()
+        found = _STATE.match(line.removeprefix(head))
         if found is None:
             raise self.misunderstood(line)
         idle, cas = found.groups()
@@ -226,13 +235,16 @@ class Server(AbstractContextManager["Server", None]):
             raise self._silent(error) from error
 
     def _line(self) -> bytes:
+        return self._whole_line().rstrip(b"\r\n")
+
+    def _whole_line(self) -> bytes:
         try:
             line = self._stream.readline()
         except OSError as error:
             raise self._silent(error) from error
         if not line.endswith(b"\n"):
             raise self._silent("it ended the connection")
-        return line.rstrip(b"\r\n")
+        return line
 
     def _read(self, size: int) -> bytes:
         try:
