@@ -92,13 +92,13 @@ class Adapter(ABC):
     def guard(self, client: Any) -> bool:
         """Let no command of the client receive the reply to a broken-off one.
 
-        Tell whether that is possible. If not, `abandon` has to be called after each
+        Tell whether that is possible. If not, `close` has to be called after each
         command that was broken off.
         """
 
     @abstractmethod
-    def abandon(self, client: Any) -> None:
-        """Close all connections of a client that cannot be guarded."""
+    def close(self, client: Any) -> None:
+        """Close all connections of a client, unless the library does it by itself."""
 
     @abstractmethod
     def release(self, client: Any) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import ssl
 import threading
 import weakref
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, cast
 
@@ -39,6 +40,9 @@ _ERRORS = b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"
 
 #: If a reply comes in pieces, the rest is received with a buffer of this size or more.
 _MUCH = 2**20
+
+#: The bytes that a TLS record can hold. memcached reads as many at once.
+_RECORD = 2**14
 
 #: Bytes that are part of no reply.
 _NONE = b"\r\n\r\n"
@@ -174,8 +178,7 @@ class Socket:
         self._member = weakref.ref(member)
         self._server = member.server
         self._serde = member.serde
-        #: Over TLS, memcached may wait for more of a record that it has received: see
-        #: `_send_with`.
+        #: Whether commands are sent over TLS: see `_records`.
         self._is_encrypted = isinstance(sock, ssl.SSLSocket)
         #: The counter read whose reply comes next, its request, and whether the counter
         #: is among the keys of a `get`.
@@ -211,17 +214,21 @@ class Socket:
                     return
                 command, _, keys = data.partition(b" ")
                 data = command + request.among + keys
-        self._sock.sendall(data)
+        self._send(data)
 
     def _send_with(self, data: bytes, request: CounterRequest) -> None:
         if not self._is_encrypted:
             self._sock.sendall(data + request.behind)
             return
-        # In a TLS record of its own. memcached 1.6.18 reads exactly the value's bytes,
-        # leaves the rest of the record in the buffer of OpenSSL, and waits until the
-        # socket has more.
-        self._sock.sendall(data)
+        self._send(data)
         self._sock.sendall(request.behind)
+
+    def _send(self, data: bytes) -> None:
+        if not self._is_encrypted:
+            self._sock.sendall(data)
+            return
+        for part in _records(data):
+            self._sock.sendall(part)
 
     def _send_without_reply(
         self, data: bytes, read: CounterRead, request: CounterRequest
@@ -285,6 +292,30 @@ class Socket:
         if self._read is not None and name.startswith(("recv", "read", "makefile")):
             raise AttributeError(f"{name}() would read the reply to a counter read")
         return getattr(self._sock, name)
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """Split commands such that each TLS record ends where a command ends.
+
+    memcached 1.6.18 reads exactly the bytes that its buffer has room for, or that are
+    missing of a value. It leaves the rest of the record in the buffer of OpenSSL, and
+    waits until the socket has more.
+    """
+    begin = start = 0
+    while (end := data.find(_EOL, start)) >= 0:
+        line = data[start:end]
+        end += len(_EOL)
+        if line.startswith(_STORING):
+            size = line.split()[4:5]
+            if not size or not size[0].isdigit():
+                break  # not a command, so nothing is known of its end
+            end += int(size[0]) + len(_EOL)
+        if end - begin > _RECORD and start > begin:
+            yield data[begin:start]
+            begin = start
+        start = end
+    if begin < len(data):
+        yield data[begin:]
 
 
 class _Carrier:

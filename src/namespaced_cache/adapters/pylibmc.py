@@ -153,8 +153,8 @@ class PyLibMCAdapter(Adapter):
         """Return True: libmemcached completes a command that Python breaks off."""
         return True
 
-    def abandon(self, client: Any) -> None:
-        """Do nothing, because every client is guarded."""
+    def close(self, client: Any) -> None:
+        """Do nothing: a client closes its connections when it is freed."""
 
     def release(self, client: Any) -> bool:
         """Keep a client that a fork inherited for ever. It cannot be used again.

@@ -115,8 +115,8 @@ class PyMemcacheAdapter(Adapter):
         """Let no command of the client receive the reply to a broken-off one."""
         return broken_off.guard(client)
 
-    def abandon(self, client: Any) -> None:
-        """Close all connections of a client that cannot be guarded."""
+    def close(self, client: Any) -> None:
+        """Close all connections of a client."""
         client.close()
 
     def release(self, client: Any) -> bool:

@@ -172,10 +172,17 @@ class Inventory:
             if generation > self._read_for.get(namespace.name, 0):
                 self._read_for[namespace.name] = generation
                 self._read(namespace)
-                if self._counters[namespace.name] != counters:
-                    namespace.dead.add(namespace.live.items, namespace.live.bytes)
-                    namespace.live = Amount()
+                self._end_live(namespace, counters)
             value = self._counters[namespace.name].get(lineage(generation))
         if value is None or generation > value:
             return State.UNCLAIMED
         return State.LIVE if generation == value else State.DEAD
+
+    def _end_live(self, namespace: Namespace, earlier: dict[int, int]) -> None:
+        """Count what was live as dead if counters rose, or unclaimed if one is gone."""
+        counters = self._counters[namespace.name]
+        if any(counters.get(key) != number for key, number in earlier.items()):
+            rose = earlier.keys() <= counters.keys()
+            amount = namespace.dead if rose else namespace.unclaimed
+            amount.add(namespace.live.items, namespace.live.bytes)
+            namespace.live = Amount()

@@ -3,7 +3,7 @@
 These are the items of dead generations, and the leftovers of finished runs. Both must
 have been out of use for some time, because a block with a pinned generation, or a
 process with a MAX_STALENESS, uses items without reading the counter. A run is finished
-if neither its counter nor any of its items was used for that time.
+if it has a counter here, and neither the counter nor any item was used for that time.
 
 Right before items are deleted, the server is asked for their last use again. If an item
 was used since the walk, all of its generation, or its run, is kept. The counters of a
@@ -92,7 +92,10 @@ class Purge:
         if not has_name(found.item.key):
             return False
         name = found.namespace.name
-        if identity.is_run(name) and self._is_out_of_use((name, None)):
+        # Without a counter here, nothing tells whether the run is finished: its counter
+        # may be on a server that these settings do not name.
+        has_counter = found.namespace.idle is not None
+        if identity.is_run(name) and has_counter and self._is_out_of_use((name, None)):
             return True
         is_dead = found.state is State.DEAD
         return is_dead and self._is_out_of_use((name, found.generation))

@@ -31,7 +31,7 @@ _PATIENCE = 30
 _PAUSE = 0.2
 
 _WALK = b"lru_crawler metadump hash"
-_STATE = re.compile(rb" la=(\d+) cas=(\d+) ")
+_STATE = re.compile(rb"(?:ME \S+ )?exp=-?\d+ la=(\d+) cas=(\d+) ")
 _ITEM = re.compile(rb"key=(\S+) .*?la=(\d+) .*?size=(\d+)")
 
 
@@ -129,13 +129,18 @@ class Server(AbstractContextManager["Server", None]):
         minute.
         """
         self._send(b"\r\n".join(b"me " + _name_of(key) for key in keys))
-        return [self._read_state() for _ in keys]
+        return [self._read_state(key) for key in keys]
 
-    def _read_state(self) -> ItemState | None:
-        line = self._line()
-        if line == b"EN":
+    def _read_state(self, key: bytes) -> ItemState | None:
+        line = self._whole_line()
+        if line == b"EN\r\n":
             return None
-        found = _STATE.search(line)
+        # memcached 1.6.18 answers with the key as it is, even if that contains a line
+        # end, or looks like the rest of the answer.
+        head = b"ME %b " % key
+        while len(line) < len(head) and head.startswith(line):
+            line += self._whole_line()
+        found = _STATE.match(line.removeprefix(head))
         if found is None:
             raise self.misunderstood(line)
         idle, cas = found.groups()
@@ -233,13 +238,16 @@ class Server(AbstractContextManager["Server", None]):
             raise self._silent(error) from error
 
     def _line(self) -> bytes:
+        return self._whole_line().rstrip(b"\r\n")
+
+    def _whole_line(self) -> bytes:
         try:
             line = self._stream.readline()
         except OSError as error:
             raise self._silent(error) from error
         if not line.endswith(b"\n"):
             raise self._silent("it ended the connection")
-        return line.rstrip(b"\r\n")
+        return line
 
     def _read(self, size: int) -> bytes:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -53,7 +54,7 @@ class Binding:
             counter.is_timed = True
         self.adapter = adapter_of(client)
         clients = {client, self.counter_client}
-        self._unguarded = [each for each in clients if not self.adapter.guard(each)]
+        self._is_guarded = all([*map(self.adapter.guard, clients)])
         #: The binding is valid in this epoch only, because it uses the epoch's names.
         self.epoch = identity.epoch
         #: Reads the counter during a command; None if that is impossible.
@@ -91,8 +92,9 @@ class Binding:
 
     def abandon(self) -> None:
         """Make sure that no later command reads the reply to a broken-off one."""
-        for client in self._unguarded:
-            self.adapter.abandon(client)
+        if not self._is_guarded:
+            for client in {self.client, self.counter_client}:
+                self.adapter.close(client)
 
     def _check_key(self, key: Key) -> None:
         self.adapter.check_key(self.client, key)
@@ -122,19 +124,28 @@ class SeveralServersBinding(Binding):
         return self._counter_clients.client
 
 
+class _Held:
+    """Holds the client of one thread, and closes it when the thread ends."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        weakref.finalize(self, adapter_of(client).close, client)
+
+
 class ThreadsClients(threading.local):
     """A client for each thread that asks for one."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
-        self._client: Any = None
+        self._held: _Held | None = None
 
     @property
     def client(self) -> Any:
         """The client of this thread, which is made when it is first needed."""
-        if self._client is None:
-            self._client = self._make()
-        return self._client
+        held = self._held
+        if held is None:
+            self._held = held = _Held(self._make())
+        return held.client
 
 
 class Binder(Protocol):

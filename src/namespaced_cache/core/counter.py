@@ -53,6 +53,9 @@ class Counter:
         #: Whether an alias trusts `latest` for some seconds. If none does, no operation
         #: reads a clock.
         self.is_timed = False
+        #: How often `invalidate_unreached` was called, and how many of these calls the
+        #: server has caught up with.
+        self._unreached = self._caught_up = 0
         #: The moment at which the counter read began that returned `latest`.
         self._read_at = float("-inf")
 
@@ -81,13 +84,14 @@ class Counter:
         return generation == self.latest or generation == self.trusted(max_staleness)
 
     def invalidate_unreached(self) -> None:
-        """Start a new generation without the server. No round trip.
+        """Start a new generation when the server is reached. No round trip.
 
-        Use this for a server that was never reached. If it is reached later, its
-        counter is lower than the latest generation, and is repaired.
+        Use this for a server that was never reached. Nothing tells whether the counter
+        that is found later is older than this call. So the first read starts a new
+        generation.
         """
         with _lock:
-            self.latest = self._new_seed()
+            self._unreached += 1
 
     def begin_read(self) -> CounterRead:
         """Begin a read of the counter, for `latest_after`. No round trip."""
@@ -145,6 +149,9 @@ class Counter:
         NamespaceError for a value that is not a generation.
         """
         value, began, reached = read.value, read.began, read.reached
+        refusals = 0
+        floor, unreached = read.floor, self._unreached
+        is_behind = unreached != self._caught_up
         for _ in range(_MAX_REPAIRS):
             seeded = False
             if value is ABSENT:
@@ -152,15 +159,23 @@ class Counter:
                 reached = reached or seeded
             else:
                 generation = self.generation_in(value)
-                if generation >= read.floor:
+                if is_behind:
+                    floor = max(floor, generation + 1)
+                if generation >= floor:
                     self._note_latest(generation, began)
+                    self._caught_up = unreached
                     return generation
-                self._repair(client, value, generation, read.floor)
+                self._repair(client, value, generation, floor)
+            is_behind = False  # what is found from here on is newer
             # Read the counter again, because another process may have been first.
             began = self._now()
             value = self._get(client)
             if value is ABSENT and not seeded:
-                return None
+                # The client hides an outage. Or the counter, which another process had
+                # seeded, was lost again.
+                refusals += 1
+                if refusals > 1:
+                    return None
         raise self._unsettled()
 
     def _repair(self, client: Any, value: object, found: int, floor: int) -> None:
@@ -168,7 +183,7 @@ class Counter:
         # Items written under that process's number must not be lost.
         adapter = adapter_of(client)
         with self._named_in_errors(client, "decoded"):
-            adapter.compare_and_swap(client, self.key, value, self._new_seed())
+            adapter.compare_and_swap(client, self.key, value, self._new_seed(floor))
         events.note(
             "repaired",
             "Namespace %r: the counter went back from %d to %d: repaired",
@@ -216,7 +231,7 @@ class Counter:
 
         `reached` tells whether this process had read the counter before it was missing.
         """
-        number = self._new_seed()
+        number = self._new_seed(self.latest)
         with self._named_in_errors(client, "encoded"):
             if not client.add(self.key, number):
                 return None
@@ -230,10 +245,10 @@ class Counter:
         with self._named_in_errors(client, "decoded"):
             return client.get(self.key, ABSENT)
 
-    def _new_seed(self) -> int:
-        number = seed(above=self.latest)
+    def _new_seed(self, above: int) -> int:
+        number = seed(max(above, self.latest))
         if number > MAX_GENERATION:
-            raise self._unfit(f"had the value {self.latest}, which is too large")
+            raise self._unfit(f"had the value {above}, which is too large")
         return number
 
     def _now(self) -> float:
