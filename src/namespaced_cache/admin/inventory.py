@@ -93,6 +93,8 @@ class Inventory:
         self.servers: list[Server] = []
         self.counter_servers: list[Server] = []
         self.namespaces: dict[str, Namespace] = {}
+        #: The names of the namespaces that have a counter on these servers.
+        self.with_counter: set[str] = set()
         self._prefix = prefix
         #: For each namespace, the counters that were found, by their lineages.
         self._counters: dict[str, dict[int, int]] = {}
@@ -149,6 +151,7 @@ class Inventory:
             counters_idle = server.idle(self.counter_key(name))
             if counters_idle is not None:
                 found.note_use(counters_idle)
+                self.with_counter.add(name)
         self._read(found)
         return found
 

@@ -94,7 +94,7 @@ class Purge:
         name = found.namespace.name
         # Without a counter here, nothing tells whether the run is finished: its counter
         # may be on a server that these settings do not name.
-        has_counter = found.namespace.idle is not None
+        has_counter = name in self._inventory.with_counter
         if identity.is_run(name) and has_counter and self._is_out_of_use((name, None)):
             return True
         is_dead = found.state is State.DEAD
