@@ -8,10 +8,8 @@ makes and validates the keys. `core/client.py` adds the generation to them.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -23,8 +21,6 @@ from django.core.exceptions import ImproperlyConfigured
 from namespaced_cache.core import identity, options, wrapped_backend
 from namespaced_cache.core.client import NamespacedClient
 from namespaced_cache.core.pins import PinnedGeneration
-from namespaced_cache.errors import NamespaceWarning
-from namespaced_cache.events import logger
 from namespaced_cache.proxy.delegation import (
     Attributes,
     class_for,
@@ -55,7 +51,6 @@ class NamespacedCache(BaseMemcachedCache):
         with _naming(params):
             settings = options.read(params, wrapper=NamespacedCache)
             if settings.namespace is None:
-                _warn_of_live_site()
                 identity.run()  # named now, so that child processes inherit the name
             backend = self._namespaced_build(server, params, settings, _made)
         # These names must not be names of a backend's attributes.
@@ -223,23 +218,6 @@ def _alias_with(params: dict[str, Any]) -> str | None:
             if {**setting, **others} == {**params, **others}:
                 return alias
     return None
-
-
-@cache
-def _warn_of_live_site() -> None:
-    """Warn once, and never raise, if this process is not part of a test run."""
-    if identity.is_test_run():
-        return
-    text = (
-        "A cache alias on NamespacedCache has no NAMESPACE, and this is no test run: "
-        "each process that is started separately has a namespace of its own, and does "
-        "not see the items of the others. If this is a site, wrap the aliases in the "
-        "settings of its tests only, or set OPTIONS['NAMESPACE'], for example "
-        'CACHES = namespaced(CACHES, NAMESPACE="site").'
-    )
-    logger.warning(text)
-    with suppress(NamespaceWarning):  # if warnings are errors
-        warnings.warn(text, NamespaceWarning, stacklevel=2)
 
 
 def namespaced_if_memcached(server: Any, params: dict[str, Any]) -> Any:

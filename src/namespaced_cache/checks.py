@@ -15,7 +15,7 @@ from django.core.checks import Warning as CheckWarning
 from namespaced_cache import wrapping
 from namespaced_cache.adapters import locations
 from namespaced_cache.backend import NamespacedCache
-from namespaced_cache.core import options
+from namespaced_cache.core import identity, options
 
 #: Django's session engines that store sessions in the cache.
 _SESSIONS_IN_CACHE = {
@@ -44,6 +44,7 @@ def check_caches(**_: Any) -> list[CheckMessage]:
     messages: list[CheckMessage] = []
     for each in found:
         messages += _check_timeouts(each)
+        messages += _check_namespace(each)
     for one, other in combinations(found, 2):
         messages += _check_servers(one, other)
     return messages
@@ -52,32 +53,17 @@ def check_caches(**_: Any) -> list[CheckMessage]:
 @register(Tags.caches, deploy=True)
 def check_deployment(**_: Any) -> list[CheckMessage]:
     """Return warnings about settings that are good for tests, not for production."""
-    messages: list[CheckMessage] = []
-    for each in _namespaced():
-        if each.options.namespace is None:
-            messages.append(
-                CheckWarning(
-                    f"CACHES[{each.alias!r}] has a namespace of its own for each run.",
-                    hint="Processes that are started separately do not see each "
-                    "other's items, and lose their own at a restart: set "
-                    "OPTIONS['NAMESPACE'].",
-                    id="namespaced_cache.W003",
-                )
-            )
-        if (
-            settings.SESSION_ENGINE in _SESSIONS_IN_CACHE
-            and each.alias == settings.SESSION_CACHE_ALIAS
-        ):
-            messages.append(
-                CheckWarning(
-                    f"Sessions are kept in CACHES[{each.alias!r}], which has a "
-                    f"namespace.",
-                    hint="An invalidation logs every user out: give sessions an alias "
-                    "of their own.",
-                    id="namespaced_cache.W004",
-                )
-            )
-    return messages
+    return [
+        CheckWarning(
+            f"Sessions are kept in CACHES[{each.alias!r}], which has a namespace.",
+            hint="An invalidation logs every user out: give sessions an alias of their "
+            "own.",
+            id="namespaced_cache.W004",
+        )
+        for each in _namespaced()
+        if settings.SESSION_ENGINE in _SESSIONS_IN_CACHE
+        and each.alias == settings.SESSION_CACHE_ALIAS
+    ]
 
 
 def _namespaced() -> Iterator[_Namespaced]:
@@ -92,6 +78,17 @@ def _namespaced() -> Iterator[_Namespaced]:
             # A function may have returned another backend.
             if isinstance(cache, NamespacedCache):
                 yield _Namespaced(alias, given, cache)
+
+
+def _check_namespace(each: _Namespaced) -> Iterator[CheckMessage]:
+    if each.options.namespace is None and not identity.is_test_run():
+        yield CheckWarning(
+            f"CACHES[{each.alias!r}] has a namespace of its own for each run.",
+            hint="Processes that are started separately do not see each other's items, "
+            "and lose their own at a restart: set OPTIONS['NAMESPACE'], or wrap the "
+            "aliases in the settings of tests only.",
+            id="namespaced_cache.W003",
+        )
 
 
 def _check_timeouts(each: _Namespaced) -> Iterator[CheckMessage]:

@@ -140,7 +140,7 @@ def test_the_reference_has_every_argument_of_the_signal(reference, cache):
 def test_the_reference_has_every_ini_option(reference):
     parser = Mock()
     pytest_plugin.pytest_addoption(parser)
-    said = re.findall(r"ini option `(\w+)`, default `(\w+)`", reference["Test runs"])
+    said = re.findall(r"ini option `(\w+)`, default `([^`]+)`", reference["Test runs"])
     added = parser.addini.call_args_list
     assert sorted(said) == sorted(
         (each.args[0], str(each.kwargs["default"]).lower()) for each in added

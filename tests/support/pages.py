@@ -111,6 +111,8 @@ def sections(page: Path) -> Iterator[Section]:
 
 #: Opens every alias in the settings, and runs Django's checks.
 PROBE = """
+import os
+os.environ["NAMESPACED_CACHE_RUN"] = "probe"  # as a test would start it
 import django
 django.setup()
 from django.conf import settings

@@ -149,9 +149,8 @@ def test_the_settings_are_not_changed(backend):
         (
             {"NAMESPACES": "shop"},
             (
-                "OPTIONS has 'NAMESPACES', which NamespacedCache does not know: its "
-                "own options are WRAPPED_BACKEND, NAMESPACE, MAX_STALENESS, "
-                "MAX_TIMEOUT; options in lower case go to the client."
+                "OPTIONS has 'NAMESPACES', which NamespacedCache does not know: it is "
+                "spelled 'NAMESPACE'."
             ),
         ),
         (

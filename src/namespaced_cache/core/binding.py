@@ -199,6 +199,8 @@ class BackendBinder:
             and binding.epoch is identity.epoch
         ):
             return binding
+        if binding is None and self._options.namespace is None:
+            identity.warn_outside_of_tests()
         client = self.client()
         counter = self.counter()
         if (

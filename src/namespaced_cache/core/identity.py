@@ -12,11 +12,15 @@ import os
 import re
 import secrets
 import sys
+import warnings
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from namespaced_cache.errors import NamespaceWarning
+from namespaced_cache.events import logger
 from namespaced_cache.forks import renew_in_child
 
 #: The environment variable that passes the name of a run on to child processes.
@@ -80,6 +84,23 @@ def is_test_run() -> bool:
         or hasattr(getattr(test_utils, "_TestState", None), "saved_data")
         or "test" in sys.argv[1:2]  # manage.py test, while it imports the project
     )
+
+
+@cache
+def warn_outside_of_tests() -> None:
+    """Warn once, and never raise, if a process without tests has no NAMESPACE."""
+    if is_test_run():
+        return
+    text = (
+        "A cache alias on NamespacedCache has no NAMESPACE, and this is no test run: "
+        "each process that is started separately has a namespace of its own, and does "
+        "not see the items of the others. If this is a site, wrap the aliases in the "
+        "settings of its tests only, or set OPTIONS['NAMESPACE'], for example "
+        'CACHES = namespaced(CACHES, NAMESPACE="site").'
+    )
+    logger.warning(text)
+    with suppress(NamespaceWarning):  # if warnings are errors
+        warnings.warn(text, NamespaceWarning, stacklevel=2)
 
 
 def worker() -> str:

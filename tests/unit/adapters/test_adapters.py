@@ -98,7 +98,8 @@ def test_another_librarys_client_is_refused(kind):
         adapter.adapter_of(kind())
     assert str(caught.value) == (
         f"The wrapped backend's client is a {kind.__module__}.{kind.__qualname__}: "
-        f"only clients made from pymemcache's and pylibmc's can be namespaced."
+        f"only clients made from pymemcache's and pylibmc's can be namespaced. "
+        f"To use this one bare, exclude its alias: cache_namespace_exclude."
     )
     assert not adapter.is_client(kind())
 

@@ -82,7 +82,43 @@ def test_a_namespace_of_none_means_one_namespace_per_run():
     assert options(NAMESPACE=None).namespace is None
 
 
-@pytest.mark.parametrize("name", ["NAMESPACES", "MAX_ENTRIES", "WRAPPED", "X"])
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("MAX_TIMOUT", "MAX_TIMEOUT"),
+        ("max_timeout", "MAX_TIMEOUT"),
+        ("NAMESPACES", "NAMESPACE"),
+        ("namespace", "NAMESPACE"),
+        ("Max_Stalenes", "MAX_STALENESS"),
+        ("wrapped_backend", "WRAPPED_BACKEND"),
+    ],
+)
+def test_a_misspelled_option_is_refused_with_the_right_spelling(name, right):
+    assert refusal(ImproperlyConfigured, **{name: 1}) == (
+        f"OPTIONS has {name!r}, which NamespacedCache does not know: it is spelled "
+        f"{right!r}."
+    )
+
+
+class DiscoveringCache(PyMemcacheCache):
+    """A backend that is not Django's, with options of its own."""
+
+
+@pytest.mark.parametrize("name", ["IGNORE_CLUSTER_ERRORS", "namespace", "X"])
+def test_a_backend_that_is_not_djangos_gets_its_own_options(name):
+    path = f"{__name__}.DiscoveringCache"
+    given = {"OPTIONS": {"WRAPPED_BACKEND": path, name: 1, "NAMESPACE": "shop"}}
+    found = read(given, wrapper=NamespacedCache)
+    assert found.wrapped_params["OPTIONS"] == {name: 1}
+
+
+@pytest.mark.parametrize("name", ["dead_timeout", "connect_timeout", "timeout"])
+def test_an_option_of_the_client_is_no_misspelling(name):
+    given = {"OPTIONS": {name: 1}}
+    assert read(given, wrapper=NamespacedCache).wrapped_params["OPTIONS"] == {name: 1}
+
+
+@pytest.mark.parametrize("name", ["MAX_ENTRIES", "WRAPPED", "X"])
 def test_an_unknown_option_in_upper_case_is_refused(name):
     assert refusal(ImproperlyConfigured, **{name: 1}) == (
         f"OPTIONS has {name!r}, which NamespacedCache does not know: its own options "

@@ -52,7 +52,8 @@ def test_a_client_of_another_library_is_refused(server):
         cache.get("k")
     assert str(caught.value) == (
         f"The wrapped backend's client is a {__name__}.ForeignClient: only clients "
-        f"made from pymemcache's and pylibmc's can be namespaced."
+        f"made from pymemcache's and pylibmc's can be namespaced. "
+        f"To use this one bare, exclude its alias: cache_namespace_exclude."
     )
 
 
