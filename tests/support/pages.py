@@ -34,7 +34,10 @@ _HEADING = re.compile(r"^#{1,3} (.+)$", re.MULTILINE)
 _FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
 
 #: The file that pages call `settings.py` is elsewhere in the shop.
-_FILES = {"settings.py": "config/settings.py"}
+_FILES = {
+    "settings.py": "config/settings.py",
+    "test_settings.py": "config/settings.py",
+}
 
 #: An address with a port. Pages may use only the addresses in `Bench.addresses`.
 _ADDRESS = re.compile(r"\b(?:\d+\.\d+\.\d+\.\d+|localhost):\d+")
