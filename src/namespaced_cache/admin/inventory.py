@@ -143,8 +143,13 @@ class Inventory:
         key = self.counter_key(namespace.name)
         values = [server.value(key) for server in self.counter_servers]
         numbers = [generation_in(value) for value in values if value is not None]
-        self._counters[namespace.name] = set(filter(None, numbers))
-        namespace.generation = max(self._counters[namespace.name], default=None)
+        counters = set(filter(None, numbers))
+        newest = max(counters, default=0)
+        self._counters[namespace.name] = counters
+        namespace.generation = min(
+            (number for number in counters if is_of_lineage(number, newest)),
+            default=None,
+        )
 
     def _value_for(self, namespace: Namespace, generation: int) -> int | None:
         """Return the value of the counter whose lineage has this generation, or None.

@@ -2,8 +2,8 @@
 
 A counter starts from a seed, and each invalidation adds 1. A seed is the time in
 nanoseconds plus a random number of up to 2**30, which is one second. So seeds rise with
-time, and no two processes choose the same one, even if their clocks stand still. A wrong
-clock can spoil the order of seeds, but never makes two of them equal.
+time, and no two processes choose the same one, even if their clocks stand still. If a
+clock is wrong, seeds may be out of order, but no two of them are equal.
 
 The generations that one counter has had since its seed are a *lineage*.
 """
