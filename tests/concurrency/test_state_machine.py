@@ -280,12 +280,12 @@ class Neighbours(RuleBasedStateMachine):
         self.calm += 1
 
     def outrun(self, person: Process) -> None:
-        """Expect a repair of a counter below the newest generation that is known.
+        """Expect a repair of a counter below the latest generation.
 
-        Seeds of the same hours are in no order. After a second loss, a process that
+        Seeds of the same second are in no order. After a second loss, a process that
         knows nothing of the first may seed a lower number than others know.
         """
-        if person.known > (person.space.number or person.known):
+        if person.latest > (person.space.number or person.latest):
             person.space.number = None
             self.empty(person.space)
 
@@ -532,7 +532,7 @@ class Neighbours(RuleBasedStateMachine):
             self.settle(person)
             assert number == person.space.number
             self.do(who, "set", key, value)
-            overtaken = other.known > number
+            overtaken = other.latest > number
             self.invalidated(other, how)
             assert person.cache.get(key) == value
             assert person.cache.set_many(dict.fromkeys(TEXTS, value)) == []
@@ -620,7 +620,7 @@ class Neighbours(RuleBasedStateMachine):
             # libmemcached does not try the server again for two seconds.
             person.cache._cache.disconnect_all()
         for person in self.users_of_spaces[:4]:
-            person.known = person.cache._cache.counter.latest
+            person.latest = person.cache._cache.counter.latest
         for space in self.spaces:
             space.number = self.standing(space)  # if one of those seeded it
             assert space.number not in space.used

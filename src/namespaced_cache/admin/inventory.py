@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from namespaced_cache.admin.server import Item, Server
-from namespaced_cache.core.generation import generation_in, lineage
+from namespaced_cache.core.generation import generation_in, is_of_lineage
 from namespaced_cache.keys import ParsedKey, base36, counter_key, parse
 
 #: A run that was not used for so many seconds may be finished. Memcached notes at most
@@ -96,8 +96,8 @@ class Inventory:
         #: The names of the namespaces that have a counter on these servers.
         self.with_counter: set[str] = set()
         self._prefix = prefix
-        #: For each namespace, the counters that were found, by their lineages.
-        self._counters: dict[str, dict[int, int]] = {}
+        #: For each namespace, the values of the counters that were found.
+        self._counters: dict[str, set[int]] = {}
         #: For each namespace, the newest generation for which the counter was read.
         self._read_for: dict[str, int] = {}
 
@@ -159,33 +159,41 @@ class Inventory:
         key = self.counter_key(namespace.name)
         values = [server.value(key) for server in self.counter_servers]
         numbers = [generation_in(value) for value in values if value is not None]
-        counters: dict[int, int] = {}
-        for number in sorted(filter(None, numbers), reverse=True):
-            # Of several in one lineage the lowest, so that no live item counts as dead.
-            counters[lineage(number)] = number
+        counters = set(filter(None, numbers))
+        newest = max(counters, default=0)
         self._counters[namespace.name] = counters
-        namespace.generation = max(counters.values(), default=None)
+        namespace.generation = min(
+            (number for number in counters if is_of_lineage(number, newest)),
+            default=None,
+        )
+
+    def _value_for(self, namespace: Namespace, generation: int) -> int | None:
+        """Return the value of the counter whose lineage has this generation, or None.
+
+        If there are several, this is the lowest, so that no live item counts as dead.
+        """
+        counters = self._counters.get(namespace.name, set())
+        return min((c for c in counters if is_of_lineage(generation, c)), default=None)
 
     def _state_of(self, namespace: Namespace, generation: int) -> State:
-        counters = self._counters.get(namespace.name, {})
-        value = counters.get(lineage(generation))
-        if counters and (value is None or generation > value):
+        counters = self._counters.get(namespace.name, set())
+        value = self._value_for(namespace, generation)
+        newest = self._read_for.get(namespace.name, 0)
+        if counters and value is None and generation > newest:
             # The generation began after the counter was read, or its counter is on
             # another server.
-            if generation > self._read_for.get(namespace.name, 0):
-                self._read_for[namespace.name] = generation
-                self._read(namespace)
-                self._end_live(namespace, counters)
-            value = self._counters[namespace.name].get(lineage(generation))
-        if value is None or generation > value:
+            self._read_for[namespace.name] = generation
+            self._read(namespace)
+            self._end_live(namespace, counters)
+            value = self._value_for(namespace, generation)
+        if value is None:
             return State.UNCLAIMED
         return State.LIVE if generation == value else State.DEAD
 
-    def _end_live(self, namespace: Namespace, earlier: dict[int, int]) -> None:
+    def _end_live(self, namespace: Namespace, earlier: set[int]) -> None:
         """Count what was live as dead if counters rose, or unclaimed if one is gone."""
-        counters = self._counters[namespace.name]
-        if any(counters.get(key) != number for key, number in earlier.items()):
-            rose = earlier.keys() <= counters.keys()
+        if self._counters[namespace.name] != earlier:
+            rose = all(self._value_for(namespace, number) for number in earlier)
             amount = namespace.dead if rose else namespace.unclaimed
             amount.add(namespace.live.items, namespace.live.bytes)
             namespace.live = Amount()

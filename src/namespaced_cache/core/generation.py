@@ -1,15 +1,11 @@
 """Generations: which numbers there are, and how new ones are chosen.
 
-A counter starts from a seed, and each invalidation adds 1. From the left, a seed
-consists of
+A counter starts from a seed, and each invalidation adds 1. A seed is the time in
+nanoseconds plus a random number of up to 2**30, which is one second. So seeds rise with
+time, and no two processes choose the same one, even if their clocks stand still. If a
+clock is wrong, seeds may be out of order, but no two of them are equal.
 
-    the time, in steps of 2**44 nanoseconds (4.9 hours), so that seeds rise with time
-    28 random bits, so that no two processes ever choose the same seed
-    16 zero bits, for the invalidations that follow
-
-A clock that stands still, goes back or is wrong can spoil the order of seeds, but never
-makes two of them equal. All generations with the same bits but the last 16 are a
-*lineage*: one counter has made them, since the time when it was seeded.
+The generations that one counter has had since its seed are a *lineage*.
 """
 
 from __future__ import annotations
@@ -29,11 +25,12 @@ MAX_GENERATION = 2**63 - 1
 _DECIMAL = re.compile("[0-9]{19}")
 
 
-#: The bits of a generation that count the invalidations since the seed.
-COUNTING_BITS = 16
+#: The random bits of a seed. If two processes seed at the same time, and invalidate a
+#: hundred times, the chance that a number comes twice is one in ten million.
+_RANDOM_BITS = 30
 
-_RANDOM_BITS = 28
-_TIME_STEP = 1 << (_RANDOM_BITS + COUNTING_BITS)
+#: Counters whose numbers differ by less count as one lineage.
+LINEAGE = 2**16
 
 #: The last second for which a seed is made of a clock: in 2200. A seed for a later one
 #: would leave little room below MAX_GENERATION.
@@ -47,17 +44,13 @@ def seed(above: int) -> int:
     """
     second = clock.wall()
     if not second * 10**9 >= MIN_GENERATION or second > _LAST_SECOND:
-        second = MIN_GENERATION / 10**9  # a machine whose clock was never set
-    base = max(int(second) * 10**9 // _TIME_STEP * _TIME_STEP, MIN_GENERATION)
-    base = max(above, base)
-    # At least one lineage above, and on average half a time step.
-    leap = (1 + secrets.randbits(_RANDOM_BITS)) << COUNTING_BITS
-    return (base + leap) >> COUNTING_BITS << COUNTING_BITS
+        second = MIN_GENERATION // 10**9  # a machine whose clock was never set
+    return max(above, int(second * 10**9)) + 1 + secrets.randbits(_RANDOM_BITS)
 
 
-def lineage(generation: int) -> int:
-    """Return what the generations of one counter have in common since its seed."""
-    return generation >> COUNTING_BITS
+def is_of_lineage(generation: int, value: int) -> bool:
+    """Tell whether a counter with this value has had this generation since its seed."""
+    return 0 <= value - generation < LINEAGE
 
 
 def generation_in(value: object) -> int | None:

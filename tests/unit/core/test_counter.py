@@ -19,7 +19,6 @@ from namespaced_cache.adapters.counter_read import CounterRead
 from namespaced_cache.core import clock as clock_module
 from namespaced_cache.core import registry
 from namespaced_cache.core.counter import Counter
-from namespaced_cache.core.generation import lineage
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.servers import answer_of
 
@@ -73,7 +72,7 @@ def test_the_seed_has_19_digits_on_the_server(cache, counter, raw):
 def test_a_clock_that_was_never_set_also_seeds_a_generation(cache, monkeypatch, now):
     monkeypatch.setattr(clock_module, "wall", lambda: now)
     seeded = cache.generation
-    assert 10**18 <= seeded < 10**18 + 2**45
+    assert 10**18 <= seeded < 10**18 + 2**31
     cache.set("k", "v")
     assert cache.get("k") == "v"
     assert cache.invalidate_namespace() == seeded + 1
@@ -326,8 +325,7 @@ def test_a_lost_counter_begins_above_the_latest_generation(
     if clock == "behind":
         monkeypatch.setattr(clock_module, "wall", lambda: 7)
     number = getattr(counter, method)(real)
-    # Other processes may have invalidated meanwhile, so it is another lineage.
-    assert lineage(number) > lineage(seen)
+    assert number > seen
     assert number == counter.latest == real.get(counter.key)
 
 
