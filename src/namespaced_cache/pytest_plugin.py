@@ -132,5 +132,6 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Report notices, and how often namespaces were invalidated."""
-    for line in config.stash[_RUN].last_lines():
+    is_quiet = config.option.verbose < 0
+    for line in config.stash[_RUN].last_lines(is_quiet=is_quiet):
         terminalreporter.write_line(line)

@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from namespaced_cache import NamespaceError, NamespaceUnavailable
-from namespaced_cache.backend import HELPERS
 from namespaced_cache.core import identity
+from namespaced_cache.proxy.delegation import HELPERS
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.commands import MANY_KEYS, ONE_KEY
 from tests.support.side_by_side import (

@@ -16,8 +16,8 @@ from django.core.cache.backends.base import BaseCache
 from django.test import override_settings
 
 from namespaced_cache import get_namespaced, invalidate_namespaces, namespaced
-from namespaced_cache.backend import HELPERS
 from namespaced_cache.core import clock as clock_module
+from namespaced_cache.proxy.delegation import HELPERS
 from tests.support import ROOT
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.commands import MANY_KEYS, ONE_KEY

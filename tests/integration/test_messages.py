@@ -265,7 +265,8 @@ def test_pytest_shows_an_invalid_scope_in_one_line(
     said = f"{source}: it takes function, class, off."
     _, _, after = found.output.partition(f"ERROR at setup of {test.replace('::', '.')}")
     shown, _, summary = after.partition("short test summary info")
-    assert shown.splitlines()[1:-1] == [said], found.output
+    report = "cache isolation: 1 namespace, invalidated 2 times"
+    assert shown.splitlines()[1:-1] == [said, report], found.output
     assert f"ERROR test_wrong.py::{test} - Failed: {said}\n" in summary
     assert "1 passed, 1 error" in summary
 

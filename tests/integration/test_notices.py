@@ -148,8 +148,9 @@ def test_no_call_of_the_application_raises_a_warning(project):
     project.write("test_it.py", OVERRIDES)
     run = project.pytest("-W", "error", "-p", "no:randomly")
     assert (run.code, run.count("passed")) == (0, 3), run.output
-    (dead,) = (line for line in run.output.splitlines() if "127.0.0.1:1:" in line)
-    assert dead.startswith("cache isolation: CACHES['default'] is not isolated: ")
+    named = "cache isolation: CACHES['default'] is not isolated: "
+    (dead,) = (line for line in run.output.splitlines() if line.startswith(named))
+    assert "on 127.0.0.1:1: no answer" in dead
     assert dead.endswith(
         "Start the server, or point the alias at another: tests that need it will "
         "fail, or find nothing."

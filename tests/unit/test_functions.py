@@ -21,6 +21,7 @@ from namespaced_cache import (
     namespaced,
 )
 from namespaced_cache.checks import check_caches, check_deployment
+from namespaced_cache.core import identity
 from namespaced_cache.core.options import read
 from namespaced_cache.core.wrapped_backend import ClientBoundary
 from namespaced_cache.management.commands import cache_namespace
@@ -228,7 +229,8 @@ def test_a_misspelled_option_of_ours_is_refused(server):
 
 
 @pytest.mark.parametrize("wrap", [True, False])
-def test_the_checks_read_a_function(wrap, server):
+def test_the_checks_read_a_function(wrap, server, monkeypatch):
+    monkeypatch.setattr(identity, "is_test_run", lambda: False)
     production = {"default": setting("function", server)}
     with override_settings(CACHES=namespaced(production) if wrap else production):
         found = check_caches() + check_deployment()

@@ -199,10 +199,11 @@ class NamespacedClient:
         if binder is None:  # copy and pickle read attributes before __init__()
             raise AttributeError(name)
         client = binder.client()
-        real = getattr(client, name)
         if name in DISCONNECTING and not is_client(client):
-            return real  # Django closes all backends, those that nothing uses as well
+            # Django closes all backends, those that nothing uses as well.
+            return getattr(client, name)
         adapter = adapter_of(client)  # refuses a client of another library
+        real = getattr(client, name)
         command = adapter.commands.get(name)
         if command is None:
             if _is_data(real):
@@ -232,7 +233,8 @@ class NamespacedClient:
             delattr(self.wrapped, name)
 
     def __dir__(self) -> Iterable[str]:
-        return {*super().__dir__(), *dir(self.wrapped)}
+        # Not super().__dir__(), which uses __class__.
+        return {*dir(type(self)), *vars(self), *dir(self.wrapped)}
 
     def __repr__(self) -> str:
         return f"<NamespacedClient {self.counter.namespace} of {self.wrapped!r}>"

@@ -37,7 +37,6 @@ class Run:
             )
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
-        self._is_quiet: bool = config.option.verbose < 0
         self._isolation: Isolation | None = None
         #: The current class, and the classes that enclose it.
         self._classes: list[Any] = []
@@ -96,9 +95,9 @@ class Run:
 
         return report.first_lines(self._start(), self._scope)
 
-    def last_lines(self) -> list[str]:
-        """Return the lines for the end of a run, which -q hides."""
-        if not self.invalidations or self._is_quiet:
+    def last_lines(self, *, is_quiet: bool) -> list[str]:
+        """Return the lines for the end of a run. With -q, these are only the notices."""
+        if not self.invalidations or is_quiet:
             return self._notices()
         from namespaced_cache.test import report  # noqa: PLC0415  # as above
 
