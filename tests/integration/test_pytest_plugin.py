@@ -490,7 +490,10 @@ def test_an_inner_class_shares_with_its_outer_class(project):
     all_pass(project.pytest("-p", "no:randomly"), 8)
 
 
-DOWN = r"NamespaceWarning: CACHES\['default'\] is not isolated: Namespace '[\w.-]+' on {}: no answer"
+DOWN = (
+    r"NamespaceWarning: CACHES\['default'\] is not isolated: "
+    r"Namespace '[\w.-]+' on {}: no answer"
+)
 
 
 def test_a_server_that_is_never_reached_causes_one_warning(project, start):

@@ -96,7 +96,7 @@ class Run:
         return report.first_lines(self._start(), self._scope)
 
     def last_lines(self, *, is_quiet: bool) -> list[str]:
-        """Return the lines for the end of a run. With -q, these are only the notices."""
+        """Return the lines for the end of a run: with -q, only the notices."""
         if not self.invalidations or is_quiet:
             return self._notices()
         from namespaced_cache.test import report  # noqa: PLC0415  # as above
