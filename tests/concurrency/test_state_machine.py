@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from random import Random
 from unittest import mock
 
 import pylibmc
@@ -29,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from namespaced_cache.core import registry
+from namespaced_cache.core import generation, registry
 from namespaced_cache.keys import counter_key
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.servers import Memcached
@@ -229,6 +230,10 @@ class Neighbours(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.restarts = self.calm = 0
+        # The same rules give the same seeds, or Hypothesis could not repeat them.
+        bits = Random(0).getrandbits
+        self.random_bits = mock.patch.object(generation.secrets, "randbits", bits)
+        self.random_bits.start()
         path, options = BACKENDS[self.client], OPTIONS[self.client]
         neighbour = Space(self.client, "", b"x", 10**10)
         self.bare = bare_cache(path, self.server.location, OPTIONS=options)
@@ -254,6 +259,7 @@ class Neighbours(RuleBasedStateMachine):
         return Process(cache, space)
 
     def teardown(self) -> None:
+        self.random_bits.stop()
         # Not close(), which does not close pylibmc's connections.
         for person in self.users_of_spaces:
             person.cache._cache.disconnect_all()
@@ -265,11 +271,23 @@ class Neighbours(RuleBasedStateMachine):
 
     def check(self, person: Process, call, *, reads_the_counter: bool = True) -> None:
         """Call the function with a process's cache, and compare the answers."""
+        if reads_the_counter:
+            self.outrun(person)
         got = outcome(call, person.cache)
         assert got == outcome(call, person.space.expected)
         if reads_the_counter:
             self.settle(person)
         self.calm += 1
+
+    def outrun(self, person: Process) -> None:
+        """Expect a repair of a counter below the latest generation.
+
+        Seeds of the same second are in no order. After a second loss, a process that
+        knows nothing of the first may seed a lower number than others know.
+        """
+        if person.latest > (person.space.number or person.latest):
+            person.space.number = None
+            self.empty(person.space)
 
     def settle(self, person: Process) -> None:
         """Assert that the counter has not moved, or was seeded again."""
@@ -447,6 +465,7 @@ class Neighbours(RuleBasedStateMachine):
     @rule(target=tokens, who=everyone, key=keys)
     def take_a_token(self, who, key):
         person = self.users_of_spaces[who]
+        self.outrun(person)
         value, token = person.cache._cache.gets(key)
         expected, expected_token = person.space.items.gets(key)
         assert value == expected
@@ -465,6 +484,7 @@ class Neighbours(RuleBasedStateMachine):
         owners = [person for person in self.users_of_spaces if person.space is space]
         person = owners[0 if first else -1]
         value = space.value(key, size)
+        self.outrun(person)
         got = outcome(person.cache._cache.cas, key, value, token)
         assert got == outcome(space.items.cas, key, value, expected_token)
         self.settle(person)
@@ -476,6 +496,7 @@ class Neighbours(RuleBasedStateMachine):
         self.invalidated(self.users_of_spaces[who], how)
 
     def invalidated(self, person: Process, how: str) -> None:
+        self.outrun(person)
         space, number = person.space, person.space.number
         answer = WAYS_TO_INVALIDATE[how](person.cache)
         assert answer == {
@@ -492,6 +513,7 @@ class Neighbours(RuleBasedStateMachine):
     @rule(who=processes)
     def ask_for_the_generation(self, who):
         person = self.users_of_spaces[who]
+        self.outrun(person)
         assert person.cache.generation == self.standing(person.space)
         self.settle(person)
 
@@ -505,14 +527,16 @@ class Neighbours(RuleBasedStateMachine):
         """Meanwhile another process invalidates it: what is written then is lost."""
         person, other = self.users_of_spaces[who], self.users_of_spaces[(who + 2) % 4]
         value = person.space.value(key, size)
+        self.outrun(person)
         with person.cache.pinned_generation() as number:
             self.settle(person)
             assert number == person.space.number
             self.do(who, "set", key, value)
+            overtaken = other.latest > number
             self.invalidated(other, how)
             assert person.cache.get(key) == value
             assert person.cache.set_many(dict.fromkeys(TEXTS, value)) == []
-            assert self.standing(person.space) == number + 1
+            assert overtaken or self.standing(person.space) == number + 1
         self.read_everything(who)
 
     @rule(who=processes)
@@ -595,6 +619,8 @@ class Neighbours(RuleBasedStateMachine):
                 person.cache.get("a")
             # libmemcached does not try the server again for two seconds.
             person.cache._cache.disconnect_all()
+        for person in self.users_of_spaces[:4]:
+            person.latest = person.cache._cache.counter.latest
         for space in self.spaces:
             space.number = self.standing(space)  # if one of those seeded it
             assert space.number not in space.used

@@ -43,6 +43,17 @@ BAR = "|"
 
 KILL = "kill"
 
+#: The counter was deleted, and nothing else.
+EVICT = "evict"
+
+#: The time from an eviction until every thread has seen the new counter. Meanwhile, a
+#: process that knows an old number may start a counter below the latest one, and
+#: another process repairs it. So numbers may fall, and a repair is an invalidation.
+SETTLING = "settling"
+
+#: What is done to a server, and not by a thread of the traffic.
+DISASTERS = KILL, EVICT, SETTLING
+
 
 class Part(NamedTuple):
     """What a call did to one key, and what it found there.
@@ -184,6 +195,7 @@ class History:
         self._wipe_begins = [call.begin for call in self._wipes]
         self._wipe_ends = list(accumulate((call.end for call in self._wipes), max))
         self._lives = _Gaps(call for call in self._wipes if call.command == KILL)
+        self._calm = _Gaps(call for call in self._wipes if call.command == SETTLING)
         self._cut_off = self._find_cut_off()
 
         self._deeds: dict[str, list[Deed]] = defaultdict(list)
@@ -222,6 +234,10 @@ class History:
         at = bisect_left(self._wipe_begins, write.end)
         return at > 0 and self._wipe_ends[at - 1] > read.begin
 
+    def _is_calm(self, call: Call) -> bool:
+        """Tell whether no counter was lost so recently that numbers may fall."""
+        return self._calm.of(call.begin, call.end) is not None
+
     def _saw(self, call: Call, part: Part) -> bool:
         """Tell whether the call found a value.
 
@@ -259,7 +275,8 @@ class History:
 
     def _count(self) -> None:
         for call in self.calls:
-            self.tally["invalidations"] += call.wipes and call.command != KILL
+            self.tally["invalidations"] += call.wipes and call.command not in DISASTERS
+            self.tally["evictions"] += call.command == EVICT
             self.tally["errors"] += bool(call.error)
             writes = not call.wipes and any(part.did for part in call.parts)
             across = writes and self._shadowed(call, call)
@@ -344,7 +361,11 @@ class History:
         is not enough that the writer began after the invalidation: it may have been
         late, see 3 above.
         """
-        numbered = [call for call in self._wipes if call.number is not None]
+        numbered = [
+            call
+            for call in self._wipes
+            if call.number is not None and self._is_calm(call)
+        ]
         begins = [call.begin for call in numbered]
         lowest = _least_from(numbered, attrgetter("number"))
         answers: dict[Call, list[Sight]] = defaultdict(list)
@@ -417,7 +438,8 @@ class History:
                 self.tally["calls of newcomers"] += not call.latest
             if call.number is None:
                 continue
-            if highest and call.number < highest.number + call.wipes:
+            falls = highest and call.number < highest.number + call.wipes
+            if falls and self._is_calm(call):
                 yield Violation("numbered", (call, highest))
             if call.wipes:
                 if call.number in givers:

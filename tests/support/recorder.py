@@ -74,6 +74,8 @@ WIPES = ["invalidate_namespace", "clear", "raw flush_all"]
 
 #: Exceptions by which clients say that there is nothing.
 NOTHING = ("KeyError", "NotFound", "ValueError")
+#: How the error of a call begins if its answer has the wrong shape.
+MISREAD = "Misread"
 MAY_RAISE_NOTHING = ("incr", "decr", "incr_multi", "cas", "__getitem__", "__delitem__")
 
 
@@ -267,7 +269,11 @@ class Hand:
             elif command == "__delitem__":
                 answer = False
         end = time.monotonic_ns()
-        parts = tuple(plan if error else told(answer))
+        try:
+            parts = tuple(plan if error else told(answer))
+        except (AttributeError, IndexError, TypeError, ValueError):
+            # Such an answer may be the reply to another command.
+            parts, error, answer = tuple(plan), f"{MISREAD}: {answer!r}", None
         self.calls.append(
             Call(begin, end, self._who, name, parts, latest=latest, error=error, **more)
         )

@@ -12,12 +12,13 @@ import multiprocessing
 import pickle
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.disturbances import BROKEN_OFF, Disturbance
 from tests.support.history import KILL, Call
 from tests.support.recorder import Hand
 
@@ -29,6 +30,8 @@ PROCESSES = [
     ("writer", "reader"),
 ]
 THREADS = 2
+
+NAMESPACE = "history"
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,15 @@ class Plan:
     folder: Path
     options: dict[str, Any] = field(default_factory=dict)
     blind: str = ""
+    disturbances: tuple[Disturbance, ...] = ()
+    threads: int = THREADS
+    #: Whether the threads of a process share one cache. `caches` has one for each.
+    is_shared: bool = False
 
     @property
     def caches(self) -> dict[str, dict[str, Any]]:
         """The CACHES of Django's settings."""
-        ours = {"WRAPPED_BACKEND": self.backend, "NAMESPACE": "history"}
+        ours = {"WRAPPED_BACKEND": self.backend, "NAMESPACE": NAMESPACE}
         return {
             "default": {
                 "BACKEND": "namespaced_cache.NamespacedCache",
@@ -82,8 +89,7 @@ def take_out_validation(blind: str) -> None:
 class Shared:
     """What the processes share with the process that started them."""
 
-    def __init__(self, context: Any) -> None:
-        threads = len(PROCESSES) * THREADS
+    def __init__(self, context: Any, threads: int) -> None:
         self.ready = context.Semaphore(0)
         self.go = context.Event()
         self.join = context.Event()
@@ -103,18 +109,24 @@ def _work(plan: Plan, shared: Shared, index: int) -> None:
 
     if plan.blind:
         take_out_validation(plan.blind)
+    for disturbance in plan.disturbances:
+        disturbance.begin(index)
+    shared_cache = caches["default"] if plan.is_shared else None
 
     def work(thread: int) -> list[Call]:
-        slot = index * THREADS + thread
-        role = PROCESSES[index][thread]
+        slot = index * plan.threads + thread
+        role = PROCESSES[index][thread % THREADS]
         # `caches` has a cache for each thread.
-        hand = Hand(caches["default"], role, f"{role}{index}.{thread}", slot)
+        cache = shared_cache or caches["default"]
+        hand = Hand(cache, role, f"{role}{index}.{thread}", slot)
+        for disturbance in plan.disturbances:
+            disturbance.take(hand, thread)
         worked = 0
         try:
             while not shared.stop.value:
                 call = hand.do()
                 shared.done[slot] += 1
-                if call.error:
+                if call.error and not call.error.startswith(BROKEN_OFF):
                     time.sleep(0.005)
                 # Two in a row: the first may be a miss that no server answered.
                 elif worked:
@@ -126,8 +138,14 @@ def _work(plan: Plan, shared: Shared, index: int) -> None:
 
     shared.ready.release()
     (shared.join if index == len(PROCESSES) - 1 else shared.go).wait()
-    with ThreadPoolExecutor(THREADS) as threads:
-        calls = [call for its in threads.map(work, range(THREADS)) for call in its]
+    try:
+        with ThreadPoolExecutor(plan.threads) as threads:
+            others = threads.map(work, range(1, plan.threads))
+            calls = work(0)  # in the main thread, where signal handlers run
+            calls += [call for its in others for call in its]
+    finally:
+        for disturbance in plan.disturbances:
+            disturbance.end()
     (plan.folder / f"{index}.history").write_bytes(pickle.dumps(calls))
 
 
@@ -137,13 +155,21 @@ class Traffic:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         context = multiprocessing.get_context("spawn")
-        self._shared = Shared(context)
-        self._joined = (len(PROCESSES) - 1) * THREADS
+        self._shared = Shared(context, len(PROCESSES) * plan.threads)
+        self._joined = (len(PROCESSES) - 1) * plan.threads
         self.processes = [
             context.Process(target=_work, args=(plan, self._shared, index))
             for index in range(len(PROCESSES))
         ]
         self.calls: list[Call] = []
+
+    def joined(self) -> range:
+        """Return the processes that have begun to work."""
+        return range(self._joined // self._plan.threads)
+
+    def done_by_thread(self) -> list[int]:
+        """Return how many calls each thread has made."""
+        return list(self._shared.done[: self._joined])
 
     def done(self, calls: float) -> bool:
         """Tell whether there were so many calls, and enough of each thread."""
@@ -152,12 +178,21 @@ class Traffic:
 
     def let_join(self) -> None:
         """Let the last process begin."""
-        self._joined = len(PROCESSES) * THREADS
+        self._joined = len(PROCESSES) * self._plan.threads
         self._shared.join.set()
 
-    def all_worked_since(self, moment: int) -> bool:
-        """Tell whether each thread has since begun two calls that succeeded."""
-        return all(begin > moment for begin in self._shared.worked[: self._joined])
+    def all_worked_since(self, moment: int, among: Iterable[int] = ()) -> bool:
+        """Tell whether each thread has since begun two calls that succeeded.
+
+        `among` are the processes to look at, if not all.
+        """
+        worked = self._shared.worked[: self._joined]
+        threads = self._plan.threads
+        return all(
+            begin > moment
+            for slot, begin in enumerate(worked)
+            if not among or slot // threads in among
+        )
 
     def wait_until(self, condition: Callable[[], bool], patience: float = 60) -> None:
         """Wait for the condition.

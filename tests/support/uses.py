@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 from operator import methodcaller
 
@@ -72,7 +71,6 @@ class Clock:
     """A clock for MAX_STALENESS. It stands still until a test changes `now`."""
 
     now = 1000.0
-    time_ns = staticmethod(time.time_ns)
 
     def monotonic(self):
         return self.now
@@ -93,7 +91,11 @@ def as_another_process(cache):
         mine = binding()
         if mine not in bindings:
             bindings[mine] = Binding(
-                mine.client, mine.counter_client, theirs, mine.max_staleness
+                mine.client,
+                mine.counter_client,
+                theirs,
+                mine.max_staleness,
+                mine.client_options,
             )
         return bindings[mine]
 

@@ -45,8 +45,11 @@ class Adapter(ABC):
         """Tell whether a command failed because of the value alone."""
 
     @abstractmethod
-    def key_limit(self, client: Any) -> int:
-        """Return how many bytes the client leaves for a key."""
+    def key_limit(self, client: Any, options: Mapping[str, Any]) -> int:
+        """Return how many bytes the client leaves for a key.
+
+        `options` are those that the backend has made it with.
+        """
 
     @abstractmethod
     def checks_keys(self, client: Any) -> bool:
@@ -85,8 +88,16 @@ class Adapter(ABC):
         """Store `new` if the key still holds `old`: two round trips."""
 
     @abstractmethod
-    def abandon(self, client: Any) -> None:
-        """Close the connections on which the reply to a broken-off command may come."""
+    def guard(self, client: Any) -> bool:
+        """Let no command of the client receive the reply to a broken-off one.
+
+        Tell whether that is possible. If not, `close` has to be called after each
+        command that was broken off.
+        """
+
+    @abstractmethod
+    def close(self, client: Any) -> None:
+        """Close all connections of a client, unless the library does it by itself."""
 
     @abstractmethod
     def release(self, client: Any) -> bool:

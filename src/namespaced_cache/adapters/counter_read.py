@@ -16,15 +16,18 @@ class CounterRead:
     """One counter read.
 
     `floor` is the lowest generation that can be right. `began` is the moment before the
-    server was asked, by `time.monotonic()`. `value` is the counter's value, or UNREAD
-    until the server has answered.
+    server was asked. `reached` tells whether this process had read the counter before.
+    `value` is the counter's value, or UNREAD until the server has answered.
+    `is_acknowledged` is False for a command to which the client expects no reply.
     """
 
-    __slots__ = ("began", "floor", "value")
+    __slots__ = ("began", "floor", "is_acknowledged", "reached", "value")
 
-    def __init__(self, floor: int, began: float) -> None:
+    def __init__(self, floor: int, began: float, *, reached: bool) -> None:
         self.floor = floor
         self.began = began
+        self.reached = reached
+        self.is_acknowledged = True
         self.value: object = UNREAD
 
 

@@ -16,16 +16,17 @@ of a `get` at once. It would send the command's reply in a packet of its own.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import weakref
+from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache
 from typing import Any, cast
 
-from pymemcache.client.base import Client, PooledClient, check_key_helper
-from pymemcache.client.hash import HashClient
+from pymemcache.client.base import Client, check_key_helper
 from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheUnknownError
 
+from namespaced_cache.adapters.base_classes import add_base
 from namespaced_cache.adapters.counter_read import ABSENT, UNREAD, CounterRead
 
 _EOL = b"\r\n"
@@ -39,6 +40,9 @@ _ERRORS = b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"
 
 #: If a reply comes in pieces, the rest is received with a buffer of this size or more.
 _MUCH = 2**20
+
+#: The bytes that a TLS record can hold. memcached reads as many at once.
+_RECORD = 2**14
 
 #: Bytes that are part of no reply.
 _NONE = b"\r\n\r\n"
@@ -132,6 +136,22 @@ class CounterRequest:
             start = end + len(_EOL)
         return None
 
+    def read_alone(self, received: bytearray, serde: Any) -> Reply | None:
+        """Read the reply to the `get` behind commands without a reply.
+
+        Returns None if the reply is not complete.
+        """
+        if not received.endswith(_EOL):
+            return None
+        if received == _END:
+            return ABSENT, bytearray()
+        self._expect(self._head, received[: len(self._head)])
+        reply = self._read_item(received, serde)
+        if reply is None or len(reply[1]) < len(_END):
+            return None
+        self._expect(_END, reply[1])
+        return reply[0], bytearray()
+
     def _read_item(self, received: bytearray, serde: Any) -> Reply | None:
         line, end_of_line, rest = received.partition(_EOL)
         flags, size, *_ = line[len(self._head) :].split() if end_of_line else (0, 0)
@@ -158,6 +178,8 @@ class Socket:
         self._member = weakref.ref(member)
         self._server = member.server
         self._serde = member.serde
+        #: Whether commands are sent over TLS: see `_records`.
+        self._is_encrypted = isinstance(sock, ssl.SSLSocket)
         #: The counter read whose reply comes next, its request, and whether the counter
         #: is among the keys of a `get`.
         self._read: CounterRead | None = None
@@ -174,39 +196,66 @@ class Socket:
         if read is not None:
             request: CounterRequest = _waiting.request
             end = data.find(_EOL)
-            # If the command has no reply, the client would not read the counter's
-            # reply. Behind the first line of a storing command, the request would be
-            # stored as a part of the value.
-            if (
-                request.server == self._server
-                and not data.endswith(b" noreply", 0, end)
-                and not (end + len(_EOL) == len(data) and data.startswith(_STORING))
+            is_noreply = data.endswith(b" noreply", 0, end)
+            read.is_acknowledged = read.is_acknowledged and not is_noreply
+            # Behind the first line of a storing command, the request would be stored as
+            # a part of the value.
+            if request.server == self._server and not (
+                end + len(_EOL) == len(data) and data.startswith(_STORING)
             ):
                 _waiting.read = None  # the client may send several commands
+                if is_noreply:
+                    self._send_without_reply(data, read, request)
+                    return
                 self._read, self._request = read, request
                 self._among = data.startswith((b"get ", b"gets "))
-                if self._among:
-                    command, _, keys = data.partition(b" ")
-                    data = command + request.among + keys
-                else:
-                    data += request.behind
-        try:
+                if not self._among:
+                    self._send_with(data, request)
+                    return
+                command, _, keys = data.partition(b" ")
+                data = command + request.among + keys
+        self._send(data)
+
+    def _send_with(self, data: bytes, request: CounterRequest) -> None:
+        if not self._is_encrypted:
+            self._sock.sendall(data + request.behind)
+            return
+        self._send(data)
+        self._sock.sendall(request.behind)
+
+    def _send(self, data: bytes) -> None:
+        if not self._is_encrypted:
             self._sock.sendall(data)
-        except Exception:
-            raise  # the client closes the connection
-        except BaseException:
-            self._close()
-            raise
+            return
+        for part in _records(data):
+            self._sock.sendall(part)
+
+    def _send_without_reply(
+        self, data: bytes, read: CounterRead, request: CounterRequest
+    ) -> None:
+        """Send commands without a reply, and read the counter at once.
+
+        The client will not receive. In one packet with the command, the request does
+        not wait for the delayed acknowledgement of the command's packet. An error ends
+        the connection, and the counter is read after the command.
+        """
+        self._send_with(data, request)
+        received = bytearray()
+        try:
+            while not (reply := request.read_alone(received, self._serde)):
+                more = self._sock.recv(_MUCH)
+                if not more:
+                    raise ConnectionResetError  # noqa: TRY301  # handled like others
+                received += more
+        except Exception:  # noqa: BLE001  # the bare client would not know of it
+            member: Any = self._member()
+            member.close()
+        else:
+            read.value = reply[0]
 
     def recv(self, size: int) -> bytes:
         """Receive the bytes of a command's reply that have arrived."""
-        try:
-            received: bytes = self._sock.recv(size)
-        except Exception:
-            raise  # the client closes the connection
-        except BaseException:  # Ctrl-C, a test's time limit
-            self._close()
-            raise
+        received: bytes = self._sock.recv(size)
         read = self._read
         if read is None:
             return received
@@ -238,16 +287,35 @@ class Socket:
         read.value, rest = reply
         return bytes(rest or self._sock.recv(size))
 
-    def _close(self) -> None:
-        # Otherwise the next command would read this command's reply.
-        member: Any = self._member()
-        member.close()
-
     def __getattr__(self, name: str) -> Any:
         # No other method may return the counter's reply as the command's reply.
         if self._read is not None and name.startswith(("recv", "read", "makefile")):
             raise AttributeError(f"{name}() would read the reply to a counter read")
         return getattr(self._sock, name)
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """Split commands such that each TLS record ends where a command ends.
+
+    memcached 1.6.18 reads exactly the bytes that its buffer has room for, or that are
+    missing of a value. It leaves the rest of the record in the buffer of OpenSSL, and
+    waits until the socket has more.
+    """
+    begin = start = 0
+    while (end := data.find(_EOL, start)) >= 0:
+        line = data[start:end]
+        end += len(_EOL)
+        if line.startswith(_STORING):
+            size = line.split()[4:5]
+            if not size or not size[0].isdigit():
+                break  # not a command, so nothing is known of its end
+            end += int(size[0]) + len(_EOL)
+        if end - begin > _RECORD and start > begin:
+            yield data[begin:start]
+            begin = start
+        start = end
+    if begin < len(data):
+        yield data[begin:]
 
 
 class _Carrier:
@@ -265,23 +333,13 @@ class _Carrier:
         vars(self)["_carrying_sock"] = wrapped
 
 
-@cache
-def _carrying(client_class: Any) -> type[Any]:
-    if issubclass(client_class, _Carrier):
-        carrying: type[Any] = client_class
-        return carrying
-    names = ("__module__", "__qualname__", "__doc__")
-    attributes = {name: getattr(client_class, name) for name in names}
-    return type(client_class.__name__, (_Carrier, client_class), attributes)
-
-
 def counter_reader(client: Any, counter_client: Any, key: str) -> CounterRequest | None:
     """Return a reader that reads a counter in the packets of a client's commands.
 
     `counter_client` is the client that reaches the counter server. Returns None for a
     client whose sockets cannot be wrapped.
     """
-    if not _carry(client):
+    if not add_base(client, _Carrier):
         return None
     members = list(getattr(counter_client, "clients", {"": counter_client}).values())
     if len(members) != 1:
@@ -289,30 +347,3 @@ def counter_reader(client: Any, counter_client: Any, key: str) -> CounterRequest
     with suppress(MemcacheIllegalInputError):  # the client's key_prefix is invalid
         return CounterRequest(key, client, members[0].server)
     return None
-
-
-def _carry(client: Any) -> bool:
-    """Wrap a client's sockets. Tell whether that is possible.
-
-    It is not possible for a tracer's proxy: isinstance() takes it for a Client, but it
-    is not one.
-    """
-    if isinstance(client, HashClient | PooledClient):
-        if not issubclass(client.client_class, Client):
-            return False
-        client.client_class = _carrying(client.client_class)
-        if isinstance(client, HashClient):
-            members = list(client.clients.values())
-        else:
-            members = [*client.client_pool.used, *client.client_pool.free]
-        for member in members:
-            _carry(member)
-    elif issubclass(type(client), Client):
-        if not isinstance(client, _Carrier):
-            client_class: Any = type(client)  # mypy takes no class to be hashable
-            sock = vars(client).pop("sock", None)
-            client.__class__ = _carrying(client_class)
-            client.sock = sock
-    else:
-        return False
-    return True

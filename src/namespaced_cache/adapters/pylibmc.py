@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -95,9 +96,11 @@ class PyLibMCAdapter(Adapter):
             ("Failed to decompress value", "unknown memcached key flags")
         )
 
-    def key_limit(self, client: Any) -> int:
+    def key_limit(self, client: Any, options: Mapping[str, Any]) -> int:
         """Return how many bytes the client leaves for a key."""
-        return MAX_KEY_BYTES
+        # libmemcached puts it before each key, and does not tell what it is.
+        namespace = (options.get("behaviors") or {}).get("namespace") or b""
+        return MAX_KEY_BYTES - len(namespace)
 
     def checks_keys(self, client: Any) -> bool:
         """Tell whether the client refuses a key with a space or control character.
@@ -146,8 +149,12 @@ class PyLibMCAdapter(Adapter):
             with suppress(pylibmc.NotFound):  # the counter was deleted meanwhile
                 swapping.cas(key, new, token)
 
-    def abandon(self, client: Any) -> None:
-        """Do nothing: libmemcached completes a command even if Python breaks it off."""
+    def guard(self, client: Any) -> bool:
+        """Return True: libmemcached completes a command that Python breaks off."""
+        return True
+
+    def close(self, client: Any) -> None:
+        """Do nothing: a client closes its connections when it is freed."""
 
     def release(self, client: Any) -> bool:
         """Keep a client that a fork inherited for ever. It cannot be used again.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pymemcache import HashClient, MemcacheClientError, MemcacheError
 from pymemcache.client.base import Client, PooledClient, check_key_helper
 from pymemcache.exceptions import MemcacheUnexpectedCloseError
 
-from namespaced_cache.adapters import hash_client, pipelined
+from namespaced_cache.adapters import broken_off, hash_client, pipelined
 from namespaced_cache.adapters.adapter import Adapter
 from namespaced_cache.adapters.commands import (
     CALLERS_DEFAULT,
@@ -83,7 +84,7 @@ class PyMemcacheAdapter(Adapter):
             return False  # all connections of a pool are in use
         return not isinstance(error, (OSError, MemcacheError))
 
-    def key_limit(self, client: Any) -> int:
+    def key_limit(self, client: Any, options: Mapping[str, Any]) -> int:
         """Return how many bytes the client leaves for a key."""
         return MAX_KEY_BYTES - len(client.key_prefix)
 
@@ -109,8 +110,12 @@ class PyMemcacheAdapter(Adapter):
         if token is not None and found == old:
             client.cas(key, new, token)
 
-    def abandon(self, client: Any) -> None:
-        """Close the connections on which the reply to a broken-off command may come."""
+    def guard(self, client: Any) -> bool:
+        """Let no command of the client receive the reply to a broken-off one."""
+        return broken_off.guard(client)
+
+    def close(self, client: Any) -> None:
+        """Close all connections of a client."""
         client.close()
 
     def release(self, client: Any) -> bool:

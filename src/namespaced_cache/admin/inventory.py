@@ -1,10 +1,9 @@
-"""Inventory: the items of namespaces on servers, and which of them are garbage.
+"""Inventory: the items of namespaces on servers, and what is known of them.
 
-A generation that is lower than its counter is dead, because counters only rise. If the
-counter of a run was not used for long enough, the items of the run are leftovers. No
-other run ever has its name. All other items are kept. A generation above the counter
-began after the counter was read. A namespace without a counter here may have one on a
-server that these settings do not name.
+An item is *live* if its generation is a counter's value. It is *dead* if its generation
+is lower than a counter of the same lineage (see `core.generation`), because counters
+only rise. All other items are *unclaimed*: their generation began after the counter was
+read, or their counter is on a server that these settings do not name.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from enum import Enum
 
 from namespaced_cache.admin.server import Item, Server
 from namespaced_cache.core import identity
-from namespaced_cache.core.generation import generation_in
-from namespaced_cache.keys import counter_key, parse
+from namespaced_cache.core.generation import generation_in, is_of_lineage
+from namespaced_cache.keys import ParsedKey, base36, counter_key, parse
 
 #: If the counter of a run was not used for so many seconds, the run is idle or
 #: finished. The counter is not read then. A read would count as a use, and the run
@@ -64,21 +63,12 @@ class Namespace:
 
 @dataclass(frozen=True)
 class Found:
-    """An item of a namespace."""
+    """An item of a namespace. `generation` is None for the counter."""
 
     item: Item
     namespace: Namespace
+    generation: int | None
     state: State
-
-    def is_garbage(self, older_than: int) -> bool:
-        """Tell whether the item is in a dead generation, or a leftover of a run.
-
-        A run counts as finished if it was not used for `older_than` seconds.
-        """
-        if self.state is State.DEAD:
-            return True
-        idle = self.item.idle if self.namespace.idle is None else self.namespace.idle
-        return identity.is_run(self.namespace.name) and idle >= older_than
 
 
 class Inventory:
@@ -93,6 +83,8 @@ class Inventory:
         self.counter_servers: list[Server] = []
         self.namespaces: dict[str, Namespace] = {}
         self._prefix = prefix
+        #: For each namespace, the values of the counters that were found.
+        self._counters: dict[str, set[int]] = {}
         #: For each namespace, the newest generation for which the counter was read.
         self._read_for: dict[str, int] = {}
 
@@ -106,48 +98,86 @@ class Inventory:
         Raises NamespaceError for a server that does not answer.
         """
         for item in server.items(self.counter_key("")):
-            parsed = parse(item.key[len(self._prefix) :])
-            if parsed is None:
+            found = self.found(item)
+            if found is None:
                 continue
-            namespace = self.namespaces.get(parsed.namespace)
-            if namespace is None:
-                namespace = self._namespace(parsed.namespace)
-                self.namespaces[parsed.namespace] = namespace
-            state = State.COUNTER
-            if parsed.generation is not None:
-                state = self._state_of(namespace, parsed.generation)
-                amount: Amount = getattr(namespace, state.value)
+            if found.generation is not None:
+                amount: Amount = getattr(found.namespace, found.state.value)
                 amount.add(1, item.size)
-            yield Found(item, namespace, state)
+            yield found
+
+    def found(self, item: Item) -> Found | None:
+        """Return what is known of an item, or None if it is not a namespace's."""
+        parsed = self._parsed(item.key)
+        if parsed is None:
+            return None
+        namespace = self.namespaces.get(parsed.namespace)
+        if namespace is None:
+            namespace = self._namespace(parsed.namespace)
+            self.namespaces[parsed.namespace] = namespace
+        state = State.COUNTER
+        if parsed.generation is not None:
+            state = self._state_of(namespace, parsed.generation)
+        return Found(item, namespace, parsed.generation, state)
+
+    def _parsed(self, wire_key: bytes) -> ParsedKey | None:
+        key = wire_key[len(self._prefix) :]
+        parsed = parse(key)
+        if parsed is None or parsed.generation is None:
+            return parsed
+        # Other programs may have keys that look like ours. A generation has one
+        # spelling only.
+        spelled = f"{counter_key(parsed.namespace)}:{base36(parsed.generation)}"
+        is_ours = generation_in(parsed.generation) is not None
+        return parsed if is_ours and key.startswith(spelled.encode()) else None
 
     def _namespace(self, name: str) -> Namespace:
         key = self.counter_key(name)
         idle = [server.idle(key) for server in self.counter_servers]
         found = Namespace(name, min((i for i in idle if i is not None), default=None))
         if not identity.is_run(name) or (found.idle or 0) < IDLE_AFTER:
-            found.generation = self._read(name)
+            self._read(found)
         return found
 
-    def _read(self, name: str) -> int | None:
-        key = self.counter_key(name)
+    def _read(self, namespace: Namespace) -> None:
+        key = self.counter_key(namespace.name)
         values = [server.value(key) for server in self.counter_servers]
         numbers = [generation_in(value) for value in values if value is not None]
-        # If there are several counters, the lowest is used, so that no live item counts
-        # as dead.
-        return min((n or 0 for n in numbers), default=0) or None
+        counters = set(filter(None, numbers))
+        newest = max(counters, default=0)
+        self._counters[namespace.name] = counters
+        namespace.generation = min(
+            (number for number in counters if is_of_lineage(number, newest)),
+            default=None,
+        )
+
+    def _value_for(self, namespace: Namespace, generation: int) -> int | None:
+        """Return the value of the counter whose lineage has this generation, or None.
+
+        If there are several, this is the lowest, so that no live item counts as dead.
+        """
+        counters = self._counters.get(namespace.name, set())
+        return min((c for c in counters if is_of_lineage(generation, c)), default=None)
 
     def _state_of(self, namespace: Namespace, generation: int) -> State:
-        live = namespace.generation
-        if live is not None and generation > live:
+        counters = self._counters.get(namespace.name, set())
+        value = self._value_for(namespace, generation)
+        newest = self._read_for.get(namespace.name, 0)
+        if counters and value is None and generation > newest:
             # The generation began after the counter was read, or its counter is on
             # another server.
-            if generation > self._read_for.get(namespace.name, 0):
-                self._read_for[namespace.name] = generation
-                namespace.generation = self._read(namespace.name)
-            if namespace.generation not in (live, None):
-                namespace.dead.add(namespace.live.items, namespace.live.bytes)
-                namespace.live = Amount()
-            live = namespace.generation
-        if live is None or generation > live:
+            self._read_for[namespace.name] = generation
+            self._read(namespace)
+            self._end_live(namespace, counters)
+            value = self._value_for(namespace, generation)
+        if value is None:
             return State.UNCLAIMED
-        return State.LIVE if generation == live else State.DEAD
+        return State.LIVE if generation == value else State.DEAD
+
+    def _end_live(self, namespace: Namespace, earlier: set[int]) -> None:
+        """Count what was live as dead if counters rose, or unclaimed if one is gone."""
+        if self._counters[namespace.name] != earlier:
+            rose = all(self._value_for(namespace, number) for number in earlier)
+            amount = namespace.dead if rose else namespace.unclaimed
+            amount.add(namespace.live.items, namespace.live.bytes)
+            namespace.live = Amount()

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import socket
 import time
+import weakref
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from io import BufferedRWPair
@@ -30,6 +31,7 @@ _PATIENCE = 30
 _PAUSE = 0.2
 
 _WALK = b"lru_crawler metadump hash"
+_STATE = re.compile(rb"(?:ME \S+ )?exp=-?\d+ la=(\d+) cas=(\d+) ")
 _ITEM = re.compile(rb"key=(\S+) .*?la=(\d+) .*?size=(\d+)")
 
 
@@ -39,6 +41,37 @@ class Item(NamedTuple):
     key: bytes
     size: int
     idle: int
+
+
+class ItemState(NamedTuple):
+    """The seconds since an item was last used, and the number of its last change."""
+
+    idle: int
+    cas: int
+
+
+class Items:
+    """The items that a server has listed. They can be walked over repeatedly."""
+
+    def __init__(self, server: Server, now: int) -> None:
+        self.server = server
+        spool = TemporaryFile()  # noqa: SIM115  # closed when this object is freed
+        self.spool: IO[bytes] = spool
+        self._now = now
+        self._is_counted = False
+        weakref.finalize(self, spool.close)
+
+    def __iter__(self) -> Iterator[Item]:
+        self.spool.seek(0)
+        for line in self.spool:
+            found = _ITEM.match(line)
+            if found is None:
+                raise self.server.misunderstood(line)
+            key, used, size = found.groups()
+            self.server.walked += not self._is_counted
+            idle = max(0, self._now - int(used))
+            yield Item(unquote_to_bytes(key), int(size), idle)
+        self._is_counted = True
 
 
 class Server(AbstractContextManager["Server", None]):
@@ -75,40 +108,48 @@ class Server(AbstractContextManager["Server", None]):
         """Return how many items the server holds: one round trip."""
         return int(self._stats()[b"curr_items"])
 
-    def items(self, beginning: bytes) -> Iterator[Item]:
-        """Yield the items whose keys begin with `beginning`, in no order.
+    def items(self, beginning: bytes) -> Items:
+        """Return the items whose keys begin with `beginning`, in no order.
 
-        An item that is stored or deleted meanwhile may be missed. No item is yielded
-        twice.
+        An item that is stored or deleted meanwhile may be missed.
         """
         # In seconds of the server's own clock.
         now = int(self._stats()[b"time"])
-        with TemporaryFile() as spool:
-            # The whole list is read before the first item is yielded. While the list is
-            # not read, the server holds locks, and other commands wait for these.
-            self._dump(b"key=" + quote_from_bytes(beginning, safe="").encode(), spool)
-            spool.seek(0)
-            for line in spool:
-                found = _ITEM.match(line)
-                if found is None:
-                    raise self._misunderstood(line)
-                key, used, size = found.groups()
-                self.walked += 1
-                yield Item(unquote_to_bytes(key), int(size), max(0, now - int(used)))
+        items = Items(self, now)
+        # The whole list is read before the first item is yielded. While the list is not
+        # read, the server holds locks, and other commands wait for these.
+        start = b"key=" + quote_from_bytes(beginning, safe="").encode()
+        self._dump(start, items.spool)
+        return items
+
+    def states(self, keys: Sequence[bytes]) -> list[ItemState | None]:
+        """Return the state of each item, or None if it is not there: one round trip.
+
+        This does not count as a use. Memcached notes at most one use of an item a
+        minute.
+        """
+        self._send(b"\r\n".join(b"me " + _name_of(key) for key in keys))
+        return [self._read_state(key) for key in keys]
+
+    def _read_state(self, key: bytes) -> ItemState | None:
+        line = self._whole_line()
+        if line == b"EN\r\n":
+            return None
+        # memcached 1.6.18 answers with the key as it is, even if that contains a line
+        # end, or looks like the rest of the answer.
+        head = b"ME %b " % key
+        while len(line) < len(head) and head.startswith(line):
+            line += self._whole_line()
+        found = _STATE.match(line.removeprefix(head))
+        if found is None:
+            raise self.misunderstood(line)
+        idle, cas = found.groups()
+        return ItemState(int(idle), int(cas))
 
     def idle(self, key: bytes) -> int | None:
-        """Return the seconds since an item was last used, or None if it is not there.
-
-        One round trip. This does not count as a use. Memcached notes at most one use of
-        an item a minute.
-        """
-        line = self._ask(b"me " + key)
-        if line == b"EN":
-            return None
-        found = re.search(rb" la=(\d+)", line)
-        if found is None:
-            raise self._misunderstood(line)
-        return int(found[1])
+        """Return the seconds since an item was last used: see `states`."""
+        (state,) = self.states([key])
+        return None if state is None else state.idle
 
     def value(self, key: bytes) -> bytes | None:
         """Return the bytes of an item, or None if it is not there: one round trip."""
@@ -117,7 +158,7 @@ class Server(AbstractContextManager["Server", None]):
             return None
         kind, _, size = line.partition(b" ")
         if kind != b"VA":
-            raise self._misunderstood(line)
+            raise self.misunderstood(line)
         return self._read(int(size) + 2)[:-2]
 
     def increment(self, key: bytes) -> int | None:
@@ -126,15 +167,18 @@ class Server(AbstractContextManager["Server", None]):
         if line == b"NOT_FOUND":
             return None
         if not line.isdigit():
-            raise self._misunderstood(line)
+            raise self.misunderstood(line)
         return int(line)
 
-    def delete(self, keys: Iterable[bytes]) -> None:
-        """Delete items if they are there: one round trip for all of them."""
-        line = self._ask(b"".join(map(_quiet_delete, keys)) + b"mn")
+    def delete(self, items: Iterable[tuple[bytes, int]]) -> None:
+        """Delete items by their keys and `cas`: one round trip for all of them.
+
+        An item that is missing, or was stored again, is left alone.
+        """
+        line = self._ask(b"".join(_quiet_delete(*item) for item in items) + b"mn")
         while line != b"MN":
-            if line != b"NF":
-                raise self._misunderstood(line)
+            if line not in (b"NF", b"EX"):
+                raise self.misunderstood(line)
             line = self._line()
 
     def _dump(self, beginning: bytes, spool: IO[bytes]) -> None:
@@ -150,7 +194,7 @@ class Server(AbstractContextManager["Server", None]):
             elif line.startswith(b"key="):
                 self.walked += 1
             else:
-                raise self._misunderstood(line)
+                raise self.misunderstood(line)
             line = self._line()
 
     def _stats(self) -> dict[bytes, bytes]:
@@ -159,7 +203,7 @@ class Server(AbstractContextManager["Server", None]):
         while line != b"END":
             kind, _, stat = line.partition(b" ")
             if kind != b"STAT":
-                raise self._misunderstood(line)
+                raise self.misunderstood(line)
             name, _, value = stat.partition(b" ")
             stats[name] = value
             line = self._line()
@@ -180,21 +224,27 @@ class Server(AbstractContextManager["Server", None]):
             return connection.makefile("rwb")
 
     def _ask(self, command: bytes) -> bytes:
+        self._send(command)
+        return self._line()
+
+    def _send(self, commands: bytes) -> None:
         try:
-            self._stream.write(command + b"\r\n")
+            self._stream.write(commands + b"\r\n")
             self._stream.flush()
         except OSError as error:
             raise self._silent(error) from error
-        return self._line()
 
     def _line(self) -> bytes:
+        return self._whole_line().rstrip(b"\r\n")
+
+    def _whole_line(self) -> bytes:
         try:
             line = self._stream.readline()
         except OSError as error:
             raise self._silent(error) from error
         if not line.endswith(b"\n"):
             raise self._silent("it ended the connection")
-        return line.rstrip(b"\r\n")
+        return line
 
     def _read(self, size: int) -> bytes:
         try:
@@ -208,7 +258,8 @@ class Server(AbstractContextManager["Server", None]):
     def _silent(self, reason: object) -> NamespaceError:
         return NamespaceError(f"No answer from memcached at {self.name}: {reason}.")
 
-    def _misunderstood(self, line: bytes) -> NamespaceError:
+    def misunderstood(self, line: bytes) -> NamespaceError:
+        """Make the error for a reply that is not understood."""
         return NamespaceError(
             f"memcached at {self.name} answers {line[:200]!r}: this takes a memcached "
             f"1.6 that is reached directly, without a proxy, TLS or SASL, and has its "
@@ -230,5 +281,5 @@ def _name_of(key: bytes) -> bytes:
     return b64encode(key) + b" b" if KEY_ENDS.search(key) else key
 
 
-def _quiet_delete(key: bytes) -> bytes:
-    return b"md %b q\r\n" % _name_of(key)
+def _quiet_delete(key: bytes, cas: int) -> bytes:
+    return b"md %b q C%d\r\n" % (_name_of(key), cas)

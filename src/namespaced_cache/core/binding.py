@@ -8,7 +8,9 @@ has changed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from django.core.cache.backends.memcached import BaseMemcachedCache
@@ -29,24 +31,40 @@ class Binding:
 
     The counter client reaches the counter server. With one server, it is the real
     client. `max_staleness` is how many seconds the latest generation is trusted.
+    `client_options` are the options that the backend makes clients with.
     """
 
+    counter_client: Any
+
     def __init__(
-        self, client: Any, counter_client: Any, counter: Counter, max_staleness: float
+        self,
+        client: Any,
+        counter_client: Any,
+        counter: Counter,
+        max_staleness: float,
+        client_options: Mapping[str, Any],
     ) -> None:
         self.client = client
-        self.counter_client = counter_client
+        if counter_client is not None:
+            self.counter_client = counter_client
         self.counter = counter
         self.max_staleness = max_staleness
+        self.client_options = client_options
+        if max_staleness:
+            counter.is_timed = True
         self.adapter = adapter_of(client)
+        clients = {client, self.counter_client}
+        self._is_guarded = all([*map(self.adapter.guard, clients)])
         #: The binding is valid in this epoch only, because it uses the epoch's names.
         self.epoch = identity.epoch
         #: Reads the counter during a command; None if that is impossible.
         self.counter_reader = self.adapter.counter_reader(
-            client, counter_client, counter.key
+            client, self.counter_client, counter.key
         )
         #: Whether a command that reads can fetch the counter as one more key.
-        self.fetches_counter = self.counter_reader is None and counter_client is client
+        self.fetches_counter = (
+            self.counter_reader is None and self.counter_client is client
+        )
         self._keys: GenerationKeys | None = None
 
     def keys(self, generation: int) -> GenerationKeys:
@@ -56,7 +74,7 @@ class Binding:
             self._keys = keys = GenerationKeys(
                 self.counter.namespace,
                 generation,
-                limit=self.adapter.key_limit(self.client),
+                limit=self.adapter.key_limit(self.client, self.client_options),
                 refuse_key_ends=not self.adapter.checks_keys(self.client),
                 check=self._check_key,
             )
@@ -74,11 +92,60 @@ class Binding:
 
     def abandon(self) -> None:
         """Make sure that no later command reads the reply to a broken-off one."""
-        for client in {self.client, self.counter_client}:
-            self.adapter.abandon(client)
+        if not self._is_guarded:
+            for client in {self.client, self.counter_client}:
+                self.adapter.close(client)
 
     def _check_key(self, key: Key) -> None:
         self.adapter.check_key(self.client, key)
+
+
+class SeveralServersBinding(Binding):
+    """A binding on several servers, with a counter client for each thread.
+
+    A backend may share one real client among threads, because it has a pool or a lock.
+    The counter client is this package's own, and is never used by two threads at once.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        counter_clients: ThreadsClients,
+        counter: Counter,
+        max_staleness: float,
+        client_options: Mapping[str, Any],
+    ) -> None:
+        self._counter_clients = counter_clients
+        super().__init__(client, None, counter, max_staleness, client_options)
+
+    @property
+    def counter_client(self) -> Any:
+        """The client of this thread on the counter server alone."""
+        return self._counter_clients.client
+
+
+class _Held:
+    """Holds the client of one thread, and closes it when the thread ends."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        weakref.finalize(self, adapter_of(client).close, client)
+
+
+class ThreadsClients(threading.local):
+    """A client for each thread that asks for one."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._held: _Held | None = None
+
+    @property
+    def client(self) -> Any:
+        """The client of this thread, which is made when it is first needed."""
+        held = self._held
+        if held is None:
+            self._held = held = _Held(self._make())
+        return held.client
 
 
 class Binder(Protocol):
@@ -119,8 +186,8 @@ class BackendBinder:
         self._counter: Counter | None = None
         self._binding: Binding | None = None
         self._sorted_servers: list[Any] | None = None
-        #: The client on the counter server alone, if there are several servers.
-        self._counter_client: Any = None
+        #: The clients on the counter server alone, if there are several servers.
+        self._counter_clients = ThreadsClients(self._new_counter_client)
 
     def binding(self) -> Binding:
         """Return the current binding. No round trip."""
@@ -140,12 +207,7 @@ class BackendBinder:
             or binding.counter is not counter
             or binding.epoch is not identity.epoch
         ):
-            self._binding = binding = Binding(
-                client,
-                self._client_of_the_counter(client),
-                counter,
-                self._options.max_staleness,
-            )
+            self._binding = binding = self._bound(client, counter)
         return binding
 
     def client(self) -> Any:
@@ -202,15 +264,18 @@ class BackendBinder:
             self._sorted_servers = sorted(servers, key=locations.name)
         return self._sorted_servers
 
-    def _client_of_the_counter(self, client: Any) -> Any:
-        counter_server, *others = self._servers()
-        if not others:
-            return client
-        if self._counter_client is None:
-            backend = self._backend
-            self._counter_client = backend._class([counter_server], **backend._options)
-            release_in_child(self._counter_client)
-        return self._counter_client
+    def _bound(self, client: Any, counter: Counter) -> Binding:
+        options = self._options.max_staleness, self._backend._options
+        if len(self._servers()) == 1:
+            return Binding(client, client, counter, *options)
+        return SeveralServersBinding(client, self._counter_clients, counter, *options)
+
+    def _new_counter_client(self) -> Any:
+        backend = self._backend
+        client = backend._class([self._servers()[0]], **backend._options)
+        release_in_child(client)
+        adapter_of(client).guard(client)
+        return client
 
     def _replace_inherited_clients(self) -> None:
         """Replace the clients in a forked process, so that it shares no socket.
@@ -227,7 +292,7 @@ class BackendBinder:
                     del self._attributes[name]
                     if name in fresh:
                         self._attributes[name] = fresh[name]
-            self._counter_client = None
+            self._counter_clients = ThreadsClients(self._new_counter_client)
             self._client = self._binding = None
             self._connect()  # now, so that only one thread does it
             self._process = os.getpid()
@@ -240,6 +305,7 @@ class CloneBinder:
         self._original = original
         #: For each process its own clones, because a forked child needs new ones.
         self._clients: dict[int, tuple[Any, Any]] = {}
+        self._binding: Binding | None = None
         self._clone()  # now, because the other thread must not use the original
 
     def client(self) -> Any:
@@ -253,7 +319,22 @@ class CloneBinder:
     def binding(self) -> Binding:
         """Return a binding of the clones. No round trip."""
         original = self._original.binding()
-        return Binding(*self._clone(), original.counter, original.max_staleness)
+        client, counter_client = self._clone()
+        binding = self._binding
+        if (
+            binding is None
+            or binding.client is not client
+            or binding.counter is not original.counter
+            or binding.epoch is not identity.epoch
+        ):
+            self._binding = binding = Binding(
+                client,
+                counter_client,
+                original.counter,
+                original.max_staleness,
+                original.client_options,
+            )
+        return binding
 
     def _clone(self) -> tuple[Any, Any]:
         process = os.getpid()

@@ -1,15 +1,13 @@
 """The counter: the memcached item that holds the live generation.
 
-It is a decimal number without an expiry. A missing counter is seeded with the time in
-nanoseconds. This number only rises, is never the same twice and fits 63 bits until the
-year 2262. The counter does not start from a constant, because a number that was used
-before would bring back the items stored under it.
+It is a decimal number without an expiry. A missing counter is seeded with a number that
+was never used before (see `generation.seed`). It does not start from a constant,
+because a number that was used before would bring back the items stored under it.
 """
 
 from __future__ import annotations
 
 import reprlib
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,11 +15,11 @@ from typing import Any
 from namespaced_cache import events
 from namespaced_cache.adapters.adapter import adapter_of
 from namespaced_cache.adapters.counter_read import ABSENT, UNREAD, CounterRead
-from namespaced_cache.core import pins
+from namespaced_cache.core import clock, pins
 from namespaced_cache.core.generation import (
     MAX_GENERATION,
-    MIN_GENERATION,
     generation_in,
+    seed,
 )
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
 from namespaced_cache.forks import new_lock
@@ -29,9 +27,6 @@ from namespaced_cache.keys import counter_key
 
 #: The return value of libmemcached's `incr` with the behavior "no reply".
 _NO_REPLY = 2**64 - 1
-
-#: Larger than any number of invalidations that this process can have missed.
-_LEAP = 10**9
 
 #: How often a counter is seeded or repaired before an operation fails.
 _MAX_REPAIRS = 10
@@ -53,6 +48,14 @@ class Counter:
         self.server = server
         self.key = counter_key(namespace)
         self.latest = 0
+        #: Whether this process has ever read the counter.
+        self.was_reached = False
+        #: Whether an alias trusts `latest` for some seconds. If none does, no operation
+        #: reads a clock.
+        self.is_timed = False
+        #: How often `invalidate_unreached` was called, and how many of these calls the
+        #: server has caught up with.
+        self._unreached = self._caught_up = 0
         #: The moment at which the counter read began that returned `latest`.
         self._read_at = float("-inf")
 
@@ -72,7 +75,7 @@ class Counter:
                 return pinned
         # `_read_at` is read before `latest`, because `latest` must not be the older
         # one.
-        if max_staleness and time.monotonic() - self._read_at < max_staleness:
+        if max_staleness and 0 <= clock.monotonic() - self._read_at < max_staleness:
             return self.latest
         return None
 
@@ -80,23 +83,19 @@ class Counter:
         """Tell whether a generation is still trusted. Other threads change `latest`."""
         return generation == self.latest or generation == self.trusted(max_staleness)
 
-    @property
-    def was_reached(self) -> bool:
-        """Whether this process has ever read the counter. No round trip."""
-        return self._read_at > float("-inf")
-
     def invalidate_unreached(self) -> None:
-        """Start a new generation without the server. No round trip.
+        """Start a new generation when the server is reached. No round trip.
 
-        Use this for a server that was never reached. If it is reached later, its
-        counter is lower than the latest generation, and is repaired.
+        Use this for a server that was never reached. Nothing tells whether the counter
+        that is found later is older than this call. So the first read starts a new
+        generation.
         """
         with _lock:
-            self.latest = self._unused()
+            self._unreached += 1
 
     def begin_read(self) -> CounterRead:
         """Begin a read of the counter, for `latest_after`. No round trip."""
-        return CounterRead(self.latest, time.monotonic())
+        return CounterRead(self.latest, self._now(), reached=self.was_reached)
 
     # Methods that use the counter client.
 
@@ -120,7 +119,7 @@ class Counter:
             self._read_at = read.began
             return latest
         if read.value is UNREAD:
-            read.began = time.monotonic()
+            read.began = self._now()
             read.value = self._get(client)
         # Another thread may have started a newer generation since.
         return None if self._settle(client, read) is None else self.latest
@@ -149,22 +148,34 @@ class Counter:
         raised above the latest generation. Otherwise this takes no round trip. Raises
         NamespaceError for a value that is not a generation.
         """
-        value, began = read.value, read.began
+        value, began, reached = read.value, read.began, read.reached
+        refusals = 0
+        floor, unreached = read.floor, self._unreached
+        is_behind = unreached != self._caught_up
         for _ in range(_MAX_REPAIRS):
             seeded = False
             if value is ABSENT:
-                seeded = self._seed(client) is not None
+                seeded = self._seed(client, reached=reached) is not None
+                reached = reached or seeded
             else:
                 generation = self.generation_in(value)
-                if generation >= read.floor:
+                if is_behind:
+                    floor = max(floor, generation + 1)
+                if generation >= floor:
                     self._note_latest(generation, began)
+                    self._caught_up = unreached
                     return generation
-                self._repair(client, value, generation, read.floor)
+                self._repair(client, value, generation, floor)
+            is_behind = False  # what is found from here on is newer
             # Read the counter again, because another process may have been first.
-            began = time.monotonic()
+            began = self._now()
             value = self._get(client)
             if value is ABSENT and not seeded:
-                return None
+                # The client hides an outage. Or the counter, which another process had
+                # seeded, was lost again.
+                refusals += 1
+                if refusals > 1:
+                    return None
         raise self._unsettled()
 
     def _repair(self, client: Any, value: object, found: int, floor: int) -> None:
@@ -172,7 +183,7 @@ class Counter:
         # Items written under that process's number must not be lost.
         adapter = adapter_of(client)
         with self._named_in_errors(client, "decoded"):
-            adapter.compare_and_swap(client, self.key, value, self._unused())
+            adapter.compare_and_swap(client, self.key, value, self._new_seed(floor))
         events.note(
             "repaired",
             "Namespace %r: the counter went back from %d to %d: repaired",
@@ -186,7 +197,7 @@ class Counter:
         # processes find it lost or too low at the same time, each must get a number of
         # its own.
         for _ in range(_MAX_REPAIRS):
-            read = CounterRead(self.latest + 1, time.monotonic())
+            read = CounterRead(self.latest + 1, self._now(), reached=self.was_reached)
             read.value = answer = self._incremented(client)
             if answer is False:
                 # pymemcache in its retry window, or with ignore_exc.
@@ -194,9 +205,9 @@ class Counter:
             own = answer
             if answer is ABSENT:
                 # A newly seeded counter starts a new generation as well.
-                own = self._seed(client)
+                own = self._seed(client, reached=read.reached)
             if answer in (ABSENT, _NO_REPLY):
-                read.began = time.monotonic()
+                read.began = self._now()
                 read.value = self._get(client)
             generation = self._settle(client, read)
             if generation is None or own in (generation, _NO_REPLY):
@@ -215,38 +226,45 @@ class Counter:
             raise self._unfit(f"cannot be incremented ({error})") from error
         return ABSENT if answer is None else answer
 
-    def _seed(self, client: Any) -> int | None:
-        """Store a counter if there is none. Return its number, or None."""
-        seed = self._unused()
+    def _seed(self, client: Any, *, reached: bool) -> int | None:
+        """Store a counter if there is none. Return its number, or None.
+
+        `reached` tells whether this process had read the counter before it was missing.
+        """
+        number = self._new_seed(self.latest)
         with self._named_in_errors(client, "encoded"):
-            if not client.add(self.key, seed):
+            if not client.add(self.key, number):
                 return None
-        if self.was_reached:
+        if reached:
             events.note("lost", "Namespace %r: the counter was lost", self.namespace)
         else:
             events.note("seeded", "Namespace %r: counter seeded", self.namespace)
-        return seed
+        return number
 
     def _get(self, client: Any) -> object:
         with self._named_in_errors(client, "decoded"):
             return client.get(self.key, ABSENT)
 
-    def _unused(self) -> int:
-        now = time.time_ns()
-        if now < MIN_GENERATION:  # a machine whose clock was never set
-            now += MIN_GENERATION
-        # If the clock was set back, the number must be far above the numbers that other
-        # processes have reached by invalidations meanwhile.
-        return now if now > self.latest else self.latest + _LEAP
+    def _new_seed(self, above: int) -> int:
+        number = seed(max(above, self.latest))
+        if number > MAX_GENERATION:
+            raise self._unfit(f"had the value {above}, which is too large")
+        return number
+
+    def _now(self) -> float:
+        """Return the moment, if an alias trusts the latest generation for a time."""
+        return clock.monotonic() if self.is_timed else float("-inf")
 
     def _note_latest(self, generation: int, began: float) -> None:
         if generation == self.latest:
             self._read_at = began
+            self.was_reached = True
         elif generation > self.latest:
             with _lock:
                 if generation > self.latest:
                     # `latest` comes first, because `trusted` takes no lock.
                     self.latest, self._read_at = generation, began
+                    self.was_reached = True
 
     # Errors.
 

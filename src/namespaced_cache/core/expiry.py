@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from namespaced_cache.adapters.commands import Command
+from namespaced_cache.core import clock
 
 #: Memcached reads a larger number as a point in time, in seconds since 1970 (its
 #: protocol.txt, "Expiration times").
@@ -21,11 +21,14 @@ def capped(expiry: object, max_timeout: int) -> object:
     """
     if not isinstance(expiry, int) or expiry < 0:
         return expiry
-    now = int(time.time())
-    seconds = expiry if expiry <= LONGEST_RELATIVE else expiry - now
-    if expiry and seconds <= max_timeout:
+    if 0 < expiry <= min(max_timeout, LONGEST_RELATIVE):
         return expiry
-    return max_timeout if max_timeout <= LONGEST_RELATIVE else now + max_timeout
+    # Only from here on a clock is needed, if at all.
+    if expiry > LONGEST_RELATIVE and expiry - clock.wall() <= max_timeout:
+        return expiry
+    if max_timeout <= LONGEST_RELATIVE:
+        return max_timeout
+    return int(clock.wall()) + max_timeout
 
 
 def capped_arguments(

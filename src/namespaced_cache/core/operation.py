@@ -125,15 +125,27 @@ class Operation:
             if missing is not _CLIENTS:
                 return missing  # the next operation that stores will seed the counter
         # Another thread may have started a newer generation since.
-        if read:
-            latest = counter.latest_after(binding.counter_client, read)
-        else:
-            latest = counter.latest
+        latest = self._latest_after(binding, read) if read else counter.latest
         if latest not in (generation, None):
             return _REPEAT
         if error is not None:
             raise error
         return self.outage_default() if latest is None else answer
+
+    def _latest_after(self, binding: Binding, read: CounterRead) -> int | None:
+        """Return the latest generation after a counter read, or None.
+
+        If the client expected no reply to the command, an outage is not raised: the
+        bare client would not have noticed it.
+        """
+        try:
+            latest = binding.counter.latest_after(binding.counter_client, read)
+        except Exception as error:
+            is_outage = binding.adapter.is_outage(error, self.command)
+            if read.is_acknowledged or not is_outage:
+                raise
+            return read.floor
+        return read.floor if latest is None and not read.is_acknowledged else latest
 
     def _carry_out_reading(
         self, binding: Binding, generation: int, read: CounterRead | None

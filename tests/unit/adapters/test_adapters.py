@@ -132,7 +132,7 @@ def test_the_key_limit_is_that_of_pymemcache(server, prefix):
         (pymemcache.HashClient, [server.location]),
     ):
         real = kind(servers, key_prefix=prefix)
-        limit = adapter.adapter_of(real).key_limit(real)
+        limit = adapter.adapter_of(real).key_limit(real, {})
         assert limit == 250 - len(prefix)
         assert real.set("k" * limit, b"v", noreply=False)
         with pytest.raises(pymemcache.exceptions.MemcacheIllegalInputError):
@@ -142,7 +142,7 @@ def test_the_key_limit_is_that_of_pymemcache(server, prefix):
 
 def test_the_key_limit_is_that_of_pylibmc(server):
     real = pylibmc.Client([server.location])
-    limit = adapter.adapter_of(real).key_limit(real)
+    limit = adapter.adapter_of(real).key_limit(real, {})
     assert limit == 250
     assert real.set("k" * limit, "v")
     with pytest.raises(ValueError, match="key length 251 too long"):

@@ -131,7 +131,8 @@ def test_a_walk_returns_only_keys_with_the_prefix(start):
 
 def test_deleting_missing_keys_is_no_error(start):
     with Server(start().location) as asked:
-        asked.delete([b"a", b"b c"])
+        asked.delete([(b"a", 1), (b"b c", 2)])
+        assert asked.count() == 0
 
 
 def test_a_server_that_was_killed_gives_no_answer(start):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import time
 
 import pytest
 
+from namespaced_cache.core import clock
 from namespaced_cache.core.expiry import LONGEST_RELATIVE, capped
 from namespaced_cache.keys import base36
 
@@ -46,7 +46,7 @@ def test_seconds_are_capped(expiry, longest, expected):
 )
 def test_moments_are_capped(monkeypatch, expiry, longest, expected):
     now = 5000 if expiry == 0 else 10**9
-    monkeypatch.setattr(time, "time", lambda: now + 0.5)
+    monkeypatch.setattr(clock, "wall", lambda: now + 0.5)
     assert capped(expiry, longest) == expected
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 from django.core.cache import caches
@@ -27,20 +26,17 @@ from namespaced_cache import aliases, wrapping
 from namespaced_cache.admin.inventory import (
     IDLE_AFTER,
     Amount,
-    Found,
     Inventory,
     Namespace,
 )
-from namespaced_cache.admin.server import Server, has_name
+from namespaced_cache.admin.purge import Purge
+from namespaced_cache.admin.server import Server
 from namespaced_cache.core import identity
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceError
 
 _UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 _AGE = re.compile("([0-9]+)([smhd])")
-
-#: The number of items that are deleted in one round trip.
-_BATCH = 1000
 
 #: The exit status of a program that Ctrl-C has ended.
 _INTERRUPTED = 130
@@ -171,24 +167,24 @@ class Command(BaseCommand):
     def _purge(
         self, inventories: Sequence[Inventory], older_than: int, *, dry_run: bool
     ) -> None:
-        freed: dict[str, Amount] = {}
         progress = self._progress(inventories)
+        purges = [
+            Purge(each, older_than, dry_run=dry_run, on_item=progress.show)
+            for each in inventories
+        ]
         try:
-            for inventory in inventories:
-                for server in inventory.servers:
-                    garbage = _garbage(inventory.walk(server), older_than, progress)
-                    while batch := list(islice(garbage, _BATCH)):
-                        if not dry_run:
-                            server.delete([found.item.key for found in batch])
-                        for found in batch:
-                            amount = freed.setdefault(found.namespace.name, Amount())
-                            amount.add(1, found.item.size)
+            for purge in purges:
+                purge.run()
         except KeyboardInterrupt:
             raise CommandError(
                 "Broken off: the next purge continues.", returncode=_INTERRUPTED
             ) from None
         finally:
             progress.end()
+            freed: dict[str, Amount] = {}
+            for purge in purges:
+                for name, amount in purge.freed.items():
+                    freed.setdefault(name, Amount()).add(amount.items, amount.bytes)
             self._write_summary(freed, "would be deleted" if dry_run else "deleted")
 
     def _write_summary(self, freed: dict[str, Amount], what: str) -> None:
@@ -206,15 +202,6 @@ class Command(BaseCommand):
 
     def _wait(self, server: Server) -> None:
         self.stderr.write(f"{server.name} is busy with another walk: waiting.", str)
-
-
-def _garbage(
-    walk: Iterable[Found], older_than: int, progress: _Progress
-) -> Iterator[Found]:
-    for found in walk:
-        progress.show()
-        if found.is_garbage(older_than) and has_name(found.item.key):
-            yield found
 
 
 class _Progress:
