@@ -334,7 +334,7 @@ def test_a_counter_that_another_process_seeds_within_the_window(bounded, other, 
     other.set("k", "new")
     assert bounded.get("k") == "old"
     clock.now += WINDOW
-    # If the seed is lower than what this process knows, it is repaired, and all is lost.
+    # A seed below what this process knows is repaired, and all is lost.
     assert bounded.get("k") in ("new", None)
     assert bounded.generation == other.generation
     assert bounded.get("k") == other.get("k")
