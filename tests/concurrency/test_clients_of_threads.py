@@ -171,10 +171,8 @@ def test_each_thread_reads_what_it_wrote(monkeypatch, locations, path, options):
 def test_an_invalidation_by_another_process_reaches_all_threads(
     locations, path, options
 ):
-    cache = our_cache(path, locations, OPTIONS={"NAMESPACE": "threads", **options})
-    other = as_another_process(
-        our_cache(path, locations, OPTIONS={"NAMESPACE": "threads", **options})
-    )
+    cache = our_cache(path, locations, OPTIONS={**options})
+    other = as_another_process(our_cache(path, locations, OPTIONS={**options}))
     met = threading.Barrier(THREADS + 1)
 
     def look(number):

@@ -106,7 +106,9 @@ def use(number):
             errors.append((number, turn, repr(error)))
         rounds[number] = turn
 
-threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+threads = [
+    threading.Thread(target=use, args=(number,), daemon=True) for number in range(4)
+]
 for thread in threads:
     thread.start()
 

@@ -73,8 +73,8 @@ def test_a_command_without_a_reply_does_what_the_bare_client_does(
 @EACH_WAY
 def test_another_processs_invalidation_is_seen(build, options, how, command):
     """What the command has stored in a dead generation is stored again."""
-    cache = build(OPTIONS={"NAMESPACE": "noreply", **options})
-    other = as_another_process(build(OPTIONS={"NAMESPACE": "noreply"}))
+    cache = build(OPTIONS={**options})
+    other = as_another_process(build())
     raw = filled(cache)
     number = other.invalidate_namespace()
     command(raw, **how)
@@ -98,8 +98,8 @@ def test_it_takes_one_round_trip(build, proxy, options, how, command):
 @EACH_WAY
 def test_on_three_servers_it_is_strict_too(build, start, options, how):
     location = [start().location for _ in range(3)]
-    cache = build(location, OPTIONS={"NAMESPACE": "noreply", **options})
-    other = as_another_process(build(location, OPTIONS={"NAMESPACE": "noreply"}))
+    cache = build(location, OPTIONS={**options})
+    other = as_another_process(build(location))
     values = {f"k{number}": "v" for number in range(30)}
     for _ in range(3):
         other.invalidate_namespace()

@@ -6,6 +6,7 @@ import secrets
 from contextlib import ExitStack, closing
 from random import Random
 
+import pylibmc
 import pytest
 
 from namespaced_cache.admin import purge as purge_module
@@ -237,6 +238,36 @@ def test_a_run_that_wakes_up_during_a_purge_finds_all_or_nothing(
             assert cache.get_many(KEYS) == expected
 
 
+@pytest.mark.parametrize("name", ["shop", "run-0123456789abcdef"])
+@pytest.mark.parametrize("used", [KEYS[:1], KEYS])
+def test_a_pinned_block_that_wakes_up_after_the_walk_keeps_its_items(
+    shared, monkeypatch, name, used
+):
+    """It does not read the counter, so its items alone tell that it is in use."""
+    with ExitStack() as stack:
+        cache, other = (opened(stack, shared.location, name) for _ in range(2))
+        expected = fill(cache)
+        with cache.pinned_generation() as generation:
+            other.invalidate_namespace()
+            keys = {wire_key(name, generation, key) for key in used}
+            asked: list[bytes] = []
+            states = Server.states
+
+            def hooked(server, argument):
+                asked.extend(argument)
+                return states(server, argument)
+
+            monkeypatch.setattr(Server, "states", hooked)
+
+            def age_of(key):
+                return 0 if key in keys and keys & {*asked} else TWO_DAYS
+
+            with aged(age_of):
+                assert purged(shared) == {}
+            assert keys <= {*asked}
+            assert cache.get_many(KEYS) == expected
+
+
 def test_an_item_that_is_stored_after_the_question_stays(shared):
     """It has another number of its last change."""
     with Server(shared.location) as server:
@@ -287,21 +318,13 @@ def test_a_key_that_looks_like_an_answer_is_no_answer(shared, line_end):
     """The binary protocol may store it."""
     with Server(shared.location) as server:
         key = b"nsc:shop:%b:x" % line_end
-        server._send(b"ms %b 1 b\r\nv" % purge_key(key))
-        assert server._line() == b"HD"
+        assert pylibmc.Client([shared.location], binary=True).set(key, "v")
         first, state, last = server.states([b"none", key, b"none"])
         assert (first, last) == (None, None)
         assert state.idle < 100
         assert state.cas >= 1
         server.delete([(key, state.cas)])
         assert server.states([key]) == [None]
-
-
-def purge_key(key):
-    """A key in base64, as the commands of memcached's meta protocol take it."""
-    from base64 import b64encode
-
-    return b64encode(key)
 
 
 # All at once.
