@@ -88,7 +88,7 @@ KINDS = {
 
 
 class Users:
-    """Who uses which of the clients that this package adds, and whether two do."""
+    """Records which threads use each counter client, and any use at one time."""
 
     def __init__(self, monkeypatch):
         self.users: dict[int, set[int]] = {}

@@ -65,23 +65,25 @@ METHODS = {
     "`decr_version`": lambda cache, keys: cache.decr_version(keys[0]),
 }
 
+
+class AsyncMethods:
+    """The asynchronous methods of a cache, under their synchronous names."""
+
+    def __init__(self, cache):
+        self._cache = cache
+
+    def __getattr__(self, name):
+        return getattr(self._cache, f"a{name}")
+
+
+def asynchronous(call):
+    return lambda cache, keys: call(AsyncMethods(cache), keys)
+
+
 ASYNC_METHODS = {
-    "`aget`": lambda cache, keys: cache.aget(keys[0]),
-    "`aget_many`": lambda cache, keys: cache.aget_many(keys),
-    "`ahas_key`": lambda cache, keys: cache.ahas_key(keys[0]),
-    "`aget_or_set` (a hit)": lambda cache, keys: cache.aget_or_set(keys[0], 1),
-    "`aclear`": lambda cache, _: cache.aclear(),
-    "`aset`": lambda cache, keys: cache.aset(keys[0], 1),
-    "`aadd`": lambda cache, _: cache.aadd("new", 1),
-    "`atouch`": lambda cache, keys: cache.atouch(keys[0]),
-    "`adelete`": lambda cache, keys: cache.adelete(keys[0]),
-    "`aincr`": lambda cache, keys: cache.aincr(keys[0]),
-    "`adecr`": lambda cache, keys: cache.adecr(keys[0]),
-    "`aset_many`": lambda cache, keys: cache.aset_many(items(keys)),
-    "`adelete_many`": lambda cache, keys: cache.adelete_many(keys),
-    "`aget_or_set` (a miss)": lambda cache, _: cache.aget_or_set("new", 1),
-    "`aincr_version`": lambda cache, keys: cache.aincr_version(keys[0]),
-    "`adecr_version`": lambda cache, keys: cache.adecr_version(keys[0]),
+    name.replace("`", "`a", 1): asynchronous(call)
+    for name, call in METHODS.items()
+    if name != "`in`"  # an operator has no asynchronous form
 }
 
 #: The client's commands, if it has them. A wrong token costs the same as a right one.

@@ -517,9 +517,9 @@ def test_a_server_that_is_never_reached_causes_one_warning(project, start):
         def test_nothing():
             pass
 
-        # Skipped on purpose: the outer test asserts that such a test is skipped, and
-        # does not fail because its server is down.
-        @pytest.mark.skip(reason="to be counted as skipped, with its server down")
+        # Why: the outer test asserts that this one is reported as skipped, and does
+        # not fail although its server is down.
+        @pytest.mark.skip(reason="a skipped test must not fail for its server")
         def test_skipped():
             pass
 

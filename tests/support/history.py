@@ -51,7 +51,7 @@ EVICT = "evict"
 #: another process repairs it. So numbers may fall, and a repair is an invalidation.
 SETTLING = "settling"
 
-#: What is done to a server, and not by a thread of the traffic.
+#: The events that happen to a server. They are no calls of the threads.
 DISASTERS = KILL, EVICT, SETTLING
 
 

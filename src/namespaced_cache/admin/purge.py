@@ -23,7 +23,7 @@ from namespaced_cache.core import identity
 #: The number of items that are deleted in one round trip.
 _BATCH = 1000
 
-#: What is deleted or kept as a whole: a generation of a namespace, or a run (None).
+#: The name of a namespace and one of its generations. None stands for all of them.
 Unit = tuple[str, int | None]
 
 

@@ -1,9 +1,9 @@
 """Generations: which numbers there are, and how new ones are chosen.
 
 A counter starts from a seed, and each invalidation adds 1. A seed is the time in
-nanoseconds plus a random number of up to 2**30, which is one second. So seeds rise with
-time, and no two processes choose the same one, even if their clocks stand still. If a
-clock is wrong, seeds may be out of order, but no two of them are equal.
+nanoseconds plus a random number of up to 2**30, which is one second. So seeds rise from
+second to second. If a clock is wrong or stands still, a seed may be too low, but two
+processes still do not choose the same one.
 
 The generations that one counter has had since its seed are a *lineage*.
 """
@@ -23,7 +23,6 @@ MIN_GENERATION = 10**18
 MAX_GENERATION = 2**63 - 1
 
 _DECIMAL = re.compile("[0-9]{19}")
-
 
 #: The random bits of a seed. If two processes seed at the same time, and invalidate a
 #: hundred times, the chance that a number comes twice is one in ten million.
