@@ -24,7 +24,7 @@ from tests.support.disturbed_traffic import record_disturbed, record_evictions
 from tests.support.history import EVICT, SETTLING, Call, History
 from tests.support.traffic import Plan
 
-SHORT, LONG = 3_000, pytest.param(200_000, marks=pytest.mark.stress)
+SHORT, LONG = 2_000, pytest.param(200_000, marks=pytest.mark.stress)
 
 each_length = pytest.mark.parametrize("operations", [SHORT, LONG])
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import django
 import pytest
 
+from tests.support import unmeasured
+
 HERE = Path(__file__).parent / "django_suite"
 DJANGOS = "django.core.cache.backends.memcached"
 CLIENTS = {"pymemcache": "PyMemcacheCache", "pylibmc": "PyLibMCCache"}
@@ -56,7 +58,7 @@ def run(djangos_tests, client, server, backends):
         ],
         cwd=djangos_tests,
         env={
-            **os.environ,
+            **unmeasured(),
             "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
             "MEMCACHED_LOCATION": server.location,
             "SUITE_BACKENDS": backends,

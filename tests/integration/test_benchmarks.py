@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, unmeasured
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -136,6 +136,7 @@ def folder(tmp_path_factory):
             folder,
         ],
         check=False,
+        env=unmeasured(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

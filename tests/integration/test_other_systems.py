@@ -1,4 +1,4 @@
-"""The package on a system without fork, unix sockets, `fcntl` and `resource`."""
+"""The package on a system without fork, unix sockets and what else Windows lacks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.support import ROOT
 #: Removes what Windows does not have. First it imports modules of the standard library
 #: that differ by `sys.platform`, because on Linux they need what is removed.
 WITHOUT = """
-import asyncio, multiprocessing, os, random, socket, subprocess, sys, tempfile
+import asyncio, multiprocessing, os, random, socket, subprocess, sys, tempfile, time
 for name in ("register_at_fork", "fork", "forkpty"):
     delattr(os, name)
-del socket.AF_UNIX
+del socket.AF_UNIX, time.clock_gettime
 sys.modules["fcntl"] = sys.modules["resource"] = None
 """
 

@@ -257,16 +257,16 @@ def test_a_run_ends_with_a_summary_unless_it_is_quiet(project):
         "test_report.py",
         """
         import pytest
-        @pytest.mark.parametrize("number", range(1200))
+        @pytest.mark.parametrize("number", range(12))
         def test_nothing(number): pass
         """,
     )
     # Each process invalidates once more, after a session fixture of pytest-django.
     said = r"^cache isolation: (\d+) namespaces?, invalidated ([\d,]+) times$"
     run = project.pytest()
-    assert re.findall(said, run.output, re.MULTILINE) == [("1", "1,201")]
+    assert re.findall(said, run.output, re.MULTILINE) == [("1", "13")]
     run = project.pytest("-v", "-n", "2")
-    assert re.findall(said, run.output, re.MULTILINE) == [("2", "1,202")]
+    assert re.findall(said, run.output, re.MULTILINE) == [("2", "14")]
     assert not re.findall(said, project.pytest("-q").output, re.MULTILINE)
 
 
@@ -280,7 +280,7 @@ def test_isolation_costs_one_round_trip_for_each_test(server, project):
         "test_trivial.py",
         """
         import pytest
-        @pytest.mark.parametrize("number", range(1000))
+        @pytest.mark.parametrize("number", range(200))
         def test_nothing(number): pass
         """,
     )
@@ -290,9 +290,9 @@ def test_isolation_costs_one_round_trip_for_each_test(server, project):
         "DJANGO_SETTINGS_MODULE": "bare_settings",
         "MEMCACHED_LOCATION": proxy.location,
     }
-    count = proxy.during(lambda: all_pass(project.pytest(), 1000))
+    count = proxy.during(lambda: all_pass(project.pytest(), 200))
     proxy.close()
-    assert count == 1000 + 4
+    assert count == 200 + 4
 
 
 def test_a_conftest_may_name_the_plugin(project):
@@ -539,8 +539,10 @@ def test_a_server_that_is_never_reached_causes_one_warning(project, start):
     assert run.count("passed") == 2, run.output  # the window lasts until the last test
     assert len(re.findall(DOWN.format(server.location), run.output)) == 1, run.output
 
-    run = project.pytest(**environment)
-    assert run.count("error") == 4, run.output  # if warnings are errors
+    run = project.pytest("-p", "no:randomly", **environment)  # warnings are errors
+    assert (run.count("skipped"), run.count("passed")) == (1, 2), run.output
+    said = DOWN.replace("NamespaceWarning", "cache isolation")
+    assert len(re.findall(said.format(server.location), run.output)) == 1, run.output
 
 
 def test_a_server_that_is_reached_late_is_isolated(project, start):

@@ -22,7 +22,7 @@ from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 
 from namespaced_cache.keys import GenerationKeys, parse
 from tests.support import ROOT
-from tests.support.projects import HARMLESS, SHOP, Project, Run
+from tests.support.projects import HARMLESS, SHOP, UNNEEDED, Project, Run
 from tests.support.servers import Memcached, Twemproxy
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -157,7 +157,7 @@ class Bench:
         for compiled in self.project.folder.rglob("*.pyc"):
             compiled.unlink()
         self.project.environment |= {
-            "PYTEST_ADDOPTS": shlex.join(["-p", "no:randomly", *HARMLESS]),
+            "PYTEST_ADDOPTS": shlex.join(["-p", "no:randomly", *HARMLESS, *UNNEEDED]),
             "PYTHONUNBUFFERED": "1",
         }
         # Python must write .pyc files beside the sources. They show which modules were

@@ -24,6 +24,10 @@ RUNNER = "--testrunner=namespaced_cache.test.NamespacedDiscoverRunner"
 #: pylibmc prints this on Python 3.13, and pytest makes a warning of it.
 HARMLESS = ("-W", "ignore:Exception ignored in PyMapping_HasKeyString")
 
+#: Plugins that a project's tests do not need. Importing hypothesis takes as long as the
+#: rest of pytest.
+UNNEEDED = ("-p", "no:hypothesispytest")
+
 #: More seconds than any suite needs, even on a busy machine.
 SECONDS = 180
 
@@ -112,7 +116,7 @@ class Project:
 
     def pytest(self, *arguments: str, **environment: str) -> Run:
         """Run pytest."""
-        return self.run("-m", "pytest", *HARMLESS, *arguments, **environment)
+        return self.run("-m", "pytest", *HARMLESS, *UNNEEDED, *arguments, **environment)
 
 
 def finish(process: subprocess.Popen[str]) -> Run:

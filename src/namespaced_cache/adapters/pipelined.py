@@ -314,8 +314,7 @@ def _records(data: bytes) -> Iterator[bytes]:
             yield data[begin:start]
             begin = start
         start = end
-    if begin < len(data):
-        yield data[begin:]
+    yield data[begin:]
 
 
 class _Carrier:

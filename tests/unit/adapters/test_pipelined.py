@@ -18,6 +18,7 @@ from namespaced_cache.adapters.counter_read import ABSENT, UNREAD
 from tests.support.caches import BACKENDS, our_cache
 
 PATH = BACKENDS["pymemcache"]
+RECORD = pipelined._RECORD
 
 
 @pytest.fixture
@@ -447,3 +448,68 @@ def test_many_large_values_are_read_though_the_counter_is_lost(cache, bare):
     assert cache.get_many(many) == {}
     cache.set("seeds", 1)
     assert cache.get_many(many) == {}
+
+
+@pytest.mark.parametrize("bytewise", [True, False])
+@pytest.mark.parametrize("command", ["set", "delete", "touch"])
+def test_the_counter_read_of_a_command_without_a_reply_may_come_byte_by_byte(
+    bytewise, command
+):
+    cache, script = scripted(COUNTER + END, COUNTER + END, bytewise=bytewise)
+    arguments = {"set": ["k", b"v"], "delete": ["k"], "touch": ["k", 60]}[command]
+    for _ in range(2):
+        getattr(cache._cache, command)(*arguments, noreply=True)
+    cache.close()
+    script.close()
+    assert all(asked.endswith(b"get nsc:script\r\n") for asked in script.asked)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_command_without_a_reply_notices_that_the_counter_is_lost(
+    build, bare, pooled
+):
+    cache = build(OPTIONS={"use_pooling": pooled})
+    raw = cache._cache
+    raw.set("old", 1)
+    bare._cache.delete(raw.counter.key)
+    raw.set("k", 2, noreply=True)
+    assert raw.get_many(["old", "k"]) == {"k": 2}
+
+
+def storing(name, size):
+    return b"%s k 0 0 %d\r\n%s\r\n" % (name, size, b"v" * size)
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [b"get k\r\n"],
+        [storing(b"set", 2 * RECORD)],
+        [storing(b"set", RECORD - 100), b"get k\r\n", storing(b"append", 200)],
+        [storing(b"add", 100)] * 500,
+        [storing(b"cas", RECORD), storing(b"prepend", 3 * RECORD)] * 3,
+        [storing(b"replace", size) for size in range(RECORD - 40, RECORD + 5)],
+    ],
+)
+def test_each_tls_record_ends_where_a_command_ends(commands):
+    data = b"".join(commands)
+    ends = {0}
+    for command in commands:
+        ends.add(max(ends) + len(command))
+    cuts = [0]
+    for part in pipelined._records(data):
+        cuts.append(cuts[-1] + len(part))
+        assert cuts[-1] - cuts[-2] <= RECORD or not any(
+            cuts[-2] < end < cuts[-1] for end in ends
+        )
+    assert cuts[-1] == len(data)
+    assert set(cuts) <= ends
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"set k\r\n", b"set k 0 0 x\r\n", b"set k 0 0 5 noreply\r\nv\r\n", b"no end"],
+)
+def test_what_is_not_whole_commands_is_sent_as_it_is(data):
+    data += b"v" * RECORD
+    assert list(pipelined._records(data)) == [data]

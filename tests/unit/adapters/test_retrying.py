@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from django.core.cache.backends.memcached import PyMemcacheCache
 from django.utils.functional import cached_property
 from pymemcache import Client, PooledClient
 from pymemcache.client.retrying import RetryingClient
+from pymemcache.exceptions import MemcacheIllegalInputError
 
 from namespaced_cache import NamespacedCache
 
@@ -99,6 +102,37 @@ def test_raw_commands_are_namespaced(retrying, server, neighbour):
     assert not hasattr(raw, "raw_command")
     raw.flush_all()
     assert raw.get("k") is None
+
+
+@pytest.mark.parametrize("key", ["a b", "k" * 251, "k" * 230 + " ", "café", "é" * 120])
+def test_keys_are_refused_as_by_the_bare_client(retrying, server, key):
+    raw = retrying(server.location)._cache
+    assert reason(raw, key) == reason(raw.wrapped, key)
+
+
+def reason(client, key):
+    """Return why the client refuses this key, or what it finds."""
+    try:
+        return client.get(key)
+    except MemcacheIllegalInputError as error:
+        return str(error).partition(":")[0]
+
+
+def test_a_child_never_shares_a_socket_with_its_parent(retrying, server):
+    cache = retrying(server.location)
+    cache.set("k", 1)
+    child = os.fork()
+    if not child:
+        for number in range(100):
+            cache.set("childs", number)
+            if cache.get("childs") != number:
+                os._exit(1)
+        os._exit(0)
+    for number in range(100):
+        cache.set("parents", number)
+        assert cache.get("parents") == number
+    assert os.waitpid(child, 0)[1] == 0
+    assert cache.get_many(["k", "childs"]) == {"k": 1, "childs": 99}
 
 
 def test_it_still_retries(retrying, start):

@@ -13,6 +13,7 @@ from pymemcache.client.base import PooledClient
 from namespaced_cache.adapters.commands import Shape
 from namespaced_cache.core import identity, operation
 from namespaced_cache.core.client import NamespacedClient
+from namespaced_cache.core.counter import Counter
 from namespaced_cache.core.operation import Operation
 from namespaced_cache.errors import NamespaceError, NamespaceUnavailable
 from tests.support.caches import BACKENDS, bare_cache, our_cache
@@ -220,6 +221,14 @@ def test_a_clone_is_in_the_same_namespace(cache, bare):
     clone.set("k", 1)
     assert cache._cache.get("k") == 1
     assert bare._cache.get("k") is None
+    assert clone.counter is cache._cache.counter
+
+
+@pytest.mark.parametrize("client", ["pylibmc"], indirect=True)
+def test_item_access_finds_nothing_while_a_client_hides_an_outage(cache, monkeypatch):
+    monkeypatch.setattr(Counter, "read", lambda *_: None)
+    cache._cache.counter.latest = None
+    assert cache._cache["k"] is None
 
 
 def test_a_command_that_the_real_client_lacks_is_missing(client, cache):
