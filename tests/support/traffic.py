@@ -91,8 +91,10 @@ class Shared:
 
     def __init__(self, context: Any, threads: int) -> None:
         self.ready = context.Semaphore(0)
-        self.go = context.Event()
-        self.join = context.Event()
+        # Not events: setting one waits for each process that waits for it, even if that
+        # was killed.
+        self.go = context.Semaphore(0)
+        self.join = context.Semaphore(0)
         self.stop = context.RawValue("b", 0)
         #: For each thread: how many calls it has made, and when its last but one
         #: successful call began.
@@ -137,7 +139,7 @@ def _work(plan: Plan, shared: Shared, index: int) -> None:
         return hand.calls
 
     shared.ready.release()
-    (shared.join if index == len(PROCESSES) - 1 else shared.go).wait()
+    (shared.join if index == len(PROCESSES) - 1 else shared.go).acquire()
     try:
         with ThreadPoolExecutor(plan.threads) as threads:
             others = threads.map(work, range(1, plan.threads))
@@ -179,7 +181,7 @@ class Traffic:
     def let_join(self) -> None:
         """Let the last process begin."""
         self._joined = len(PROCESSES) * self._plan.threads
-        self._shared.join.set()
+        self._shared.join.release()
 
     def all_worked_since(self, moment: int, among: Iterable[int] = ()) -> bool:
         """Tell whether each thread has since begun two calls that succeeded.
@@ -213,13 +215,17 @@ class Traffic:
         for _ in self.processes:
             if not self._shared.ready.acquire(timeout=60):
                 raise TimeoutError("the processes do not start")
-        self._shared.go.set()
+        self._let_go()
         return self
+
+    def _let_go(self) -> None:
+        for _ in self.processes:
+            self._shared.go.release()
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         self._shared.stop.value = 1
-        self._shared.go.set()
-        self._shared.join.set()
+        self._let_go()
+        self._shared.join.release()
         for process in self.processes:
             process.join(600)  # writing down what it did takes long
             if process.exitcode is None:
