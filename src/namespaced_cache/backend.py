@@ -83,16 +83,18 @@ class NamespacedCache(BaseMemcachedCache):
         return namespaced
 
     @staticmethod
-    def adopt(backend: BaseMemcachedCache, params: dict[str, Any]) -> None:
+    def adopt(backend: BaseMemcachedCache, params: dict[str, Any]) -> list[Any]:
         """Namespace a bare backend that Django has built.
 
         It is changed in place, so code that holds it uses the namespace too. `params`
-        are the settings of an alias on NamespacedCache. The backend keeps its class and
-        its client. No round trip.
+        are the settings of an alias on NamespacedCache. The backend keeps its class.
+        It gets new clients. The earlier ones are in no namespace, and are returned,
+        because code may have taken them out of the backend. No round trip.
         """
         settings = options.read(params, wrapper=NamespacedCache)
         server = params.get("LOCATION", "")
         wrapped_backend.adopt(backend, server, settings, _send_signal)
+        return wrapped_backend.replace_clients(backend)
 
     @property
     def wrapped(self) -> BaseMemcachedCache:

@@ -90,7 +90,7 @@ def pytest_fixture_setup(
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Invalidate after fixtures of a wider scope, if the test has no own fixture."""
-    item.config.stash[_RUN].begin_own_set_up()
+    item.config.stash[_RUN].begin_call(getattr(item, "instance", None))
 
 
 @pytest.fixture

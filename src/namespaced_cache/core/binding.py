@@ -279,23 +279,33 @@ class BackendBinder:
         adapter_of(client).guard(client)
         return client
 
+    def replace_clients(self) -> list[Any]:
+        """Replace the backend's clients, and return them. No round trip.
+
+        Each client among the backend's attributes is replaced by the client of a new
+        backend.
+        """
+        fresh = vars(self._rebuild())
+        replaced = []
+        for name, value in list(self._attributes.items()):
+            if is_client(value):
+                replaced.append(value)
+                del self._attributes[name]
+                if name in fresh:
+                    self._attributes[name] = fresh[name]
+        self._counter_clients = ThreadsClients(self._new_counter_client)
+        self._client = self._binding = None
+        return replaced
+
     def _replace_inherited_clients(self) -> None:
         """Replace the clients in a forked process, so that it shares no socket.
 
-        Each client among the backend's attributes is replaced by the client of a new
-        backend. A client that is stored elsewhere is refused when it is used.
+        A client that is stored elsewhere is refused when it is used.
         """
         with _lock:  # several threads of the child may call this at the same time
             if self._process == os.getpid():
                 return
-            fresh = vars(self._rebuild())
-            for name, value in list(self._attributes.items()):
-                if is_client(value):
-                    del self._attributes[name]
-                    if name in fresh:
-                        self._attributes[name] = fresh[name]
-            self._counter_clients = ThreadsClients(self._new_counter_client)
-            self._client = self._binding = None
+            self.replace_clients()
             self._connect()  # now, so that only one thread does it
             self._process = os.getpid()
 

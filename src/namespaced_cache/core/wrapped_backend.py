@@ -44,14 +44,19 @@ class ClientBoundary(BaseMemcachedCache):
         backend.__class__ = cls
         backend.__begin(server, options, on_invalidated)
 
+    @classmethod
+    def replace_clients(cls, backend: Any) -> list[Any]:
+        """Let a backend make new clients, and return those that it had."""
+        binder: BackendBinder = backend.__binder
+        return binder.replace_clients()
+
     def __begin(
         self, server: Any, options: Options, on_invalidated: OnInvalidated
     ) -> None:
         self.__arguments = server, options, on_invalidated
+        self.__binder = BackendBinder(self, options, self.__own_client, self.__rebuilt)
         self.__namespaced_client = NamespacedClient(
-            BackendBinder(self, options, self.__own_client, self.__rebuilt),
-            options.max_timeout,
-            on_invalidated,
+            self.__binder, options.max_timeout, on_invalidated
         )
 
     @property
@@ -117,6 +122,11 @@ def adopt(
         return
     backend_class: Any = type(backend)  # as above
     _bounded_class(backend_class).adopt(backend, server, options, on_invalidated)
+
+
+def replace_clients(backend: BaseMemcachedCache) -> list[Any]:
+    """Let a wrapped backend make new clients, and return those that it had."""
+    return ClientBoundary.replace_clients(backend)
 
 
 def own_class(backend: BaseMemcachedCache) -> type[BaseMemcachedCache]:

@@ -17,7 +17,8 @@ from typing import Any
 from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from namespaced_cache.adapters import locations
-from namespaced_cache.adapters.adapter import LIBRARIES, adapter_for
+from namespaced_cache.adapters.adapter import LIBRARIES, adapter_for, adapter_of
+from namespaced_cache.adapters.first_command import before_first_command
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.errors import NamespaceWarning
 
@@ -45,7 +46,10 @@ _FREE_PORTS = 32768
 
 
 class Guard:
-    """Warns once of an alias without a namespace, and of each bare `flush_all`.
+    """Warns of what a run does outside its namespaces.
+
+    It warns once of an alias without a namespace, of each bare `flush_all`, and of the
+    first command of a client that was taken out of a backend before the run.
 
     `remedy` is the line of settings that gives the aliases a namespace.
     """
@@ -99,8 +103,27 @@ class Guard:
                         self._watched.add(client_class)
                         self._watch(client_class)
 
+    def watch_taken(self, alias: str, client: Any) -> None:
+        """Warn when a client that the backend of an alias no longer has is used.
+
+        Code may have taken it out of the backend before the isolation began. Its
+        connections are closed. It opens them again when it is used.
+        """
+        adapter_of(client).close(client)
+        self._unwatch.append(
+            before_first_command(
+                client,
+                lambda: self.warn(
+                    f"A client that was taken out of CACHES[{alias!r}] before the "
+                    f"isolation began is used{_at_place()}: its keys are in no "
+                    f"namespace. Take the client when it is needed: "
+                    f"`caches[{alias!r}]._cache`."
+                ),
+            )
+        )
+
     def close(self) -> None:
-        """Stop warning of `flush_all`."""
+        """Stop watching clients."""
         while self._unwatch:
             self._unwatch.pop()()
 

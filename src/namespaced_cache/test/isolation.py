@@ -26,6 +26,7 @@ from namespaced_cache.core import identity, options
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceUnavailable, UnsupportedClientError
 from namespaced_cache.forks import new_lock
+from namespaced_cache.test.examples import invalidate_before_examples
 from namespaced_cache.test.guard import Guard
 
 #: The environment variable that tells child processes that aliases are wrapped.
@@ -299,7 +300,8 @@ class Isolation:
                 self._guard.check(alias, opened)
                 continue
             if not isinstance(opened, NamespacedCache):
-                NamespacedCache.adopt(opened, dict(isolated))
+                for client in NamespacedCache.adopt(opened, dict(isolated)):
+                    self._guard.watch_taken(alias, client)
             del caches[alias]
 
 
@@ -332,6 +334,7 @@ def begin_test(test: Any, isolation: Isolation) -> None:
         isolation.invalidate()
     except Exception as error:  # noqa: BLE001  # reported as the test's error
         test.setUp = partial(_raise, error)
+    invalidate_before_examples(test, isolation.invalidate)
 
 
 def _raise(error: Exception) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from namespaced_cache.test import scopes
+from namespaced_cache.test.examples import invalidate_before_examples
 
 if TYPE_CHECKING:
     from namespaced_cache.test.isolation import Isolation
@@ -40,6 +41,8 @@ class Run:
         self._isolation: Isolation | None = None
         #: The current class, and the classes that enclose it.
         self._classes: list[Any] = []
+        #: Whether the scope of the current test is "function".
+        self._is_isolated_alone = False
         #: Whether no fixture of the current test's own was set up yet.
         self._is_in_wider_set_up = False
         #: Whether a fixture of a wider scope was set up after the test began.
@@ -62,7 +65,7 @@ class Run:
         is_first = node not in self._classes
         self._classes = [n for n in item.listchain() if isinstance(n, pytest.Class)]
         self._is_wider_set_up = False
-        self._is_in_wider_set_up = scope == "function"
+        self._is_isolated_alone = self._is_in_wider_set_up = scope == "function"
         if scope == "function" or (scope == "class" and is_first):
             self._invalidate()
         elif scope == "off" and self._isolation is not None:
@@ -85,6 +88,15 @@ class Run:
             self._invalidate()
         # If a fixture of a wider scope is set up later, the test itself requests it.
         self._is_in_wider_set_up = False
+
+    def begin_call(self, test: Any) -> None:
+        """Invalidate if no fixture of the test's own was set up, and before examples.
+
+        `test` is the instance of the test's class, or None.
+        """
+        self.begin_own_set_up()
+        if self._is_isolated_alone:
+            invalidate_before_examples(test, self._invalidate)
 
     def first_lines(self) -> list[str]:
         """Return the lines for the header of a run in a project that uses Django."""
