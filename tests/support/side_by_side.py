@@ -34,12 +34,12 @@ class Watched:
 
     def ask(self, request: bytes, *ends: bytes) -> bytes:
         self._socket.sendall(request)
-        answer = b""
+        answer = bytearray()
         while not answer.endswith(ends):
             chunk = self._socket.recv(65536)
             assert chunk, answer
             answer += chunk
-        return answer
+        return bytes(answer)
 
     def flush(self) -> None:
         self.ask(b"flush_all\r\n", b"OK\r\n")
