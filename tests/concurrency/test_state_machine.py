@@ -627,7 +627,7 @@ class Neighbours(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("times", "steps"), [(40, 50), pytest.param(1000, 100, marks=pytest.mark.stress)]
+    ("times", "steps"), [(30, 50), pytest.param(1000, 100, marks=pytest.mark.stress)]
 )
 def test_each_namespace_answers_like_a_dictionary(client, start, times, steps):
     machine = type("Machine", (Neighbours,), {"client": client, "server": start()})

@@ -63,7 +63,7 @@ BOTH_CLIENTS = pytest.mark.parametrize("place", BACKENDS, indirect=True)
 
 #: How many examples Hypothesis tries.
 TIMES = pytest.mark.parametrize(
-    "times", [60, pytest.param(3000, marks=pytest.mark.stress)]
+    "times", [40, pytest.param(3000, marks=pytest.mark.stress)]
 )
 
 # Commands and methods, each called with a client or a backend, and with a key.
