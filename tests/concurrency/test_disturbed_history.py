@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
+from pymemcache import Client
 
 from tests.support.caches import BACKENDS
 from tests.support.disturbances import (
@@ -26,8 +28,8 @@ from tests.support.traffic import Plan
 
 SHORT, LONG = 2_000, pytest.param(200_000, marks=pytest.mark.stress)
 
-#: So many that the histories show what is missing if a fix is taken out.
-ENOUGH = 3_000
+#: How many histories may be recorded until one shows that a fix was taken out.
+TRIES = 20
 
 each_length = pytest.mark.parametrize("operations", [SHORT, LONG])
 
@@ -154,8 +156,18 @@ def test_wrong_clocks_and_evictions_break_no_rule(plan, clocks, operations):
 @pytest.mark.parametrize("clocks", ["all frozen", "behind"])
 def test_without_random_seeds_they_do(plan, clocks):
     plan = disturbed(plan, Clocks(clocks, time.time()), SAME_SEEDS)
-    history = History(record_evictions(plan, ENOUGH))
-    assert {"dead", "numbered"} & rules_broken(history)
+    assert any(
+        {"dead", "numbered"} & rules_broken(History(record_evictions(plan, SHORT)))
+        for _ in afresh(plan)
+    )
+
+
+def afresh(plan):
+    """Flush the server before each try."""
+    for _ in range(TRIES):
+        with closing(Client(plan.location)) as bare:
+            bare.flush_all(noreply=False)
+        yield
 
 
 # Signals that raise.
@@ -179,8 +191,9 @@ def test_signals_that_raise_break_no_rule(plan, operations):
 @pytest.mark.parametrize("client", ["pymemcache"])
 def test_without_closing_connections_they_do(plan):
     plan = disturbed(plan, Storm(plan.location), NOT_CLOSED)
-    calls = record_disturbed(plan, ENOUGH)
-    assert rules_broken(History(calls))
+    assert any(
+        rules_broken(History(record_disturbed(plan, SHORT))) for _ in afresh(plan)
+    )
 
 
 # One backend for all threads of a process.
@@ -204,5 +217,4 @@ def test_signals_do_not_disturb_threads_that_share_a_backend(shared_plan, operat
 @pytest.mark.parametrize("client", ["pymemcache"])
 def test_closing_all_connections_disturbs_them(shared_plan):
     plan = disturbed(shared_plan, Storm(shared_plan.location), ALL_CLOSED)
-    calls = record_disturbed(plan, ENOUGH)
-    assert errors_of(calls)
+    assert any(errors_of(record_disturbed(plan, SHORT)) for _ in afresh(plan))
