@@ -1,4 +1,4 @@
-.PHONY: help demo bench test test-all stress instrumentation clean
+.PHONY: help demo bench test test-all stress instrumentation plugins clean
 
 help:
 	@echo "make demo             show on a small Django site and one memcached what the package does"
@@ -6,10 +6,11 @@ help:
 	@echo "make test-all         run the tests on every supported Python and Django"
 	@echo "make stress           check long histories of many processes, with servers killed, for strictness"
 	@echo "make instrumentation  test that debug-toolbar, Sentry, ddtrace and others record each call once"
+	@echo "make plugins          test with freezegun, pytest-asyncio, gevent, djblets and others"
 	@echo "make bench            measure the cost beside Django's own backend: five minutes"
 	@echo "make clean            delete what these commands made"
 
-demo bench stress instrumentation:
+demo bench stress instrumentation plugins:
 	@scripts/run $@
 
 test:

@@ -120,6 +120,17 @@ def instrumentation(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def plugins(session: nox.Session) -> None:
+    """Run the tests with other packages for tests and caches: `make plugins`."""
+    session.install(".[pymemcache,pylibmc]", "django~=5.2.0", *group("plugins"))
+    # A separate call, because djblets works with Django 5.2 but refuses it. Of what it
+    # depends on, the group has what its caches import.
+    session.install("--no-deps", "djblets>=6.1")
+    # pytest-asyncio requires an option of these tests themselves.
+    session.run("pytest", "-p", "no:asyncio", "tests/plugins", *session.posargs)
+
+
+@nox.session(python="3.11")
 def smallest(session: nox.Session) -> None:
     """Run the tests on the oldest supported version of everything."""
     install(session, ".", *SMALLEST)

@@ -20,9 +20,9 @@ from tests.support.wires import Wire
 # These helpers contain assertions. The tests import them later.
 pytest.register_assert_rewrite("tests.support.side_by_side")
 
-# The first is a project that the tests run with a pytest of its own. The second needs
-# tools that only `make instrumentation` installs.
-collect_ignore = ["integration/isolated_project", "tools"]
+# The first is a project that the tests run with a pytest of its own. The others need
+# packages that only `make instrumentation` and `make plugins` install.
+collect_ignore = ["integration/isolated_project", "tools", "plugins"]
 
 
 def pytest_configure() -> None:

@@ -664,3 +664,44 @@ def test_leftovers_of_a_run_expire_within_a_day(project):
         """,
     )
     all_pass(project.pytest(), 1)
+
+
+REFUSED_ONCE = """
+import socket
+import pytest
+from django.core.cache import cache, caches
+
+@pytest.fixture(scope="module", autouse=True)
+def of_the_module():
+    '''Close the connections, and let the next one fail.'''
+    def fail(*_):
+        del socket.socket.connect
+        raise RuntimeError("no connection")
+
+    caches.close_all()
+    socket.socket.connect = fail
+
+@pytest.fixture(scope="class", autouse=True)
+def of_the_class():
+    pass
+
+def test_first():
+    raise AssertionError("the test itself was run")
+
+def test_second():
+    assert cache.add("k", 1)
+
+def test_third():
+    assert cache.add("k", 1)
+"""
+
+
+def test_an_invalidation_between_fixtures_that_fails_fails_one_test(project):
+    """A fixture whose set-up a hook breaks off makes pytest fail in later tests."""
+    project.write("test_it.py", REFUSED_ONCE)
+    run = project.pytest(
+        *("-p", "no:randomly"), "-o", "cache_namespace_exclude=pylibmc"
+    )
+    assert (run.count("failed"), run.count("passed")) == (1, 2), run.output
+    assert "no answer from the server (RuntimeError: no connection)" in run.output
+    assert "the test itself was run" not in run.output

@@ -47,6 +47,8 @@ class Run:
         self._is_in_wider_set_up = False
         #: Whether a fixture of a wider scope was set up after the test began.
         self._is_wider_set_up = False
+        #: The error of an invalidation before a fixture of the current test's own.
+        self._failed: Exception | None = None
         if self._wrap:
             self._start()
 
@@ -55,6 +57,7 @@ class Run:
 
         If its scope is invalid, the test fails with one line.
         """
+        self._failed = None
         wrong = ""
         try:
             scope, node = self._scope_of(item)
@@ -72,10 +75,18 @@ class Run:
             self._isolation.suspend()
 
     def begin_fixture(self, scope: str) -> None:
-        """Note that a fixture of this scope is about to be set up."""
+        """Note that a fixture of this scope is about to be set up.
+
+        If an invalidation fails, `begin_call` raises its error. Raised here, it would
+        break off the set-up of the fixture, and pytest would then fail in later tests
+        that use the same fixture.
+        """
         # If a test has no class, fixtures of class scope are the test's own.
         if scope == "function" or (scope == "class" and not self._classes):
-            self.begin_own_set_up()
+            try:
+                self.begin_own_set_up()
+            except Exception as error:  # noqa: BLE001  # raised later
+                self._failed = error
         else:
             self._is_wider_set_up = True
 
@@ -92,8 +103,11 @@ class Run:
     def begin_call(self, test: Any) -> None:
         """Invalidate if no fixture of the test's own was set up, and before examples.
 
-        `test` is the instance of the test's class, or None.
+        `test` is the instance of the test's class, or None. Raises the error of an
+        invalidation before the test's own fixtures.
         """
+        if self._failed is not None:
+            raise self._failed
         self.begin_own_set_up()
         if self._is_isolated_alone:
             invalidate_before_examples(test, self._invalidate)
