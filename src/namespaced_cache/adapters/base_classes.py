@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from pymemcache import HashClient  # not from its module, where tracers put another
-from pymemcache.client.base import Client, PooledClient
+# Not from their modules, where a tracer puts its proxies.
+from pymemcache import Client, HashClient, PooledClient
 
 
 def add_base(client: Any, base: type) -> bool:

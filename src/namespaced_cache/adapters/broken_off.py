@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pymemcache import HashClient
-from pymemcache.client.base import PooledClient
+from pymemcache import (
+    HashClient,
+    PooledClient,  # see base_classes
+)
 from pymemcache.pool import ObjectPool
 
 from namespaced_cache.adapters.base_classes import add_base

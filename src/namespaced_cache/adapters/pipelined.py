@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, cast
 
-from pymemcache.client.base import Client, check_key_helper
+from pymemcache import Client  # not from its module, where a tracer puts its proxy
+from pymemcache.client.base import check_key_helper
 from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheUnknownError
 
 from namespaced_cache.adapters.base_classes import add_base

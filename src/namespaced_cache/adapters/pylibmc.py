@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pylibmc
+from pylibmc.client import Client  # a tracer puts its proxy into `pylibmc`
 
 from namespaced_cache.adapters.adapter import Adapter
 from namespaced_cache.adapters.commands import (
@@ -74,7 +75,7 @@ class PyLibMCAdapter(Adapter):
     """What this package knows about pylibmc."""
 
     commands = COMMANDS
-    client_classes = (pylibmc.Client,)
+    client_classes = (Client,)
     not_found = (pylibmc.NotFound,)
     #: With the binary protocol, libmemcached reports it as an outage, and so does this
     #: package.
@@ -172,4 +173,4 @@ ADAPTER = PyLibMCAdapter()
 
 def find(client_class: type) -> Adapter | None:
     """Return the adapter for a class, or None if it is not a client's."""
-    return ADAPTER if issubclass(client_class, pylibmc.Client) else None
+    return ADAPTER if issubclass(client_class, Client) else None

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pymemcache import HashClient, MemcacheClientError, MemcacheError
-from pymemcache.client.base import Client, PooledClient, check_key_helper
+# The clients are not imported from their modules, where a tracer puts its proxies.
+from pymemcache import (
+    Client,
+    HashClient,
+    MemcacheClientError,
+    MemcacheError,
+    PooledClient,
+)
+from pymemcache.client.base import check_key_helper
 from pymemcache.client.retrying import RetryingClient
 from pymemcache.exceptions import MemcacheUnexpectedCloseError
 
