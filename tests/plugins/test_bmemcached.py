@@ -52,9 +52,10 @@ def test_the_other_aliases_are_isolated_and_this_one_is_named_once(binary, start
 
 
 def test_the_other_aliases_of_its_server_are_isolated(binary, bare):
-    """The error at its first use names the remedy: its namespace is another's too."""
+    """It is named too, although its namespace is another's, which is invalidated."""
     run = binary.pytest("-W", "default")
     assert (run.count("passed"), run.count("failed")) == (2, 1), run.output
+    assert run.output.count(NOTICE) == 1, run.output
     assert f"UnsupportedClientError: {NOTICE.partition(': ')[2]}" in run.output
     assert bare.get("k") is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from traceback import walk_tb
 from typing import Any
 
 # The clients are not imported from their modules, where a tracer puts its proxies.
@@ -90,7 +91,11 @@ class PyMemcacheAdapter(Adapter):
         """Tell whether a command failed because of the value alone."""
         if type(error) is RuntimeError and str(error).startswith("Too many objects"):
             return False  # all connections of a pool are in use
-        return not isinstance(error, (OSError, MemcacheError))
+        if isinstance(error, (OSError, MemcacheError)):
+            return False
+        # A guard such as pytest-socket's raises errors of its own.
+        frames = (frame for frame, _ in walk_tb(error.__traceback__))
+        return all(frame.f_code is not Client._connect.__code__ for frame in frames)
 
     def key_limit(self, client: Any, options: Mapping[str, Any]) -> int:
         """Return how many bytes the client leaves for a key."""

@@ -3,6 +3,9 @@
 Tests patch `time.time` and `time.monotonic`, stop them or let them jump. freezegun also
 replaces each attribute of a module that is one of these functions. So the functions are
 kept in a tuple, and where the system has `clock_gettime()`, that is the source.
+
+time-machine replaces the functions of the interpreter itself. Then `wall()` shows its
+time. That can only let an item expire too early, as it does on the bare backend.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from namespaced_cache import aliases, wrapping
+from namespaced_cache.adapters.adapter import adapter_of
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.core import identity, options
 from namespaced_cache.core.counter import Counter
@@ -87,8 +88,8 @@ class Isolation:
         self._fresh: set[Counter] = set()
         #: The counters whose server was never reached.
         self._unreached: set[Counter] = set()
-        #: The classes of wrapped backends whose client library has no adapter.
-        self._unsupported: set[type] = set()
+        #: For each class of wrapped backends, whether its client has an adapter.
+        self._has_adapter: dict[type, bool] = {}
         #: The aliases, and their BACKENDs, whose function has failed.
         self._failed: set[tuple[str, str]] = set()
 
@@ -194,9 +195,7 @@ class Isolation:
         stale: dict[Counter, str] = {}
         for alias, cache in found.items():
             counter = cache._cache.counter
-            if counter not in self._fresh and type(cache.wrapped) not in (
-                self._unsupported
-            ):
+            if self._can_isolate(alias, cache) and counter not in self._fresh:
                 stale.setdefault(counter, alias)
         for counter in self._unreached & stale.keys():
             if not counter.was_reached:
@@ -213,24 +212,31 @@ class Isolation:
             self.invalidations[name] += 1
         unreached = []
         for counter, error in failed.items():
-            named = f"CACHES[{stale[counter]!r}] is not isolated: {error}"
-            if isinstance(error, UnsupportedClientError):
-                self._unsupported.add(type(found[stale[counter]].wrapped))
-                self._guard.warn(named)
-                # Another alias may have the same counter, and another client.
-                unreached += self._invalidate_stale(found)
-                continue
             is_unavailable = isinstance(error, NamespaceUnavailable)
             if counter.was_reached or not is_unavailable or self._require:
                 raise error
             counter.invalidate_unreached()
             self._unreached.add(counter)
             self._guard.warn(
-                f"{named} Start the server, or point the alias at another: tests that "
-                f"need it will fail, or find nothing."
+                f"{_not_isolated(stale[counter], error)} Start the server, or point "
+                f"the alias at another: tests that need it will fail, or find nothing."
             )
             unreached.append(stale[counter])
         return unreached
+
+    def _can_isolate(self, alias: str, cache: NamespacedCache) -> bool:
+        """Tell whether an alias's client has an adapter. Warn once if it has none."""
+        backend_class = type(cache.wrapped)
+        if backend_class not in self._has_adapter:
+            self._has_adapter[backend_class] = True
+            try:
+                adapter_of(cache._cache.wrapped)
+            except UnsupportedClientError as error:
+                self._has_adapter[backend_class] = False
+                self._guard.warn(_not_isolated(alias, error))
+            except Exception:  # noqa: BLE001, S110  # the invalidation raises it
+                pass
+        return self._has_adapter[backend_class]
 
     def _made_by_functions(self) -> dict[str, NamespacedCache]:
         """Return the namespaced backends of aliases whose BACKEND is a function.
@@ -310,6 +316,10 @@ def _is_function(alias: str, setting: Mapping[str, Any]) -> bool:
         return options.is_function(wrapping.backend_of(alias, setting))
     except InvalidCacheBackendError:
         return False
+
+
+def _not_isolated(alias: str, error: Exception) -> str:
+    return f"CACHES[{alias!r}] is not isolated: {error}"
 
 
 _current: Isolation | None = None

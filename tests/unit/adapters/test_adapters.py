@@ -395,3 +395,22 @@ def test_pylibmc_gets_byte_keys_for_tokens(server, key):
     assert cache._cache.gets(key) == (None, None)
     adapter.adapter_of(real).compare_and_swap(real, key, "old", 1)
     assert asked == [bytes, bytes]
+
+
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+@pytest.mark.parametrize("pooled", [True, False])
+def test_an_error_of_a_guard_against_connections_is_raised_unchanged(
+    build, server, monkeypatch, pooled
+):
+    """It does not say that the counter's value is bad."""
+    cache = build(server.location, OPTIONS={"use_pooling": pooled})
+
+    def blocked(*_):
+        raise RuntimeError("a test may not connect")
+
+    monkeypatch.setattr(socket.socket, "connect", blocked)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^a test may not connect$"):
+            cache.get("k")
+    monkeypatch.undo()
+    assert cache.get("k") is None
