@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -19,6 +20,22 @@ from namespaced_cache.errors import UnsupportedClientError
 from namespaced_cache.keys import Key
 
 
+@dataclass(frozen=True)
+class CounterServer:
+    """Where a counter is: its key, and the server's entry in LOCATION.
+
+    `options` are those that the backend makes clients with.
+    """
+
+    key: str
+    location: Any
+    options: Mapping[str, Any]
+
+
+class NoReaderError(Exception):
+    """No counter read is possible during a command. The message is the reason."""
+
+
 class Adapter(ABC):
     """The differences of one client library. `client` is a client of that library."""
 
@@ -27,6 +44,9 @@ class Adapter(ABC):
 
     #: The classes whose `flush_all()` empties a server.
     client_classes: ClassVar[tuple[type, ...]]
+
+    #: Whether a command that reads can fetch the counter too, as one more key.
+    fetches_many_keys: ClassVar[bool]
 
     #: The exceptions that mean "no such key". A command may return None instead.
     not_found: ClassVar[tuple[type[Exception], ...]]
@@ -62,12 +82,12 @@ class Adapter(ABC):
 
     @abstractmethod
     def counter_reader(
-        self, client: Any, counter_client: Any, key: str
-    ) -> CounterReader | None:
+        self, client: Any, counter_client: Any, server: CounterServer
+    ) -> CounterReader:
         """Return a reader for the counter, which reads it during a command.
 
-        `key` is the counter's key, and `counter_client` is the client that reaches it.
-        Returns None if the counter read can only follow the command.
+        `counter_client` is the client that reaches the counter server. Raises
+        NoReaderError if the counter read can only follow the command.
         """
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 #: The value if the counter is missing, or if the client hides an outage. It is not
 #: None, because a client may return None for a value that it cannot decode.
@@ -19,15 +19,17 @@ class CounterRead:
     server was asked. `reached` tells whether this process had read the counter before.
     `value` is the counter's value, or UNREAD until the server has answered.
     `is_acknowledged` is False for a command to which the client expects no reply.
+    `connection` is the connection of a parallel read, until it has ended.
     """
 
-    __slots__ = ("began", "floor", "is_acknowledged", "reached", "value")
+    __slots__ = ("began", "connection", "floor", "is_acknowledged", "reached", "value")
 
     def __init__(self, floor: int, began: float, *, reached: bool) -> None:
         self.floor = floor
         self.began = began
         self.reached = reached
         self.is_acknowledged = True
+        self.connection: Any = None
         self.value: object = UNREAD
 
 
@@ -41,5 +43,11 @@ class CounterReader(Protocol):
     def begin(self, read: CounterRead) -> None:
         """Begin a counter read, before the command."""
 
-    def end(self) -> None:
-        """End the counter read, after the command has returned or raised."""
+    def end(self, read: CounterRead, *, is_answered: bool) -> None:
+        """End the counter read, after the command has returned or raised.
+
+        `is_answered` is False if the command has received no reply.
+        """
+
+    def close(self) -> None:
+        """Close the connections that the reader itself has opened."""

@@ -85,9 +85,17 @@ class CounterRequest:
         """Let this thread's next command send the counter read."""
         _waiting.request, _waiting.read = self, read
 
-    def end(self) -> None:
+    def end(
+        self,
+        read: CounterRead,  # noqa: ARG002  # see CounterReader
+        *,
+        is_answered: bool,  # noqa: ARG002  # as above
+    ) -> None:
         """Let no further command send the counter read."""
         _waiting.read = None
+
+    def close(self) -> None:
+        """Do nothing: the connections are the client's."""
 
     def read_among(self, received: bytearray, serde: Any) -> Reply | None:
         """Read the reply to a `get` that has the counter among its keys.
@@ -333,16 +341,14 @@ class _Carrier:
         vars(self)["_carrying_sock"] = wrapped
 
 
-def counter_reader(client: Any, counter_client: Any, key: str) -> CounterRequest | None:
+def counter_reader(client: Any, key: str) -> CounterRequest | None:
     """Return a reader that reads a counter in the packets of a client's commands.
 
-    `counter_client` is the client that reaches the counter server. Returns None for a
-    client whose sockets cannot be wrapped.
+    Returns None for a client whose sockets cannot be wrapped, or that has several
+    servers.
     """
-    if not add_base(client, _Carrier):
-        return None
-    members = list(getattr(counter_client, "clients", {"": counter_client}).values())
-    if len(members) != 1:
+    members = list(getattr(client, "clients", {"": client}).values())
+    if len(members) != 1 or not add_base(client, _Carrier):
         return None
     with suppress(MemcacheIllegalInputError):  # the client's key_prefix is invalid
         return CounterRequest(key, client, members[0].server)

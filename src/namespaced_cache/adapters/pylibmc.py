@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pylibmc
 from pylibmc.client import Client  # a tracer puts its proxy into `pylibmc`
 
-from namespaced_cache.adapters.adapter import Adapter
+from namespaced_cache.adapters import locations
+from namespaced_cache.adapters.adapter import Adapter, CounterServer, NoReaderError
 from namespaced_cache.adapters.commands import (
     CALLERS_DEFAULT,
     CALLERS_KEYS,
@@ -23,6 +25,7 @@ from namespaced_cache.adapters.commands import (
     one_key,
     table,
 )
+from namespaced_cache.adapters.parallel import ParallelReader
 from namespaced_cache.keys import MAX_KEY_BYTES, Key
 
 _READS, _STORES = Effect.READS, Effect.STORES
@@ -76,6 +79,7 @@ class PyLibMCAdapter(Adapter):
 
     commands = COMMANDS
     client_classes = (Client,)
+    fetches_many_keys = True
     not_found = (pylibmc.NotFound,)
     #: With the binary protocol, libmemcached reports it as an outage, and so does this
     #: package.
@@ -115,8 +119,27 @@ class PyLibMCAdapter(Adapter):
     def check_key(self, client: Any, key: Key) -> None:
         """Accept every key: see `checks_keys`."""
 
-    def counter_reader(self, client: Any, counter_client: Any, key: str) -> None:
-        """Return None: libmemcached sends one command and awaits its reply."""
+    def counter_reader(
+        self, client: Any, counter_client: Any, server: CounterServer
+    ) -> ParallelReader:
+        """Return a reader that reads the counter at the same time as a command.
+
+        libmemcached itself sends one command and awaits its reply.
+        """
+        behaviors = counter_client.behaviors
+        if server.options.get("username"):
+            raise NoReaderError("the connection needs SASL")
+        if (server.options.get("behaviors") or {}).get("namespace"):
+            raise NoReaderError("libmemcached puts its own namespace before each key")
+        try:
+            address = locations.address(server.location)
+        except ValueError as error:
+            raise NoReaderError(str(error)) from error
+
+        def connect() -> socket.socket:
+            return _connected(address, behaviors)
+
+        return ParallelReader(server.key.encode(), connect, client.deserialize)
 
     def call(
         self,
@@ -166,6 +189,25 @@ class PyLibMCAdapter(Adapter):
         """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
         return False
+
+
+def _connected(
+    address: str | tuple[str, int], behaviors: Mapping[str, int]
+) -> socket.socket:
+    """Connect as libmemcached does with these behaviors, which are in milliseconds."""
+    patience = max(behaviors["connect_timeout"], 1) / 1000
+    if isinstance(address, str):
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(patience)
+        connection.connect(address)
+    else:
+        connection = socket.create_connection(address, patience)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if behaviors["tcp_keepalive"]:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    poll_timeout = behaviors["_poll_timeout"]
+    connection.settimeout(None if poll_timeout < 0 else poll_timeout / 1000)
+    return connection
 
 
 ADAPTER = PyLibMCAdapter()

@@ -16,10 +16,13 @@ from pymemcache import (
 )
 from pymemcache.client.base import check_key_helper
 from pymemcache.client.retrying import RetryingClient
-from pymemcache.exceptions import MemcacheUnexpectedCloseError
+from pymemcache.exceptions import (
+    MemcacheIllegalInputError,
+    MemcacheUnexpectedCloseError,
+)
 
 from namespaced_cache.adapters import broken_off, hash_client, pipelined
-from namespaced_cache.adapters.adapter import Adapter
+from namespaced_cache.adapters.adapter import Adapter, CounterServer, NoReaderError
 from namespaced_cache.adapters.commands import (
     CALLERS_DEFAULT,
     CALLERS_KEYS,
@@ -34,6 +37,7 @@ from namespaced_cache.adapters.commands import (
     table,
 )
 from namespaced_cache.adapters.counter_read import CounterReader
+from namespaced_cache.adapters.parallel import ParallelReader
 from namespaced_cache.keys import MAX_KEY_BYTES, Key
 
 _READS, _STORES = Effect.READS, Effect.STORES
@@ -80,6 +84,7 @@ class PyMemcacheAdapter(Adapter):
 
     commands = COMMANDS
     client_classes = (Client, PooledClient, HashClient)
+    fetches_many_keys = False
     not_found = ()
     not_a_number = (MemcacheClientError,)
 
@@ -110,10 +115,18 @@ class PyMemcacheAdapter(Adapter):
         check_key_helper(key, client.allow_unicode_keys, client.key_prefix)
 
     def counter_reader(
-        self, client: Any, counter_client: Any, key: str
-    ) -> CounterReader | None:
-        """Return a reader that reads the counter in the packets of commands."""
-        return pipelined.counter_reader(client, counter_client, key)
+        self, client: Any, counter_client: Any, server: CounterServer
+    ) -> CounterReader:
+        """Return a reader that reads the counter in the packets of commands.
+
+        With several servers, or if the client's sockets cannot be wrapped, it reads the
+        counter at the same time as the command.
+        """
+        if client is counter_client:
+            reader = pipelined.counter_reader(client, server.key)
+            if reader is not None:
+                return reader
+        return _parallel_reader(counter_client, server.key)
 
     call = staticmethod(hash_client.call)  # saves one function call
 
@@ -151,6 +164,36 @@ class PyMemcacheAdapter(Adapter):
         return usable
 
 
+def _parallel_reader(counter_client: Any, key: str) -> ParallelReader:
+    """Return a reader whose connections are made with the client's own options."""
+    member, *others = getattr(counter_client, "clients", {"": counter_client}).values()
+    if others:
+        raise NoReaderError("the client has several servers")
+    try:
+        wire_key = check_key_helper(key, member.allow_unicode_keys, member.key_prefix)
+    except MemcacheIllegalInputError as error:  # the client's key_prefix is invalid
+        raise NoReaderError(str(error)) from error
+
+    def connect() -> Any:
+        # A client of the library connects, and only its socket is used.
+        connecting = Client(
+            member.server,
+            connect_timeout=member.connect_timeout,
+            timeout=member.timeout,
+            no_delay=True,
+            socket_module=member.socket_module,
+            socket_keepalive=member.socket_keepalive,
+            tls_context=member.tls_context,
+        )
+        connecting._connect()
+        return connecting.sock
+
+    def decode(value: bytes, flags: int) -> Any:
+        return member.serde.deserialize(key, value, flags)
+
+    return ParallelReader(wire_key, connect, decode)
+
+
 ADAPTER = PyMemcacheAdapter()
 
 
@@ -182,10 +225,12 @@ class RetryingAdapter(PyMemcacheAdapter):
         super().check_key(_retried(client), key)
 
     def counter_reader(
-        self, client: Any, counter_client: Any, key: str
-    ) -> CounterReader | None:
-        """Return a reader that reads the counter in the packets of commands."""
-        return super().counter_reader(_retried(client), _retried(counter_client), key)
+        self, client: Any, counter_client: Any, server: CounterServer
+    ) -> CounterReader:
+        """Return a reader that reads the counter during commands."""
+        return super().counter_reader(
+            _retried(client), _retried(counter_client), server
+        )
 
     def guard(self, client: Any) -> bool:
         """Let no command of the client receive the reply to a broken-off one."""

@@ -7,10 +7,11 @@ has changed.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from django.core.cache.backends.memcached import BaseMemcachedCache
@@ -18,12 +19,20 @@ from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache import forks
 from namespaced_cache.adapters import locations
-from namespaced_cache.adapters.adapter import adapter_of, is_client
+from namespaced_cache.adapters.adapter import (
+    CounterServer,
+    NoReaderError,
+    adapter_of,
+    is_client,
+)
+from namespaced_cache.adapters.counter_read import CounterReader
 from namespaced_cache.core import identity, registry
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.core.options import Options
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.keys import GenerationKeys, Key
+
+_log = logging.getLogger(__name__)
 
 
 class Binding:
@@ -31,7 +40,6 @@ class Binding:
 
     The counter client reaches the counter server. With one server, it is the real
     client. `max_staleness` is how many seconds the latest generation is trusted.
-    `client_options` are the options that the backend makes clients with.
     """
 
     counter_client: Any
@@ -41,15 +49,15 @@ class Binding:
         client: Any,
         counter_client: Any,
         counter: Counter,
+        server: CounterServer,
         max_staleness: float,
-        client_options: Mapping[str, Any],
     ) -> None:
         self.client = client
         if counter_client is not None:
             self.counter_client = counter_client
         self.counter = counter
         self.max_staleness = max_staleness
-        self.client_options = client_options
+        self.server = server
         if max_staleness:
             counter.is_timed = True
         self.adapter = adapter_of(client)
@@ -58,12 +66,20 @@ class Binding:
         #: The binding is valid in this epoch only, because it uses the epoch's names.
         self.epoch = identity.epoch
         #: Reads the counter during a command; None if that is impossible.
-        self.counter_reader = self.adapter.counter_reader(
-            client, self.counter_client, counter.key
-        )
+        self.counter_reader: CounterReader | None = None
+        try:
+            self.counter_reader = self.adapter.counter_reader(
+                client, self.counter_client, server
+            )
+        except NoReaderError as reason:
+            _log.debug(
+                "Namespace %r: the counter is read after each command: %s",
+                counter.namespace,
+                reason,
+            )
         #: Whether a command that reads can fetch the counter as one more key.
         self.fetches_counter = (
-            self.counter_reader is None and self.counter_client is client
+            self.adapter.fetches_many_keys and self.counter_client is client
         )
         self._keys: GenerationKeys | None = None
 
@@ -74,7 +90,7 @@ class Binding:
             self._keys = keys = GenerationKeys(
                 self.counter.namespace,
                 generation,
-                limit=self.adapter.key_limit(self.client, self.client_options),
+                limit=self.adapter.key_limit(self.client, self.server.options),
                 refuse_key_ends=not self.adapter.checks_keys(self.client),
                 check=self._check_key,
             )
@@ -112,11 +128,11 @@ class SeveralServersBinding(Binding):
         client: Any,
         counter_clients: ThreadsClients,
         counter: Counter,
+        server: CounterServer,
         max_staleness: float,
-        client_options: Mapping[str, Any],
     ) -> None:
         self._counter_clients = counter_clients
-        super().__init__(client, None, counter, max_staleness, client_options)
+        super().__init__(client, None, counter, server, max_staleness)
 
     @property
     def counter_client(self) -> Any:
@@ -267,10 +283,15 @@ class BackendBinder:
         return self._sorted_servers
 
     def _bound(self, client: Any, counter: Counter) -> Binding:
-        options = self._options.max_staleness, self._backend._options
-        if len(self._servers()) == 1:
-            return Binding(client, client, counter, *options)
-        return SeveralServersBinding(client, self._counter_clients, counter, *options)
+        servers = self._servers()
+        server = CounterServer(counter.key, servers[0], self._backend._options)
+        staleness = self._options.max_staleness
+        if len(servers) == 1:
+            return Binding(client, client, counter, server, staleness)
+        counter_clients = self._counter_clients
+        return SeveralServersBinding(
+            client, counter_clients, counter, server, staleness
+        )
 
     def _new_counter_client(self) -> Any:
         backend = self._backend
@@ -343,8 +364,8 @@ class CloneBinder:
                 client,
                 counter_client,
                 original.counter,
+                original.server,
                 original.max_staleness,
-                original.client_options,
             )
         return binding
 

@@ -157,6 +157,8 @@ class NamespacedClient:
     def _disconnect(self, command: Command) -> Any:
         """Close the connection to the counter server as well."""
         binding = self._binder.binding()
+        if binding.counter_reader is not None:
+            binding.counter_reader.close()
         if binding.counter_client is not binding.client:
             getattr(binding.counter_client, command.name)()
         return getattr(binding.client, command.name)()

@@ -57,6 +57,10 @@ class Operation:
         """
         raise NotImplementedError
 
+    def fetches_counter(self, binding: Binding) -> bool:
+        """Tell whether this command reads the counter itself, as one more key."""
+        return False
+
     def outage_default(self) -> Any:
         """Return the answer while the client hides that a server is down."""
         raise NotImplementedError
@@ -153,13 +157,19 @@ class Operation:
         """Carry out, and read the counter meanwhile if that is possible."""
         keys = binding.keys(generation)
         reader = binding.counter_reader
-        if reader is None or read is None:
+        if reader is None or read is None or self.fetches_counter(binding):
             return self.carry_out(binding, keys, read)
-        reader.begin(read)
+        is_answered = False
         try:
-            return self.carry_out(binding, keys, read)
+            reader.begin(read)
+            answer = self.carry_out(binding, keys, read)
+            is_answered = True
+        except Exception as error:
+            is_answered = not binding.adapter.is_outage(error, self.command)
+            raise
         finally:
-            reader.end()
+            reader.end(read, is_answered=is_answered)
+        return answer
 
 
 class Get(Operation):
@@ -182,6 +192,10 @@ class Get(Operation):
                 binding.client, self.command, self.default, wire_key, self.default
             )
         return _fetch(binding, [wire_key], read).get(wire_key, self.default)
+
+    def fetches_counter(self, binding: Binding) -> bool:
+        """Tell whether the client fetches many keys from one server."""
+        return binding.fetches_counter
 
     def outage_default(self) -> Any:
         """Return the caller's default."""
@@ -247,14 +261,19 @@ class GetMany(Operation):
         """Get the items that exist, under the keys as the caller wrote them."""
         callers_keys = self.arguments.callers_keys
         wire_keys = keys.wire_keys(self.arguments.keys)
-        # The "gets" commands return tokens too, so they cannot fetch the counter.
-        is_plain = not self.command.name.startswith("gets_")
-        if is_plain and read is not None and binding.fetches_counter:
+        if read is not None and self.fetches_counter(binding):
             found = _fetch(binding, wire_keys, read)
         else:
             found = binding.adapter.call(binding.client, self.command, {}, wire_keys)
         spelled = dict(zip(wire_keys, callers_keys, strict=True))
         return {spelled[wire_key]: value for wire_key, value in found.items()}
+
+    def fetches_counter(self, binding: Binding) -> bool:
+        """Tell whether the client fetches many keys from one server.
+
+        The "gets" commands return tokens too, so they cannot fetch the counter.
+        """
+        return binding.fetches_counter and not self.command.name.startswith("gets_")
 
     def outage_default(self) -> Any:
         """Return an empty dictionary: no item was found."""

@@ -1,0 +1,158 @@
+"""Parallel counter reads: the counter is read at the same time as a command.
+
+The read has a connection of its own to the counter server. It is sent before the client
+sends its command, and its reply is received after the command's. So both take one round
+trip together, with any client and any number of servers.
+
+This is as strict as a counter read after the command, although the two may reach their
+servers in any order. If the read returns a generation, the operation began before that
+generation ended, and it is as if the command had been carried out right then. See
+`docs/how-it-works.md`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from namespaced_cache.adapters.counter_read import ABSENT, CounterRead
+
+_EOL = b"\r\n"
+_END = b"END\r\n"
+
+#: After a failure that may take time again, so many operations do without.
+_PAUSE = 100
+
+#: More bytes than the reply for a counter has.
+_SIZE = 4096
+
+
+class ParallelReader:
+    """Reads a counter on connections of its own.
+
+    A connection is used by one operation at a time. There are as many as there were
+    operations at the same time. A failure leaves a read UNREAD, so that the counter is
+    read after the command. The connection is closed then, because a later reply on it
+    would be the reply to an earlier read.
+
+    `connect` opens a connection. `decode` makes a value of an item's bytes and flags.
+    """
+
+    def __init__(
+        self,
+        wire_key: bytes,
+        connect: Callable[[], socket.socket],
+        decode: Callable[[bytes, int], object],
+    ) -> None:
+        self._request = b"get " + wire_key + _EOL
+        self._head = b"VALUE " + wire_key + b" "
+        self._connect = connect
+        self._decode = decode
+        self._idle: list[socket.socket] = []
+        self._process = os.getpid()
+        #: How many further operations do without a connection.
+        self._pause = 0
+        #: The reply that was last received, and its value. A counter seldom moves.
+        self._last: tuple[bytes, object] = (b"", None)
+        weakref.finalize(self, _close, self._idle)
+
+    def begin(self, read: CounterRead) -> None:
+        """Send the request, on a connection that no other operation uses."""
+        connection = self._take()
+        if connection is None:
+            return
+        read.connection = connection
+        try:
+            connection.sendall(self._request)
+        except OSError:  # the server, or a proxy, has closed it
+            self._drop(read)
+
+    def end(self, read: CounterRead, *, is_answered: bool) -> None:
+        """Receive the reply, unless the command had none."""
+        connection: Any = read.connection
+        if connection is None:
+            return
+        if not is_answered:
+            self._drop(read)
+            return
+        try:
+            reply = connection.recv(_SIZE)
+            if reply == self._last[0]:  # the fast path
+                read.value = self._last[1]
+            else:
+                read.value = self._value(self._whole(connection, reply))
+        except Exception as error:  # noqa: BLE001  # the command must not fail for it
+            if isinstance(error, TimeoutError):
+                self._pause = _PAUSE
+            self._drop(read)
+        except BaseException:
+            self._drop(read)
+            raise
+        else:
+            read.connection = None
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close the connections that no operation uses."""
+        _close(self._idle)
+
+    def _take(self) -> socket.socket | None:
+        if self._process != os.getpid():  # the connections are the parent's
+            self.close()
+            self._process = os.getpid()
+        with suppress(IndexError):
+            return self._idle.pop()
+        if self._pause:
+            self._pause -= 1
+            return None
+        try:
+            return self._connect()
+        except Exception:  # noqa: BLE001  # as above
+            self._pause = _PAUSE
+            return None
+
+    def _drop(self, read: CounterRead) -> None:
+        connection, read.connection = read.connection, None
+        connection.close()
+
+    def _whole(self, connection: socket.socket, begun: bytes) -> bytes:
+        """Receive the rest of a reply."""
+        reply = begun
+        while not self._is_whole(reply):
+            more = connection.recv(_SIZE)
+            if not more:
+                raise ConnectionResetError("the server has closed the connection")
+            reply += more
+        return reply
+
+    def _is_whole(self, reply: bytes) -> bool:
+        line, end_of_line, rest = reply.partition(_EOL)
+        if not end_of_line:
+            return False
+        if not line.startswith(b"VALUE "):
+            return True
+        return len(rest) >= int(line.split()[3]) + len(_EOL) + len(_END)
+
+    def _value(self, reply: bytes) -> object:
+        """Return the counter's value. Raises ValueError for any other reply."""
+        if reply == _END:
+            return ABSENT
+        line, _, rest = reply.partition(_EOL)
+        if not line.startswith(self._head):
+            raise ValueError(reply[:80])
+        flags, size = map(int, line[len(self._head) :].split())
+        if rest[size:] != _EOL + _END:
+            raise ValueError(reply[:80])
+        value = self._decode(rest[:size], flags)
+        self._last = (reply, value)
+        return value
+
+
+def _close(connections: list[socket.socket]) -> None:
+    while connections:
+        with suppress(OSError):
+            connections.pop().close()
