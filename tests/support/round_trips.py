@@ -2,8 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
+
+#: A request that reads a counter and nothing else.
+_COUNTER_READ = re.compile(rb"get nsc:[\w.-]+\r\n")
+
+#: Seconds within which a parallel counter read is followed by its command.
+_SOON = 0.3
+
+
+class _Begun:
+    """How many round trips have begun, at all proxies together."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._changed = threading.Condition()
+
+    def note(self) -> None:
+        with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+
+    def another(self) -> bool:
+        """Wait for another round trip to begin. Tell whether one has."""
+        with self._changed:
+            count = self._count
+            return self._changed.wait_for(lambda: self._count > count, _SOON)
+
+
+_begun = _Begun()
 
 
 class CountingProxy:
@@ -11,13 +40,17 @@ class CountingProxy:
 
     A round trip begins with bytes from the client and ends with bytes from the server.
     Requests that are sent together, before the first answer arrives, count as one.
+
+    A counter read is parallel if a command is sent before the read is answered. To find
+    this out, the proxy keeps the read until then. `parallel` counts these reads, and
+    `count` counts all other round trips.
     """
 
     def __init__(self, port: int) -> None:
         self._server = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.location = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.count = 0
+        self.count = self.parallel = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def during(self, act) -> int:
@@ -58,7 +91,11 @@ class CountingProxy:
                 while chunk := client.recv(65536):
                     if not waiting:
                         waiting = True
-                        self.count += 1
+                        if _COUNTER_READ.fullmatch(chunk) and _begun.another():
+                            self.parallel += 1
+                        else:
+                            self.count += 1
+                            _begun.note()
                     server.sendall(chunk)
 
             _until_closed(ask)

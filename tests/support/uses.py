@@ -94,8 +94,8 @@ def as_another_process(cache):
                 mine.client,
                 mine.counter_client,
                 theirs,
+                mine.server,
                 mine.max_staleness,
-                mine.client_options,
             )
         return bindings[mine]
 

@@ -58,6 +58,9 @@ COMMANDS = table(
     keyless("disconnect_all", Shape.DISCONNECT),
 )
 
+#: pylibmc's flag for a compressed value, which only its `get` decompresses.
+_COMPRESSED = 1 << 3
+
 #: The errors that mean that a server is down. A timeout has no class of its own. It is
 #: raised as their common base class.
 _OUTAGES = (
@@ -139,7 +142,12 @@ class PyLibMCAdapter(Adapter):
         def connect() -> socket.socket:
             return _connected(address, behaviors)
 
-        return ParallelReader(server.key.encode(), connect, client.deserialize)
+        def decode(value: bytes, flags: int) -> Any:
+            if flags & _COMPRESSED:
+                raise ValueError("the counter is compressed")
+            return client.deserialize(value, flags)
+
+        return ParallelReader(server.key.encode(), connect, decode)
 
     def call(
         self,
