@@ -20,6 +20,7 @@ from django.core.cache.backends.base import default_key_func
 from sybil import Document, Region
 from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 
+import namespaced_cache
 from namespaced_cache.keys import GenerationKeys, parse
 from tests.support import ROOT
 from tests.support.projects import HARMLESS, SHOP, UNNEEDED, Project, Run
@@ -222,7 +223,8 @@ class Bench:
 
     def _take_text(self, block: Block) -> None:
         """Assert that the names in a diagram exist in the source."""
-        source = "".join(p.read_text() for p in (ROOT / "src").rglob("*.py"))
+        package = Path(namespaced_cache.__file__).parent
+        source = "".join(path.read_text() for path in package.rglob("*.py"))
         names = re.findall(r"\b[A-Z][a-z]+[A-Z]\w+", block.text)
         assert names
         for name in names:
