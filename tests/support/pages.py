@@ -40,6 +40,9 @@ _FILES = {
     "test_settings.py": "config/settings.py",
 }
 
+#: The import in `test_settings.py`, which the shop has in one file with the settings.
+_SETTINGS_BELOW = "from .settings import *\n\n"
+
 #: An address with a port. Pages may use only the addresses in `Bench.addresses`.
 _ADDRESS = re.compile(r"\b(?:\d+\.\d+\.\d+\.\d+|localhost):\d+")
 
@@ -54,7 +57,8 @@ class Block:
     @classmethod
     def of(cls, region: Region) -> Block:
         """Make a block from a region that Sybil found."""
-        return cls(region.lexemes["language"], region.lexemes["source"])
+        text = region.lexemes["source"].replace(_SETTINGS_BELOW, "")
+        return cls(region.lexemes["language"], text)
 
     @property
     def file(self) -> str | None:

@@ -38,6 +38,8 @@ def first_lines(isolation: Isolation, scope: str) -> list[str]:
         reason = isolation.reason_against(alias, setting)
         if reason is None:
             named = f"{alias} on {_where(alias, setting)}"
+            if name := alias_options.of_setting(setting).get("NAMESPACE"):
+                named += f" in namespace {name}"
             isolated.setdefault(_children(alias, setting), []).append(named)
         else:
             others.append(f"{alias} ({reason})")
