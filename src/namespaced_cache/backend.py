@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -49,7 +51,7 @@ class NamespacedCache(BaseMemcachedCache):
     ) -> None:
         # Not super().__init__(): the wrapped backend has the attributes it would set.
         with _naming(params):
-            settings = options.read(params, wrapper=NamespacedCache)
+            settings = _read(params)
             if settings.namespace is None:
                 identity.run()  # named now, so that child processes inherit the name
             backend = self._namespaced_build(server, params, settings, _made)
@@ -91,7 +93,7 @@ class NamespacedCache(BaseMemcachedCache):
         It gets new clients. The earlier ones are in no namespace, and are returned,
         because code may have taken them out of the backend. No round trip.
         """
-        settings = options.read(params, wrapper=NamespacedCache)
+        settings = _read(params)
         server = params.get("LOCATION", "")
         wrapped_backend.adopt(backend, server, settings, _send_signal)
         return wrapped_backend.replace_clients(backend)
@@ -202,6 +204,11 @@ class NamespacedCache(BaseMemcachedCache):
             setattr(self._namespaced_backend, name, value)
 
 
+def _read(params: dict[str, Any]) -> options.Options:
+    settings = options.read(params, wrapper=NamespacedCache)
+    return replace(settings, find_alias=partial(_alias_with, params))
+
+
 @contextmanager
 def _naming(params: dict[str, Any]) -> Iterator[None]:
     """Name the alias in errors about its settings, if they are those of an alias."""
@@ -228,7 +235,7 @@ def namespaced_if_memcached(server: Any, params: dict[str, Any]) -> Any:
     `namespaced()` and test runs make this the BACKEND of an alias whose BACKEND is a
     function. It is unknown what such a function returns before it is called.
     """
-    settings = options.read(params, wrapper=NamespacedCache)
+    settings = _read(params)
     made = _made_by_function(server, settings)
     if _can_be_wrapped(made):
         return NamespacedCache(server, params, _made=made)

@@ -113,14 +113,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Send this worker's count."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output["cache_isolation"] = dict(session.config.stash[_RUN].invalidations)
+        run = session.config.stash[_RUN]
+        output["cache_isolation"] = dict(run.invalidations)
+        output["cache_isolation_notices"] = run.notices
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Add a worker's count. A worker that crashed has sent no count."""
     output = getattr(node, "workeroutput", {})
-    node.config.stash[_RUN].invalidations.update(output.get("cache_isolation", {}))
+    run = node.config.stash[_RUN]
+    run.invalidations.update(output.get("cache_isolation", {}))
+    run.add_notices(output.get("cache_isolation_notices", []))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

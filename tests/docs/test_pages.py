@@ -107,6 +107,7 @@ def test_the_reference_has_every_environment_variable(reference):
     assert rows(reference["Environment variables"]) == [
         identity.RUN_VARIABLE,
         identity.WORKER_VARIABLE,
+        identity.TESTS_VARIABLE,
         isolation.WRAP_VARIABLE,
         identity.XDIST_VARIABLE,
     ]

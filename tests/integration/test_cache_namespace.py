@@ -564,7 +564,7 @@ LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
         ({}, ["invalidate", "unknown"], "No server has a namespace 'unknown'."),
         ({}, ["invalidate", "a b"], "'a b' is not a namespace"),
         ({}, ["invalidate", "a..b"], "'a..b' is not a namespace"),
-        ({}, ["invalidate"], "No alias of CACHES has a namespace: name one."),
+        ({}, ["invalidate"], "No alias of CACHES has a namespace. Give the name"),
         ({}, ["invalidate", "--alias", "default"], "'default' has no namespace"),
         ({"default": OURS}, ["invalidate"], "has a new namespace for each run"),
         (

@@ -87,6 +87,119 @@ def test_pytest_isolates_the_other_aliases_and_names_this_one_once(project):
     assert run.output.count(NOTICE) == 1, run.output
 
 
+def test_each_alias_of_one_class_is_named_or_isolated(project):
+    project.write(
+        "mixed_library.py",
+        """
+        from django.core.cache.backends.memcached import PyMemcacheCache
+        from django.utils.functional import cached_property
+        import other_library
+
+        class MixedCache(PyMemcacheCache):
+            @cached_property
+            def _cache(self):
+                if self.key_prefix == "other":
+                    return other_library.Client(self.client_servers)
+                return self._class(self.client_servers, **self._options)
+        """,
+    )
+    project.write(
+        "mixed_settings.py",
+        """
+        from other_settings import *
+        location = CACHES["default"]["LOCATION"]
+        mixed = {"BACKEND": "mixed_library.MixedCache", "LOCATION": location}
+        CACHES = {
+            "third": {**mixed, "KEY_PREFIX": "other"},
+            "default": mixed,
+            "other": {**mixed, "KEY_PREFIX": "other"},
+        }
+        """,
+    )
+    run = project.pytest("-W", "default", DJANGO_SETTINGS_MODULE="mixed_settings")
+    assert (run.count("passed"), run.count("failed")) == (2, 1), run.output
+    assert run.output.count(NOTICE) == 1, run.output
+    assert run.output.count(NOTICE.replace("'other'", "'third'", 1)) == 1, run.output
+
+
+def test_the_notices_of_workers_are_shown_once(project):
+    warnings_are_errors = ("-W", "error::namespaced_cache.NamespaceWarning")
+    run = project.pytest(*warnings_are_errors, "-n", "2")
+    assert run.output.count(f"cache isolation: {NOTICE}") == 1, run.output
+
+
+@pytest.mark.parametrize(
+    ("exclude", "said"),
+    [
+        (
+            "defalt",
+            "cache_namespace_exclude names 'defalt': CACHES has 'default', 'pylibmc',",
+        ),
+        ("other\n    def", "cache_namespace_exclude names 'def': CACHES has "),
+    ],
+)
+def test_an_excluded_alias_has_to_exist(project, exclude, said):
+    project.write("pytest.ini", f"{INI}cache_namespace_exclude =\n    {exclude}\n")
+    run = project.pytest()
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.output
+    assert f"ERROR: {said}" in run.output
+
+
+@pytest.mark.parametrize(
+    ("exclude", "said"),
+    [
+        (["defalt"], "cache_namespace_exclude names 'defalt': CACHES has "),
+        ("other", "cache_namespace_exclude is 'other': it takes a list of aliases."),
+    ],
+)
+def test_the_runner_checks_its_exclude_too(project, exclude, said):
+    project.write(
+        "own_runner.py",
+        f"""
+        from namespaced_cache.test import NamespacedDiscoverRunner
+
+        class Runner(NamespacedDiscoverRunner):
+            cache_namespace_exclude = {exclude!r}
+        """,
+    )
+    run = project.manage("test", "--testrunner=own_runner.Runner")
+    assert run.code == 1, run.output
+    assert f"ImproperlyConfigured: {said}" in run.output
+
+
+@pytest.mark.parametrize("way", ["ini", "runner"])
+def test_an_excluded_memcached_alias_is_not_warned_of(project, way):
+    project.write(
+        "own_runner.py",
+        """
+        from namespaced_cache.test import NamespacedDiscoverRunner
+
+        class Runner(NamespacedDiscoverRunner):
+            cache_namespace_exclude = ["default", "other"]
+        """,
+    )
+    project.write(
+        "test_it.py",
+        """
+        from django.core.cache import caches
+        from django.test import SimpleTestCase
+
+        class Test(SimpleTestCase):
+            def test_it(self):
+                caches["default"]
+        """,
+    )
+    # On a port where the site's own memcached could be. Nothing connects to it.
+    site = {"MEMCACHED_LOCATION": "127.0.0.1:1"}
+    if way == "ini":
+        project.write("pytest.ini", INI + "cache_namespace_exclude = default other\n")
+        run = project.pytest("-W", "default", **site)
+    else:
+        arguments = ("-m", "django", "test", "--testrunner=own_runner.Runner")
+        run = project.run("-W", "default", *arguments, **site)
+    assert "without a namespace" not in run.output, run.output
+
+
 def test_pytest_leaves_an_excluded_alias_bare(project):
     project.write("pytest.ini", INI + "cache_namespace_exclude = other\n")
     run = project.pytest("-W", "error::namespaced_cache.NamespaceWarning")
@@ -217,9 +330,9 @@ def test_a_site_without_a_name_is_warned_once_loudly(project):
     project.write("live.py", WRAPPED + "CACHES = namespaced(CACHES)\n")
     run = project.run("-W", "default", "-c", SITE, DJANGO_SETTINGS_MODULE="live")
     assert run.code == 0, run.output
-    text = "A cache alias on NamespacedCache has no NAMESPACE, and this is no test run"
+    text = "CACHES['default'] has no NAMESPACE, and this is not a test run"
     assert run.output.count(f"WARNING {text}") == 1, run.output
-    assert run.output.count(f"NamespaceWarning: {text}") == 1, run.output
+    assert run.output.count(f"<string>:8: NamespaceWarning: {text}") == 1, run.output
     assert 'CACHES = namespaced(CACHES, NAMESPACE="site")' in run.output
 
 
@@ -227,16 +340,58 @@ def test_a_site_whose_warnings_are_errors_works(project):
     project.write("live.py", WRAPPED + "CACHES = namespaced(CACHES)\n")
     run = project.run("-W", "error", "-c", SITE, DJANGO_SETTINGS_MODULE="live")
     assert run.code == 0, run.output
-    assert "WARNING A cache alias" in run.output
+    assert "WARNING CACHES['default'] has no NAMESPACE" in run.output
+
+
+#: Lines that a site runs before it uses the cache.
+BEFORE = {
+    "Python is embedded": "sys.argv = []",
+    "a path": "sys.argv = ['/srv/unittest-portal/manage.py']",
+    "a handler that uses the cache": """
+def emit(record):
+    print(record.getMessage())
+    caches["default"].set("throttle", 1)
+
+logging.root.handlers[0].emit = emit
+""",
+    "a handler that raises": """
+def emit(record):
+    print(record.getMessage())
+    raise ZeroDivisionError
+
+logging.root.handlers[0].emit = emit
+""",
+    "a child, as of runserver": """
+import os, subprocess
+if len(sys.argv) == 1:
+    from namespaced_cache.core import identity
+    identity.run()
+    child = [sys.executable, "-W", "ignore", "-c", os.environ["CODE"], "child"]
+    sys.exit(subprocess.call(child))
+""",
+}
+
+
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+def test_the_warning_does_not_depend_on_the_process_and_disturbs_nothing(
+    project, before
+):
+    project.write("live.py", WRAPPED + "CACHES = namespaced(CACHES)\n")
+    code = SITE.replace("for _ in range(2)", f"{before}\nfor _ in range(2)")
+    environment = {"DJANGO_SETTINGS_MODULE": "live", "CODE": code}
+    run = project.run("-W", "ignore", "-c", code, **environment)
+    assert run.code == 0, run.output
+    assert run.output.count("CACHES['default'] has no NAMESPACE") == 1, run.output
 
 
 @pytest.mark.parametrize(
     ("setting", "environment"),
     [
         ('namespaced(CACHES, NAMESPACE="site")', {}),
-        ("namespaced(CACHES)", {"NAMESPACED_CACHE_RUN": "run-of-a-test"}),
+        ("namespaced(CACHES)", {"NAMESPACED_CACHE_RUN": "named-by-hand"}),
+        ("namespaced(CACHES)", {"NAMESPACED_CACHE_TESTS": "1"}),
     ],
-    ids=["named", "started by a test"],
+    ids=["named", "named by hand", "started by a test"],
 )
 def test_no_other_process_is_warned(project, setting, environment):
     project.write("live.py", WRAPPED + f"CACHES = {setting}\n")

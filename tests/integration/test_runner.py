@@ -442,3 +442,51 @@ class C(Off, SimpleTestCase):
     project.write("test_off.py", module(text))
     run = project.manage("test", RUNNER)
     assert (run.code, run.ran) == (0, 3), run.output
+
+
+def test_a_run_without_tests_ends_as_with_djangos_runner(project):
+    arguments = ("test", "-k", "nothing_has_this_name")
+    ours, theirs = project.manage(*arguments, RUNNER), project.manage(*arguments)
+    assert (ours.code, ours.ran) == (theirs.code, theirs.ran) == (theirs.code, 0)
+    assert "Traceback" not in ours.output
+
+
+def test_an_unknown_scope_fails_its_class_alone(project):
+    text = """
+class Wrong(SimpleTestCase):
+    cache_isolation = "session"
+    def test_one(self): pass
+    def test_other(self): pass
+
+class Right(SimpleTestCase):
+    def test_it(self): pass
+"""
+    project.write("test_wrong.py", module(text))
+    run = project.manage("test", RUNNER)
+    assert (run.ran, outcomes(run)) == (1, ["setUpClass"]), run.output
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_require_the_server_too(project, method):
+    text = """
+class One(SimpleTestCase):
+    def test_it(self): pass
+
+class Other(One):
+    pass
+"""
+    project.write("test_it.py", module(text))
+    project.write(
+        "own_runner.py",
+        """
+        from namespaced_cache.test import NamespacedDiscoverRunner
+
+        class Runner(NamespacedDiscoverRunner):
+            cache_namespace_require = True
+        """,
+    )
+    project.environment["MEMCACHED_LOCATION"] = "127.0.0.1:1"
+    arguments = ("test", "--testrunner=own_runner.Runner", "--parallel=2")
+    run = project.manage_by(method, *arguments)
+    assert run.code == 1, run.output
+    assert "NamespaceUnavailable" in run.output

@@ -14,7 +14,7 @@ from tests.support.servers import answer_of
 from tests.support.uses import overtake
 
 NO_ANSWER = "no answer from the server"
-UNEXPLAINED = f"{NO_ANSWER} (the client takes it to be down, or hides why)"
+UNEXPLAINED = f"{NO_ANSWER} (the client treats it as down, or hides the error)"
 
 
 # A server that is down.

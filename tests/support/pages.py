@@ -20,6 +20,7 @@ from django.core.cache.backends.base import default_key_func
 from sybil import Document, Region
 from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 
+import namespaced_cache
 from namespaced_cache.keys import GenerationKeys, parse
 from tests.support import ROOT
 from tests.support.projects import HARMLESS, SHOP, UNNEEDED, Project, Run
@@ -39,6 +40,9 @@ _FILES = {
     "test_settings.py": "config/settings.py",
 }
 
+#: The import in `test_settings.py`, which the shop has in one file with the settings.
+_SETTINGS_BELOW = "from .settings import *\n\n"
+
 #: An address with a port. Pages may use only the addresses in `Bench.addresses`.
 _ADDRESS = re.compile(r"\b(?:\d+\.\d+\.\d+\.\d+|localhost):\d+")
 
@@ -53,7 +57,8 @@ class Block:
     @classmethod
     def of(cls, region: Region) -> Block:
         """Make a block from a region that Sybil found."""
-        return cls(region.lexemes["language"], region.lexemes["source"])
+        text = region.lexemes["source"].replace(_SETTINGS_BELOW, "")
+        return cls(region.lexemes["language"], text)
 
     @property
     def file(self) -> str | None:
@@ -222,7 +227,8 @@ class Bench:
 
     def _take_text(self, block: Block) -> None:
         """Assert that the names in a diagram exist in the source."""
-        source = "".join(p.read_text() for p in (ROOT / "src").rglob("*.py"))
+        package = Path(namespaced_cache.__file__).parent
+        source = "".join(path.read_text() for path in package.rglob("*.py"))
         names = re.findall(r"\b[A-Z][a-z]+[A-Z]\w+", block.text)
         assert names
         for name in names:

@@ -32,6 +32,7 @@ def before_first_command(client: Any, act: Callable[[], None]) -> Callable[[], N
     def noticing(name: str) -> Callable[..., Any]:
         def command(client: Any, *args: Any, **kwargs: Any) -> Any:
             end()
+            client.__class__ = own_class  # it may be a copy of the client
             act()
             return getattr(client, name)(*args, **kwargs)
 

@@ -242,7 +242,9 @@ class RetryingAdapter(PyMemcacheAdapter):
 
 
 def _retried(client: Any) -> Any:
-    return client._client if isinstance(client, RetryingClient) else client
+    while isinstance(client, RetryingClient):
+        client = client._client
+    return client
 
 
 RETRYING_ADAPTER = RetryingAdapter()

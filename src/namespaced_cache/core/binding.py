@@ -216,7 +216,7 @@ class BackendBinder:
         ):
             return binding
         if binding is None and self._options.namespace is None:
-            identity.warn_outside_of_tests()
+            identity.warn_outside_of_tests(self._options.find_alias())
         client = self.client()
         counter = self.counter()
         if (

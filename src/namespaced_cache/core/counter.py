@@ -300,8 +300,8 @@ class Counter:
             raise self.unavailable(f"no answer from the server ({cause})") from error
         if number is None:
             raise self.unavailable(
-                "no answer from the server (the client takes it to be down, or hides "
-                "why)"
+                "no answer from the server (the client treats it as down, or hides the "
+                "error)"
             )
         return number
 

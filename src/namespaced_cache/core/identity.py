@@ -12,14 +12,14 @@ import os
 import re
 import secrets
 import sys
-import warnings
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from namespaced_cache.errors import NamespaceWarning
+from namespaced_cache.core import places
 from namespaced_cache.events import logger
 from namespaced_cache.forks import renew_in_child
 
@@ -28,6 +28,9 @@ RUN_VARIABLE = "NAMESPACED_CACHE_RUN"
 
 #: The environment variable that passes the name of a worker on to child processes.
 WORKER_VARIABLE = "NAMESPACED_CACHE_WORKER"
+
+#: The environment variable that tells child processes that tests have started them.
+TESTS_VARIABLE = "NAMESPACED_CACHE_TESTS"
 
 #: pytest-xdist's documented variable. In its workers it is "gw0", "gw1", …
 XDIST_VARIABLE = "PYTEST_XDIST_WORKER"
@@ -57,6 +60,8 @@ def run() -> str:
     """
     if not os.environ.get(RUN_VARIABLE):
         os.environ[RUN_VARIABLE] = _OWN_RUN
+        if _looks_like_tests():
+            os.environ[TESTS_VARIABLE] = "1"
     return _checked(RUN_VARIABLE, os.environ[RUN_VARIABLE])
 
 
@@ -70,37 +75,60 @@ def is_named_here() -> bool:
     return run() == _OWN_RUN
 
 
+def begin_tests() -> None:
+    """Note that this process, and the processes that it starts, are of a test run."""
+    run()
+    os.environ[TESTS_VARIABLE] = "1"
+
+
 def is_test_run() -> bool:
     """Tell whether this process runs tests, or was started by a process that does.
+
+    A name of a run that was set by hand is as good as a NAMESPACE.
+    """
+    return not is_run(run()) or TESTS_VARIABLE in os.environ or _looks_like_tests()
+
+
+def _looks_like_tests() -> bool:
+    """Tell whether this process runs tests, as far as can be seen.
 
     pytest is recognized by its modules, unittest by the program's name, and Django's
     test runner by what it saves while the test environment is set up.
     """
     test_utils: Any = sys.modules.get("django.test.utils")
+    program = Path(sys.argv[0] if sys.argv else "")
     return (
-        not is_named_here()
-        or "_pytest.config" in sys.modules
-        or "unittest" in sys.argv[0]
+        "_pytest.config" in sys.modules
+        or program.name.endswith("-m unittest")
+        or program.parent.name == "unittest"
         or hasattr(getattr(test_utils, "_TestState", None), "saved_data")
         or "test" in sys.argv[1:2]  # manage.py test, while it imports the project
     )
 
 
-@cache
-def warn_outside_of_tests() -> None:
-    """Warn once, and never raise, if a process without tests has no NAMESPACE."""
-    if is_test_run():
+def warn_outside_of_tests(alias: str | None) -> None:
+    """Warn once, and never raise, if a process without tests has no NAMESPACE.
+
+    `alias` is the one that is used. It is None if no alias has its settings.
+    """
+    global _has_warned
+    if _has_warned or is_test_run():
         return
+    _has_warned = True
+    named = "A NamespacedCache" if alias is None else f"CACHES[{alias!r}]"
     text = (
-        "A cache alias on NamespacedCache has no NAMESPACE, and this is no test run: "
-        "each process that is started separately has a namespace of its own, and does "
-        "not see the items of the others. If this is a site, wrap the aliases in the "
-        "settings of its tests only, or set OPTIONS['NAMESPACE'], for example "
-        'CACHES = namespaced(CACHES, NAMESPACE="site").'
+        f"{named} has no NAMESPACE, and this is not a test run: each process that is "
+        f"started separately has a namespace of its own, and does not see the items of "
+        f"the others. If this is a site, wrap the aliases in the settings of its tests "
+        f"only, or set OPTIONS['NAMESPACE'], for example "
+        f'CACHES = namespaced(CACHES, NAMESPACE="site").'
     )
-    logger.warning(text)
-    with suppress(NamespaceWarning):  # if warnings are errors
-        warnings.warn(text, NamespaceWarning, stacklevel=2)
+    with suppress(Exception):  # of a handler of the project's
+        logger.warning(text)
+    places.warn(text)
+
+
+_has_warned = False
 
 
 def worker() -> str:

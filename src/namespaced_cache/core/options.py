@@ -23,7 +23,7 @@ NAMES = ("WRAPPED_BACKEND", "NAMESPACE", "MAX_STALENESS", "MAX_TIMEOUT")
 
 #: How similar a misspelled name is to one of these, from 0 to 1. pymemcache's own
 #: `dead_timeout` is less similar to MAX_TIMEOUT.
-_SIMILARITY = 0.85
+_SIMILARITY = 0.9
 
 _TAKES = (
     f"it takes the dotted path of a memcached backend, such as {DEFAULT_BACKEND!r}, or "
@@ -37,7 +37,8 @@ class Options:
 
     `wrapped_backend` is the class of the wrapped backend, or a function that returns
     the wrapped backend. `wrapped_params` are the settings that it gets: the alias's
-    settings without this package's OPTIONS.
+    settings without this package's OPTIONS. `find_alias` returns the alias that has
+    these settings, or None.
     """
 
     wrapped_backend: Callable[[Any, dict[str, Any]], Any]
@@ -45,6 +46,7 @@ class Options:
     max_staleness: float
     max_timeout: int | None
     wrapped_params: dict[str, Any]
+    find_alias: Callable[[], str | None] = lambda: None
 
     @property
     def wrapped_class(self) -> type[BaseMemcachedCache] | None:

@@ -6,6 +6,7 @@ attributes of a subclass, which is made when such a backend is wrapped.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, MutableMapping
 from functools import lru_cache
 from types import FunctionType, MethodType, SimpleNamespace
@@ -113,14 +114,22 @@ def class_for(
     for each in reversed(wrapped_class.__mro__):
         members |= vars(each)
     methods = []
-    data = {name for name in vars(backend) if not is_hidden(name)}
-    for name, member in members.items():
+    members |= {
+        name: each for name, each in vars(backend).items() if not is_hidden(name)
+    }
+    data = set()
+    for name, found in members.items():
         if name.startswith("__"):
             continue
-        if not is_method(member):
-            data.add(name)
-            continue
         djangos = _METHODS.get(name)
+        member = found
+        if not is_method(member):
+            if djangos is None:
+                data.add(name)
+                continue
+            # Such as a partial or a static method, whose parameters are unknown.
+            is_async = inspect.iscoroutinefunction(djangos.function)
+            member = _any_async if is_async else _any
         if djangos and parameters(member) == djangos.parameters:
             continue
         owner = _owner(proxy_class, name)
@@ -133,6 +142,14 @@ def class_for(
     if methods or data:
         return _subclass(proxy_class, tuple(methods), frozenset(data))
     return proxy_class
+
+
+def _any(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Show the parameters of a method that is not a plain function."""
+
+
+async def _any_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Show the parameters of an async method that is not a plain function."""
 
 
 def _owner(proxy_class: type, name: str) -> type | None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-import sysconfig
 import tempfile
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from ipaddress import ip_address
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from django.core.cache.backends.memcached import BaseMemcachedCache
@@ -20,26 +17,7 @@ from namespaced_cache.adapters import locations
 from namespaced_cache.adapters.adapter import LIBRARIES, adapter_for, adapter_of
 from namespaced_cache.adapters.first_command import before_first_command
 from namespaced_cache.backend import NamespacedCache
-from namespaced_cache.errors import NamespaceWarning
-
-#: Packages, beside the standard library, that call the project's code or are called by
-#: it. A warning never names a place in one of them.
-_BETWEEN = {
-    "_pytest",
-    "asgiref",
-    "django",
-    "namespaced_cache",
-    "pluggy",
-    "pytest",
-    "pytest_django",
-    "xdist",
-    *LIBRARIES,
-}
-
-_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
-
-#: The place of a warning if the project's code has not caused it.
-_NO_PLACE = "cache isolation"
+from namespaced_cache.core import places
 
 #: From this number on, systems choose the port if a program asks for any free one.
 _FREE_PORTS = 32768
@@ -78,17 +56,9 @@ class Guard:
                 f"{self._remedy}"
             )
 
-    def warn(self, text: str, place: FrameType | None = None) -> None:
+    def warn(self, text: str) -> None:
         """Warn, but never raise."""
-        place = place or _place()
-        where: tuple[str, int] = (_NO_PLACE, 0)
-        registry: dict[Any, Any] = {}
-        if place is not None:
-            where = place.f_code.co_filename, place.f_lineno
-            registry = place.f_globals.setdefault("__warningregistry__", {})
-        try:
-            warnings.warn_explicit(text, NamespaceWarning, *where, registry=registry)
-        except NamespaceWarning:
+        if not places.warn(text):
             self.notices.append(text)
 
     def watch_clients(self) -> None:
@@ -110,17 +80,22 @@ class Guard:
         connections are closed. It opens them again when it is used.
         """
         adapter_of(client).close(client)
-        self._unwatch.append(
-            before_first_command(
-                client,
-                lambda: self.warn(
-                    f"A client that was taken out of CACHES[{alias!r}] before the "
-                    f"isolation began is used{_at_place()}: its keys are in no "
-                    f"namespace. Take the client when it is needed: "
-                    f"`caches[{alias!r}]._cache`."
-                ),
+        # A HashClient's clients for each server can be taken out of it.
+        clients = [client, *getattr(client, "clients", {}).values()]
+        ends: list[Callable[[], None]] = []
+
+        def act() -> None:
+            for end in ends:
+                end()
+            self.warn(
+                f"A client that was taken out of CACHES[{alias!r}] before the "
+                f"isolation began is used{places.described()}: its keys are in no "
+                f"namespace. Take the client when it is needed: "
+                f"`caches[{alias!r}]._cache`."
             )
-        )
+
+        ends += [before_first_command(each, act) for each in clients]
+        self._unwatch += ends
 
     def close(self) -> None:
         """Stop watching clients."""
@@ -135,11 +110,11 @@ class Guard:
             caller = sys._getframe(1)
             # A HashClient calls flush_all() of a client for each server. These calls
             # cause no further warning.
-            if _package(caller) != "pymemcache":
+            if places.package(caller) != "pymemcache":
                 self.warn(
-                    f"flush_all() on a client without a namespace{_at_place()}: it "
-                    f"removes all keys of the server. `cache.clear()` of a namespaced "
-                    f"alias removes the test's own."
+                    f"flush_all() on a client without a namespace{places.described()}: "
+                    f"it removes all keys of the server. `cache.clear()` of a "
+                    f"namespaced alias removes only the keys of the test."
                 )
             return original(client, *args, **kwargs)
 
@@ -164,35 +139,3 @@ def is_private(server: Any) -> bool:
         is_loopback = host == "localhost" or ip_address(host).is_loopback
         return is_loopback and port >= _FREE_PORTS
     return False
-
-
-def _place() -> FrameType | None:
-    """Return the innermost frame that belongs to the project's code, or None."""
-    place: FrameType | None = sys._getframe()
-    while place is not None and not _is_projects(place):
-        place = place.f_back
-    return place
-
-
-def _at_place() -> str:
-    place = _place()
-    return f", at {place.f_code.co_filename}:{place.f_lineno}" if place else ""
-
-
-def _is_projects(frame: FrameType) -> bool:
-    path = Path(frame.f_code.co_filename)
-    if _package(frame) in _BETWEEN or str(path).startswith("<frozen "):
-        return False
-    # Installed packages are below the standard library, and may be the project's. What
-    # `python -m` runs is named "__main__".
-    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
-    if installed:
-        (folder,) = installed
-        package = path.parts[path.parts.index(folder) + 1].removesuffix(".py")
-        return package not in _BETWEEN
-    return not path.is_relative_to(_STANDARD_LIBRARY)
-
-
-def _package(frame: FrameType) -> str:
-    name: str = frame.f_globals.get("__name__", "")
-    return name.partition(".")[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 from collections import Counter as Tally
 from collections.abc import Collection, Mapping
 from copy import copy
@@ -19,6 +20,7 @@ from django.conf import settings
 from django.core.cache import CacheHandler, caches
 from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.cache.backends.memcached import BaseMemcachedCache
+from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache import aliases, wrapping
 from namespaced_cache.adapters.adapter import adapter_of
@@ -88,8 +90,8 @@ class Isolation:
         self._fresh: set[Counter] = set()
         #: The counters whose server was never reached.
         self._unreached: set[Counter] = set()
-        #: For each class of wrapped backends, whether its client has an adapter.
-        self._has_adapter: dict[type, bool] = {}
+        #: For each alias and class of backends, whether its client has an adapter.
+        self._has_adapter: dict[tuple[str, type], bool] = {}
         #: The aliases, and their BACKENDs, whose function has failed.
         self._failed: set[tuple[str, str]] = set()
 
@@ -105,10 +107,11 @@ class Isolation:
         self._outer, _current = _current, self
         self._outer_wrap = os.environ.get(WRAP_VARIABLE)
         # The names are made now, so that child processes inherit them.
-        identity.run()
+        identity.begin_tests()
         identity.name_children()
         if self.wraps:
-            os.environ[WRAP_VARIABLE] = " ".join(["1", *self._exclude])
+            how = "require" if self._require else "1"
+            os.environ[WRAP_VARIABLE] = shlex.join([how, *self._exclude])
         self._is_started = True
         handlers: Any = CacheHandler  # mypy allows no assignment to a method
         self._original = handlers.create_connection
@@ -177,7 +180,8 @@ class Isolation:
                 cache = self._original(handler, alias)
         else:
             cache = self._original(handler, alias)
-        self._guard.check(alias, cache)
+        if alias not in self._exclude:
+            self._guard.check(alias, cache)
         # If a test overrides settings, the alias may have another server or namespace,
         # with items of an earlier test.
         if isinstance(cache, NamespacedCache) and self._invalidates_opened:
@@ -226,17 +230,17 @@ class Isolation:
 
     def _can_isolate(self, alias: str, cache: NamespacedCache) -> bool:
         """Tell whether an alias's client has an adapter. Warn once if it has none."""
-        backend_class = type(cache.wrapped)
-        if backend_class not in self._has_adapter:
-            self._has_adapter[backend_class] = True
+        opened = alias, type(cache.wrapped)
+        if opened not in self._has_adapter:
+            self._has_adapter[opened] = True
             try:
                 adapter_of(cache._cache.wrapped)
             except UnsupportedClientError as error:
-                self._has_adapter[backend_class] = False
+                self._has_adapter[opened] = False
                 self._guard.warn(_not_isolated(alias, error))
             except Exception:  # noqa: BLE001, S110  # the invalidation raises it
                 pass
-        return self._has_adapter[backend_class]
+        return self._has_adapter[opened]
 
     def _made_by_functions(self) -> dict[str, NamespacedCache]:
         """Return the namespaced backends of aliases whose BACKEND is a function.
@@ -262,6 +266,20 @@ class Isolation:
             if isinstance(cache, NamespacedCache):
                 found[alias] = cache
         return found
+
+    def check_exclude(self) -> None:
+        """Raise ImproperlyConfigured if an excluded alias does not exist."""
+        if isinstance(self._exclude, str):
+            raise ImproperlyConfigured(
+                f"cache_namespace_exclude is {self._exclude!r}: it takes a list of "
+                f"aliases."
+            )
+        for alias in self._exclude:
+            if alias not in caches.settings:
+                existing = ", ".join(map(repr, caches.settings))
+                raise ImproperlyConfigured(
+                    f"cache_namespace_exclude names {alias!r}: CACHES has {existing}."
+                )
 
     def reason_against(self, alias: str, setting: Mapping[str, Any]) -> str | None:
         """Return why an alias has no namespace in this run, or None if it has one."""
@@ -303,7 +321,8 @@ class Isolation:
             setting = caches.settings[alias]
             isolated = self._isolated(alias, setting)
             if not isolated or not isinstance(opened, BaseMemcachedCache):
-                self._guard.check(alias, opened)
+                if alias not in self._exclude:
+                    self._guard.check(alias, opened)
                 continue
             if not isinstance(opened, NamespacedCache):
                 for client in NamespacedCache.adopt(opened, dict(isolated)):
@@ -328,9 +347,9 @@ _lock = new_lock()
 
 def join_run() -> None:
     """Wrap the aliases of this process if a test run that wraps them has started it."""
-    _, *exclude = os.environ.get(WRAP_VARIABLE, "").split() or [""]
-    if _current is None and os.environ.get(WRAP_VARIABLE):
-        Isolation(wrap=True, exclude=exclude).start()
+    how, *exclude = shlex.split(os.environ.get(WRAP_VARIABLE, "")) or [""]
+    if _current is None and how:
+        Isolation(wrap=True, exclude=exclude, require=how == "require").start()
 
 
 def current() -> Isolation | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter as Tally
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,6 +40,7 @@ class Run:
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         self._isolation: Isolation | None = None
+        self._workers_notices: dict[str, None] = {}
         #: The current class, and the classes that enclose it.
         self._classes: list[Any] = []
         #: Whether the scope of the current test is "function".
@@ -119,7 +121,12 @@ class Run:
         # Not at the top: it imports Django, which a project may not have.
         from namespaced_cache.test import report  # noqa: PLC0415
 
-        return report.first_lines(self._start(), self._scope)
+        isolation = self._start()
+        try:
+            isolation.check_exclude()
+        except Exception as error:  # noqa: BLE001  # shown in one line
+            raise pytest.UsageError(str(error)) from None
+        return report.first_lines(isolation, self._scope)
 
     def last_lines(self, *, is_quiet: bool) -> list[str]:
         """Return the lines for the end of a run: with -q, only the notices."""
@@ -130,9 +137,18 @@ class Run:
         total = report.last_line(len(self.invalidations), self.invalidations.total())
         return [total, *self._notices()]
 
+    @property
+    def notices(self) -> list[str]:
+        """The warnings that were not raised, of this process and of its workers."""
+        own = [] if self._isolation is None else self._isolation.notices
+        return [*own, *self._workers_notices]
+
+    def add_notices(self, notices: Iterable[str]) -> None:
+        """Add the notices of a worker. Another one may have had the same."""
+        self._workers_notices |= dict.fromkeys(notices)
+
     def _notices(self) -> list[str]:
-        notices = [] if self._isolation is None else self._isolation.notices
-        return [f"cache isolation: {notice}" for notice in notices]
+        return [f"cache isolation: {notice}" for notice in self.notices]
 
     def _is_configured(self) -> bool:
         django_conf = sys.modules.get("django.conf")

@@ -25,6 +25,10 @@ class NamespacedTestSuite(unittest.TestSuite):
     up. For the first class of a module, this is before the module is set up.
     """
 
+    #: The class that is about to begin, and the error of its first invalidation.
+    _new_class: type | None = None
+    _error: Exception | None = None
+
     # Before each test, unittest calls _handleModuleFixture() and then
     # _handleClassSetUp(). They are private, but as old as unittest's class fixtures. No
     # public hook runs between class fixtures and the test.
@@ -34,7 +38,7 @@ class NamespacedTestSuite(unittest.TestSuite):
         self._new_class = (
             test_class if result._previousTestClass is not test_class else None
         )
-        self._error: Exception | None = None
+        self._error = None
         if self._get_previous_module(result) in (None, test_class.__module__):  # type: ignore[attr-defined]
             self._begin_class()
         super()._handleModuleFixture(test, result)  # type: ignore[misc]
@@ -62,6 +66,8 @@ class NamespacedTestSuite(unittest.TestSuite):
             self._fail_class(type(test), result, self._error)
             return
         super()._handleClassSetUp(test, result)  # type: ignore[misc]
+        if getattr(type(test), "_classSetupFailed", False):
+            return  # none of its tests runs
         if scope_of(type(test)) == "function":
             begin_test(test, _active())
 
@@ -124,6 +130,7 @@ class NamespacedRunnerMixin:
             exclude=self.cache_namespace_exclude,
             require=self.cache_namespace_require,
         )
+        self._isolation.check_exclude()
         self._isolation.shared = self._shared = SharedCount()
         self._isolation.start()
         for line in report.first_lines(self._isolation, "function"):

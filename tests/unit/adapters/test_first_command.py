@@ -122,3 +122,13 @@ def test_the_client_is_not_kept_alive(server):
     gc.collect()
     assert kept() is None
     end()
+
+
+def test_a_clone_of_the_client_is_noticed_too(server):
+    client = pylibmc.Client([server.location])
+    noticed = []
+    before_first_command(client, lambda: noticed.append(1))
+    clone = client.clone()
+    clone.set("k", "of a clone")
+    assert clone.get("k") == "of a clone"
+    assert noticed == [1]

@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 
-from namespaced_cache.test.guard import Guard, NamespaceWarning, is_private
+from namespaced_cache import NamespaceWarning
+from namespaced_cache.test.guard import Guard, is_private
 from tests.support.caches import bare_cache
 
 

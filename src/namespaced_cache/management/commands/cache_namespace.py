@@ -70,7 +70,7 @@ class Command(BaseCommand):
         listing = ways.add_parser(
             "list", help="show what each namespace holds", **djangos
         )
-        listing.add_argument("--json", action="store_true", help="for programs")
+        listing.add_argument("--json", action="store_true", help="print JSON")
         invalidating = ways.add_parser(
             "invalidate", help="invalidate all keys of a namespace", **djangos
         )
@@ -85,26 +85,27 @@ class Command(BaseCommand):
             type=_age,
             default="1d",
             metavar="AGE",
-            help="a run is finished after so long without use: 90m, 12h, 7d; else 1d",
+            help="delete only what nothing has used for AGE, such as 90m (default: 1d)",
         )
         purging.add_argument(
             "--dry-run", action="store_true", help="report what it would delete"
         )
         for way in listing, invalidating, purging:
-            way.add_argument("--alias", help="one alias; else all aliases on memcached")
+            way.add_argument("--alias", help="only this alias, not all")
 
     def handle(self, *_: Any, way: str, alias: str | None, **given: Any) -> None:
         """Carry out the subcommand."""
         self._verbosity: int = given["verbosity"]
+        older_than: Any = given.get("older_than")
+        if isinstance(older_than, str):  # of call_command()
+            older_than = _age(older_than)
         try:
             with ExitStack() as stack:
                 inventories = _inventories(alias, stack, self._wait)
                 if way == "list":
                     self._list(inventories, as_json=given["json"])
                 elif way == "purge":
-                    self._purge(
-                        inventories, given["older_than"], dry_run=given["dry_run"]
-                    )
+                    self._purge(inventories, older_than, dry_run=given["dry_run"])
                 elif given["name"] is None:
                     self._invalidate_own(alias)
                 else:
@@ -169,7 +170,10 @@ class Command(BaseCommand):
                     f"command is a run of its own: name the namespace that you mean."
                 )
         if not found:
-            raise CommandError("No alias of CACHES has a namespace: name one.")
+            raise CommandError(
+                "No alias of CACHES has a namespace. Give the name of a namespace that "
+                "`list` shows."
+            )
         for each, generation in aliases.invalidate_namespaces(found).items():
             name = found[each].namespace
             self._say(f"{each}: namespace {name}, generation {generation}")
