@@ -24,7 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache import aliases, wrapping
 from namespaced_cache.adapters.adapter import adapter_of
-from namespaced_cache.backend import NamespacedCache
+from namespaced_cache.backend import NamespacedCache, adopt
 from namespaced_cache.core import identity, options
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceUnavailable, UnsupportedClientError
@@ -329,7 +329,7 @@ class Isolation:
                 self._check(alias, opened)
                 continue
             if not isinstance(opened, NamespacedCache):
-                for client in NamespacedCache.adopt(opened, dict(isolated)):
+                for client in adopt(opened, dict(isolated)):
                     self._guard.watch_taken(alias, client)
             del caches[alias]
 
