@@ -7,7 +7,7 @@ help:
 	@echo "make stress           check long histories of many processes, with servers killed, for strictness"
 	@echo "make instrumentation  test that debug-toolbar, Sentry, ddtrace and others record each call once"
 	@echo "make plugins          test with freezegun, pytest-asyncio, gevent, djblets and others"
-	@echo "make bench            measure the cost beside Django's own backend: five minutes"
+	@echo "make bench            measure the cost beside Django's own backend: seven minutes"
 	@echo "make clean            delete what these commands made"
 
 demo bench stress instrumentation plugins:

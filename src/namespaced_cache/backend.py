@@ -84,20 +84,6 @@ class NamespacedCache(BaseMemcachedCache):
         namespaced: BaseMemcachedCache = backend
         return namespaced
 
-    @staticmethod
-    def adopt(backend: BaseMemcachedCache, params: dict[str, Any]) -> list[Any]:
-        """Namespace a bare backend that Django has built.
-
-        It is changed in place, so code that holds it uses the namespace too. `params`
-        are the settings of an alias on NamespacedCache. The backend keeps its class.
-        It gets new clients. The earlier ones are in no namespace, and are returned,
-        because code may have taken them out of the backend. No round trip.
-        """
-        settings = _read(params)
-        server = params.get("LOCATION", "")
-        wrapped_backend.adopt(backend, server, settings, _send_signal)
-        return wrapped_backend.replace_clients(backend)
-
     @property
     def wrapped(self) -> BaseMemcachedCache:
         """The wrapped backend. Its keys are in the namespace as well."""
@@ -240,6 +226,20 @@ def namespaced_if_memcached(server: Any, params: dict[str, Any]) -> Any:
     if _can_be_wrapped(made):
         return NamespacedCache(server, params, _made=made)
     return made
+
+
+def adopt(backend: BaseMemcachedCache, params: dict[str, Any]) -> list[Any]:
+    """Namespace a bare backend that Django has built.
+
+    It is changed in place, so code that holds it uses the namespace too. `params` are
+    the settings of an alias on NamespacedCache. The backend keeps its class. It gets
+    new clients. The earlier ones are in no namespace, and are returned, because code
+    may have taken them out of the backend. No round trip.
+    """
+    settings = _read(params)
+    server = params.get("LOCATION", "")
+    wrapped_backend.adopt(backend, server, settings, _send_signal)
+    return wrapped_backend.replace_clients(backend)
 
 
 def _made_by_function(server: Any, settings: options.Options) -> Any:

@@ -368,6 +368,14 @@ def test_a_run_that_goes_on_loses_only_its_dead_items(site, runs, wire):
     assert before.keys() - wire.everything().keys() == {dead}
 
 
+def test_code_may_give_the_age_as_text(site, named, wire):
+    fill(named("shop"), 2)
+    with aged(), override_settings(CACHES=site):
+        command = cache_namespace.Command()
+        call_command(command, "purge", older_than="1h", stdout=io.StringIO())
+    assert len(wire.everything()) == 1 + 3
+
+
 def test_a_finished_run_loses_all_its_items(site, runs, wire, monkeypatch):
     monkeypatch.setattr(cache_namespace, "IDLE_AFTER", 1)
     wait_until_idle(wire, runs)

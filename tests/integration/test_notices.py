@@ -133,9 +133,12 @@ def test_the_notices_of_workers_are_shown_once(project):
     [
         (
             "defalt",
-            "cache_namespace_exclude names 'defalt': CACHES has 'default', 'pylibmc',",
+            "cache_namespace_exclude: CACHES has no alias 'defalt': it has 'default',",
         ),
-        ("other\n    def", "cache_namespace_exclude names 'def': CACHES has "),
+        (
+            "other\n    def",
+            "cache_namespace_exclude: CACHES has no alias 'def': it has ",
+        ),
     ],
 )
 def test_an_excluded_alias_has_to_exist(project, exclude, said):
@@ -148,7 +151,7 @@ def test_an_excluded_alias_has_to_exist(project, exclude, said):
 @pytest.mark.parametrize(
     ("exclude", "said"),
     [
-        (["defalt"], "cache_namespace_exclude names 'defalt': CACHES has "),
+        (["defalt"], "cache_namespace_exclude: CACHES has no alias 'defalt': it has "),
         ("other", "cache_namespace_exclude is 'other': it takes a list of aliases."),
     ],
 )

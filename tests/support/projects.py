@@ -24,6 +24,12 @@ RUNNER = "--testrunner=namespaced_cache.test.NamespacedDiscoverRunner"
 #: pylibmc prints this on Python 3.13, and pytest makes a warning of it.
 HARMLESS = ("-W", "ignore:Exception ignored in PyMapping_HasKeyString")
 
+#: What Python prints for it outside of pytest.
+_HARMLESS_LINES = re.compile(
+    r"Exception ignored in PyMapping_HasKeyString.*\n"
+    r"Traceback \(most recent call last\):\n(?: .*\n)+\w+Error: .*\n"
+)
+
 #: Plugins that a project's tests do not need. Importing hypothesis takes as long as the
 #: rest of pytest.
 UNNEEDED = ("-p", "no:hypothesispytest")
@@ -116,7 +122,8 @@ class Project:
 
     def pytest(self, *arguments: str, **environment: str) -> Run:
         """Run pytest."""
-        return self.run("-m", "pytest", *HARMLESS, *UNNEEDED, *arguments, **environment)
+        # The last filter of warnings that matches is used.
+        return self.run("-m", "pytest", *UNNEEDED, *arguments, *HARMLESS, **environment)
 
 
 def finish(process: subprocess.Popen[str]) -> Run:
@@ -125,4 +132,4 @@ def finish(process: subprocess.Popen[str]) -> Run:
         output, _ = process.communicate(timeout=SECONDS)
     finally:
         process.kill()
-    return Run(process.returncode, output)
+    return Run(process.returncode, _HARMLESS_LINES.sub("", output))

@@ -242,9 +242,7 @@ class RetryingAdapter(PyMemcacheAdapter):
 
 
 def _retried(client: Any) -> Any:
-    while isinstance(client, RetryingClient):
-        client = client._client
-    return client
+    return client._client if isinstance(client, RetryingClient) else client
 
 
 RETRYING_ADAPTER = RetryingAdapter()

@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache.core import places
 from namespaced_cache.events import logger
-from namespaced_cache.forks import renew_in_child
+from namespaced_cache.forks import new_lock, renew_in_child
 
 #: The environment variable that passes the name of a run on to child processes.
 RUN_VARIABLE = "NAMESPACED_CACHE_RUN"
@@ -114,7 +114,10 @@ def warn_outside_of_tests(alias: str | None) -> None:
     global _has_warned
     if _has_warned or is_test_run():
         return
-    _has_warned = True
+    with _lock:
+        if _has_warned:
+            return
+        _has_warned = True
     named = "A NamespacedCache" if alias is None else f"CACHES[{alias!r}]"
     text = (
         f"{named} has no NAMESPACE, and this is not a test run: each process that is "
@@ -129,6 +132,7 @@ def warn_outside_of_tests(alias: str | None) -> None:
 
 
 _has_warned = False
+_lock = new_lock()
 
 
 def worker() -> str:

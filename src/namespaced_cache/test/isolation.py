@@ -24,7 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from namespaced_cache import aliases, wrapping
 from namespaced_cache.adapters.adapter import adapter_of
-from namespaced_cache.backend import NamespacedCache
+from namespaced_cache.backend import NamespacedCache, adopt
 from namespaced_cache.core import identity, options
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.errors import NamespaceUnavailable, UnsupportedClientError
@@ -180,8 +180,7 @@ class Isolation:
                 cache = self._original(handler, alias)
         else:
             cache = self._original(handler, alias)
-        if alias not in self._exclude:
-            self._guard.check(alias, cache)
+        self._check(alias, cache)
         # If a test overrides settings, the alias may have another server or namespace,
         # with items of an earlier test.
         if isinstance(cache, NamespacedCache) and self._invalidates_opened:
@@ -189,6 +188,11 @@ class Isolation:
                 if self._invalidate_stale({alias: cache}):
                     cache = self._original(handler, alias)
         return cache
+
+    def _check(self, alias: str, cache: Any) -> None:
+        """Warn of a bare memcached alias, unless it is excluded on purpose."""
+        if alias not in self._exclude:
+            self._guard.check(alias, cache)
 
     def _invalidate_stale(self, found: Mapping[str, NamespacedCache]) -> list[str]:
         """Invalidate the namespaces that are not fresh.
@@ -275,11 +279,12 @@ class Isolation:
                 f"aliases."
             )
         for alias in self._exclude:
-            if alias not in caches.settings:
-                existing = ", ".join(map(repr, caches.settings))
+            try:
+                aliases.check_exists(alias)
+            except InvalidCacheBackendError as error:
                 raise ImproperlyConfigured(
-                    f"cache_namespace_exclude names {alias!r}: CACHES has {existing}."
-                )
+                    f"cache_namespace_exclude: {error}"
+                ) from None
 
     def reason_against(self, alias: str, setting: Mapping[str, Any]) -> str | None:
         """Return why an alias has no namespace in this run, or None if it has one."""
@@ -321,11 +326,10 @@ class Isolation:
             setting = caches.settings[alias]
             isolated = self._isolated(alias, setting)
             if not isolated or not isinstance(opened, BaseMemcachedCache):
-                if alias not in self._exclude:
-                    self._guard.check(alias, opened)
+                self._check(alias, opened)
                 continue
             if not isinstance(opened, NamespacedCache):
-                for client in NamespacedCache.adopt(opened, dict(isolated)):
+                for client in adopt(opened, dict(isolated)):
                     self._guard.watch_taken(alias, client)
             del caches[alias]
 

@@ -15,9 +15,9 @@ from namespaced_cache.core import options as alias_options
 from namespaced_cache.test.isolation import Isolation
 
 _FREQUENCIES = {
-    "function": "emptied before each test",
-    "class": "emptied before each class",
-    "off": "never emptied",
+    "function": "invalidated before each test",
+    "class": "invalidated before each class",
+    "off": "never invalidated",
 }
 
 _CHILDREN = "processes that tests start are isolated too"

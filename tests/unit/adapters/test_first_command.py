@@ -115,12 +115,13 @@ def test_the_class_is_still_the_clients_own(make):
 
 
 def test_the_client_is_not_kept_alive(server):
-    client = pylibmc.Client([server.location])
-    kept = weakref.ref(client)
+    """On Python 3.13, pylibmc 1.6.3 itself keeps each client alive."""
+    client, bare = (pylibmc.Client([server.location]) for _ in range(2))
+    ours, theirs = weakref.ref(client), weakref.ref(bare)
     end = before_first_command(client, pytest.fail)
-    del client
+    del client, bare
     gc.collect()
-    assert kept() is None
+    assert (ours() is None) is (theirs() is None)
     end()
 
 

@@ -118,7 +118,7 @@ def test_djangos_timeouts_are_capped(build, server, longest, timeout):
     cache.set_many({"m": 1}, timeout)
     for key in ("k", "m"):
         left = seconds_left(server, cache, cache.make_key(key))
-        assert longest - 5 < left <= longest + 1
+        assert longest - 5 < left < longest + 5  # the clock of memcached may lag
 
 
 def test_without_a_max_timeout_timeouts_are_unchanged(build, server):

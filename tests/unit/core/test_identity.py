@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from unittest import mock
 
 import django.test.runner
@@ -249,3 +251,19 @@ def test_different_workers_never_share_a_namespace(one, other, worker, another):
     assert not identity.is_name(resolved(one, worker))
     same = (one, worker) == (other, another)
     assert (resolved(one, worker) == resolved(other, another)) is same
+
+
+def test_threads_that_find_no_namespace_at_once_warn_once(monkeypatch, caplog):
+    threads = 5
+    together = Barrier(threads)
+
+    def is_test_run():
+        together.wait(timeout=10)
+        return False
+
+    monkeypatch.setattr(identity, "is_test_run", is_test_run)
+    monkeypatch.setattr(identity, "_has_warned", False)
+    monkeypatch.setattr(identity.places, "warn", bool)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(identity.warn_outside_of_tests, ["default"] * threads))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

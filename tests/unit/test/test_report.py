@@ -25,7 +25,7 @@ def test_it_names_each_server_of_an_alias(location, named):
     caches = {"default": {"BACKEND": BACKENDS["pymemcache"], "LOCATION": location}}
     with override_settings(CACHES=caches):
         (line,) = report.first_lines(Isolation(wrap=True), "function")
-    assert line.startswith(f"cache isolation: default on {named}: emptied before each")
+    assert line.startswith(f"cache isolation: default on {named}: invalidated before")
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_it_says_for_each_alias_whether_child_processes_are_isolated(apps, said)
     assert run.startswith("cache isolation: default on 127.0.0.1:1, second on 127.0")
     assert said in run
     assert wrapped.endswith(
-        "wrapped on 127.0.0.1:1: emptied before each test; processes that tests start "
-        "are isolated too, if they use these settings"
+        "wrapped on 127.0.0.1:1: invalidated before each test; processes that tests "
+        "start are isolated too, if they use these settings"
     )
 
 
