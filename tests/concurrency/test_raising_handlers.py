@@ -33,8 +33,10 @@ def storm(act, times, shortest=0.00005, longest=0.002):
     hits = 0
     for _ in range(times):
         try:
+            # The signal comes again after a second, because Python ignores what is
+            # raised in a destructor.
             signal.setitimer(
-                signal.ITIMER_REAL, random.uniform(shortest, longest)
+                signal.ITIMER_REAL, random.uniform(shortest, longest), 1
             )
             while True:
                 act()

@@ -10,6 +10,12 @@ from namespaced_cache.test import report
 from namespaced_cache.test.isolation import Isolation
 from tests.support.caches import BACKENDS
 
+WRAPPED = {
+    "BACKEND": "namespaced_cache.NamespacedCache",
+    "LOCATION": "127.0.0.1:1",
+    "OPTIONS": {"WRAPPED_BACKEND": BACKENDS["pymemcache"]},
+}
+
 
 @pytest.mark.parametrize(
     ("location", "named"),
@@ -28,6 +34,15 @@ def test_it_names_each_server_of_an_alias(location, named):
     assert line.startswith(f"cache isolation: default on {named}: invalidated before")
 
 
+def test_it_names_a_fixed_namespace():
+    named = {**WRAPPED, "OPTIONS": {**WRAPPED["OPTIONS"], "NAMESPACE": "shop"}}
+    with override_settings(CACHES={"default": named}):
+        (line,) = report.first_lines(Isolation(wrap=False), "off")
+    assert line.startswith(
+        "cache isolation: default on 127.0.0.1:1 in namespace shop: never invalidated;"
+    )
+
+
 @pytest.mark.parametrize(
     ("namespaces", "invalidations", "line"),
     [
@@ -37,13 +52,6 @@ def test_it_names_each_server_of_an_alias(location, named):
 )
 def test_it_says_how_often_namespaces_were_invalidated(namespaces, invalidations, line):
     assert report.last_line(namespaces, invalidations) == line
-
-
-WRAPPED = {
-    "BACKEND": "namespaced_cache.NamespacedCache",
-    "LOCATION": "127.0.0.1:1",
-    "OPTIONS": {"WRAPPED_BACKEND": BACKENDS["pymemcache"]},
-}
 
 
 @pytest.mark.parametrize(
