@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import re
+import selectors
 import socket
 import threading
+import time
+from contextlib import suppress
 
 #: A request that reads a counter and nothing else.
 _COUNTER_READ = re.compile(rb"get nsc:[\w.-]+\r\n")
 
 #: Seconds within which a parallel counter read is followed by its command.
 _SOON = 0.3
-
-
-class _Begun:
-    """How many round trips have begun, at all proxies together."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._changed = threading.Condition()
-
-    def note(self) -> None:
-        with self._changed:
-            self._count += 1
-            self._changed.notify_all()
-
-    def another(self) -> bool:
-        """Wait for another round trip to begin. Tell whether one has."""
-        with self._changed:
-            count = self._count
-            return self._changed.wait_for(lambda: self._count > count, _SOON)
-
-
-_begun = _Begun()
 
 
 class CountingProxy:
@@ -47,11 +28,11 @@ class CountingProxy:
     """
 
     def __init__(self, port: int) -> None:
-        self._server = ("127.0.0.1", port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.location = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.server = ("127.0.0.1", port)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.location = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.count = self.parallel = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        _relay().serve(self)
 
     def during(self, act) -> int:
         """Return how many round trips `act()` takes."""
@@ -60,51 +41,137 @@ class CountingProxy:
         return self.count - before
 
     def close(self) -> None:
-        # shutdown() wakes the thread in accept(); close() alone does not.
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        """Accept no further connections. Open ones stay until their client closes."""
+        _relay().stop(self)
 
-    def _accept(self) -> None:
+
+class _Connection:
+    """A client's connection to a proxy, and the proxy's to its server."""
+
+    def __init__(self, proxy: CountingProxy, client: socket.socket) -> None:
+        self.proxy = proxy
+        self.client = client
+        self.server = socket.create_connection(proxy.server)
+        self.is_waiting = False
+        for end in (client, self.server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class _Relay:
+    """Passes the bytes of all proxies on, in one thread.
+
+    A client sends a parallel counter read before its command. Of the requests that
+    have arrived, counter reads come first. So none is overtaken by its command.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._stopped: list[CountingProxy] = []
+        #: The counter reads that wait for a command, and until when.
+        self._held: dict[_Connection, tuple[bytes, float]] = {}
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def serve(self, proxy: CountingProxy) -> None:
+        self._selector.register(proxy.listener, selectors.EVENT_READ, proxy)
+        self._wake.send(b"\0")
+
+    def stop(self, proxy: CountingProxy) -> None:
+        self._stopped.append(proxy)
+        self._wake.send(b"\0")
+
+    def _run(self) -> None:
         while True:
+            patience = None
+            if self._held:
+                due = min(due for _, due in self._held.values())
+                patience = max(0, due - time.monotonic())
+            self._selector.select(patience)
+            # Again, because a counter read may have come just before its command,
+            # perhaps on a new connection.
+            while self._accept(self._selector.select(0)):
+                pass
+            requests: list[tuple[_Connection, bytes]] = []
+            for key, _ in self._selector.select(0):
+                if key.data is None:
+                    self._woken.recv(4096)
+                else:
+                    self._receive(key.fileobj, key.data, requests)
+            requests.sort(key=lambda request: not _COUNTER_READ.fullmatch(request[1]))
+            for connection, request in requests:
+                self._pass_request(connection, request)
+            for connection, (request, due) in list(self._held.items()):
+                if time.monotonic() >= due:
+                    del self._held[connection]
+                    self._begin(connection, request)
+            while self._stopped:
+                proxy = self._stopped.pop()
+                self._selector.unregister(proxy.listener)
+                proxy.listener.close()
+
+    def _accept(self, ready) -> bool:
+        """Accept new connections. Tell whether there were any."""
+        proxies = [key.data for key, _ in ready if isinstance(key.data, CountingProxy)]
+        for proxy in proxies:
+            client, _ = proxy.listener.accept()
             try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+                connection = _Connection(proxy, client)
+            except OSError:  # the server is down
+                client.close()
+                continue
+            for end in (client, connection.server):
+                self._selector.register(end, selectors.EVENT_READ, connection)
+        return bool(proxies)
 
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._server) as server:
-            for sock in (client, server):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            waiting = False
+    def _receive(self, source, connection, requests) -> None:
+        chunk = b""
+        with suppress(OSError):
+            chunk = source.recv(65536)
+        if not chunk:
+            self._close(connection)
+        elif source is connection.client:
+            requests.append((connection, chunk))
+        else:
+            connection.is_waiting = False
+            with suppress(OSError):
+                connection.client.sendall(chunk)
 
-            def answer() -> None:
-                nonlocal waiting
-                while chunk := server.recv(65536):
-                    waiting = False
-                    client.sendall(chunk)
+    def _pass_request(self, connection: _Connection, request: bytes) -> None:
+        if connection.is_waiting:
+            with suppress(OSError):
+                connection.server.sendall(request)
+        elif _COUNTER_READ.fullmatch(request):
+            self._held[connection] = request, time.monotonic() + _SOON
+        else:
+            self._begin(connection, request)
+            while self._held:
+                reading, (read, _) = self._held.popitem()
+                reading.proxy.parallel += 1
+                self._send(reading, read)
 
-            threading.Thread(target=_until_closed, args=(answer,), daemon=True).start()
+    def _begin(self, connection: _Connection, request: bytes) -> None:
+        connection.proxy.count += 1
+        self._send(connection, request)
 
-            def ask() -> None:
-                nonlocal waiting
-                while chunk := client.recv(65536):
-                    if not waiting:
-                        waiting = True
-                        if _COUNTER_READ.fullmatch(chunk) and _begun.another():
-                            self.parallel += 1
-                        else:
-                            self.count += 1
-                            _begun.note()
-                    server.sendall(chunk)
+    def _send(self, connection: _Connection, request: bytes) -> None:
+        connection.is_waiting = True
+        with suppress(OSError):
+            connection.server.sendall(request)
 
-            _until_closed(ask)
-            # This wakes the thread that waits for an answer. Closing alone does not.
-            _until_closed(lambda: server.shutdown(socket.SHUT_RDWR))
+    def _close(self, connection: _Connection) -> None:
+        self._held.pop(connection, None)
+        for end in (connection.client, connection.server):
+            with suppress(KeyError, ValueError):  # closed by the other end before
+                self._selector.unregister(end)
+            end.close()
 
 
-def _until_closed(act) -> None:
-    try:
-        act()
-    except OSError:
-        return
+_relays: list[_Relay] = []
+
+
+def _relay() -> _Relay:
+    """Return the relay of this process, and start it first if there is none."""
+    if not _relays:
+        _relays.append(_Relay())
+    return _relays[0]

@@ -7,10 +7,10 @@ import re
 import socket
 import threading
 
-from tests.support.round_trips import CountingProxy
+from tests.support.proxies import Proxy
 
 
-class Wire(CountingProxy):
+class Wire(Proxy):
     """Passes bytes on and records the requests.
 
     While a wire is cut, its clients cannot reach the server, and the server keeps its

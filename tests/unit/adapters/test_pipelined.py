@@ -373,12 +373,6 @@ def test_a_socket_otherwise_behaves_as_before(cache):
     assert type(member).__name__ == "Client"
 
 
-def test_another_kind_of_client_does_not_pipeline(server):
-    """Its counter is read at the same time as its commands."""
-    real = RetryingClient(pymemcache.Client(server.location))
-    assert pipelined.counter_reader(real, "nsc:x") is None
-
-
 class Traced:
     """A tracer's proxy for a client. Its class is that of the client."""
 
