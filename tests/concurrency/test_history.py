@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from pymemcache.client.base import Client
-
 from tests.support.caches import bare_cache
 from tests.support.commands import MANY_KEYS, ONE_KEY
 from tests.support.history import KILL, SPAN, Call, History, Part
 from tests.support.recorder import KEYS, RAW, Hand
+from tests.support.servers import stat
 from tests.support.traffic import Plan, record, record_restarts
 
 # The rules, tested with hand-made histories. A call is written as
@@ -51,6 +50,8 @@ def call(text):
             parts = [Part("k", seen, "step", int(by), sure)]
         case ("drop",):
             parts = [Part("k", did="drop", sure=sure)]
+        case ("crash",):  # of a server that does not have the counter
+            command, parts = KILL, [Part("k", did="drop")]
         case "get", *found:
             parts = [Part(*pair) for pair in zip(keys, map(value, found), strict=True)]
         case (("wipe" | "read"), *numbers):
@@ -63,7 +64,7 @@ def call(text):
         command,
         tuple(parts),
         number,
-        wipes=command in ("wipe", KILL),
+        wipes=command in ("wipe", KILL) and not parts,
         latest=int(more.get("latest", 0)),
         since=int(more["since"]) if "since" in more else None,
         error="down" if sure is None else "",
@@ -92,6 +93,9 @@ a deletion that failed: 1-2 put a, 3-4 drop?, 5-6 get -
 a miss as a deletion ends: 1-3 drop, 3-4 put a, 5-6 get -
 a miss while one of two deletions runs: 1-10 drop, 2-3 drop, 4-5 put a, 6-7 get -
 a restart: 1-2 put a, 3-4 kill, 5-6 get -
+a data server's restart: 1-2 put a, 3-4 crash, 5-6 get -
+another data server's restart: 1-2 put a, 3-4 crash, 5-6 get a
+cut off by a data server's restart: 0-1 get - by=b, 1-2 crash, 3-4 put a, 5-6 get - by=b
 cut off by a restart: 0-1 get - by=b, 1-2 kill, 3-4 put a, 5-6 get - by=b, 7-8 get a
 a long restart: 1-9 kill, 2-3 get? by=b, 3-4 put a, 5-6 get - by=b, 7-8 get a
 additions across an invalidation: 1-2 add a, 3-4 wipe, 5-6 add b
@@ -118,6 +122,7 @@ dead: 1-2 put? a, 3-4 wipe, 5-6 get a
 old: 1-2 put a, 3-4 put b, 5-6 get a
 old: 1-9 put a, 2-3 get a, 4-5 put b, 6-7 get a
 old: 1-2 put a, 3-4 drop, 5-6 get a
+old: 1-2 put a, 3-4 put b, 5-6 crash, 7-8 get a
 gone: 1-2 put a, 1-5 drop, 3-4 get -, 6-7 get a
 lost: 1-2 put a, 3-4 get -
 lost: 1-9 put a, 2-3 get a, 4-5 get -
@@ -224,8 +229,9 @@ def stress(amount):
 def plan(client, backend, tmp_path):
     """Return a function that makes the configuration of a history's processes."""
 
-    def make(server, options=OPTIONS, blind=""):
-        return Plan(backend, server.location, tmp_path, options[client], blind)
+    def make(servers, options=OPTIONS, blind=""):
+        locations = [server.location for server in servers]
+        return Plan(backend, locations, tmp_path, options[client], blind)
 
     return make
 
@@ -270,12 +276,30 @@ def strangers(backend, build):
         cache.close()
 
 
-@pytest.mark.parametrize("operations", [3_000, stress(200_000)])
-def test_many_processes_break_no_rule(build, start, plan, strangers, operations):
-    server = start("-m", "512")
-    all_are_there = strangers(server.location)
+@pytest.fixture
+def start_some(start):
+    """Return a function that starts servers, of which the first has the counter."""
 
-    calls = record(plan(server), operations)
+    def start_some(number):
+        servers = [start("-m", "512") for _ in range(number)]
+        return sorted(servers, key=lambda server: server.location)
+
+    return start_some
+
+
+ONE_OR_SEVERAL = pytest.mark.parametrize("number", [1, 3], ids=["alone", "three"])
+
+
+@ONE_OR_SEVERAL
+@pytest.mark.parametrize("operations", [3_000, stress(200_000)])
+def test_many_processes_break_no_rule(
+    build, start_some, plan, strangers, operations, number
+):
+    servers = start_some(number)
+    locations = [server.location for server in servers]
+    all_are_there = strangers(locations)
+
+    calls = record(plan(servers), operations)
     history = History(calls)
     assert_possible(history)
     assert all_are_there()
@@ -287,28 +311,37 @@ def test_many_processes_break_no_rule(build, start, plan, strangers, operations)
     few = {what for what in SHARES if tally[what] * 1000 < operations * SHARES[what]}
     assert not few
     assert tally["calls of newcomers"] > 0
-    names = names_of(Hand(build(server.location), "invalidator", "one", 0))
+    names = names_of(Hand(build(locations), "invalidator", "one", 0))
     assert names <= {call.command for call in calls}
-    observer = Client(server.location)
-    assert observer.stats()[b"evictions"] == 0
-    observer.close()
+    assert [stat(server, "evictions") for server in servers] == [0] * number
 
 
+@ONE_OR_SEVERAL
 @pytest.mark.parametrize(("blind", "rule"), [("reads", "dead"), ("writes", "lost")])
-def test_without_validation_rules_are_broken(start, plan, blind, rule):
+def test_without_validation_rules_are_broken(start_some, plan, blind, rule, number):
     """This shows that the histories detect errors: only validation is missing."""
-    history = History(record(plan(start("-m", "512"), blind=blind), 2_000))
+    history = History(record(plan(start_some(number), blind=blind), 2_000))
     assert rule in {violation.rule for violation in history.violations()}
 
 
+@pytest.mark.parametrize(
+    ("number", "killed"),
+    [(1, 0), (3, 0), (3, 1)],
+    ids=["the only server", "the counter server of three", "a data server of three"],
+)
 @pytest.mark.parametrize("restarts", [10, stress(1_000)])
-def test_restarts_break_no_rule(client, start, plan, restarts):
-    """The server is killed at random moments and restarts empty.
+def test_restarts_break_no_rule(client, start_some, plan, restarts, number, killed):
+    """A server is killed at random moments and restarts empty.
 
     Each time, all threads work again.
     """
-    server = start()
-    calls = record_restarts(plan(server, RETRY_AT_ONCE), server, restarts)
+    servers = start_some(number)
+    calls = record_restarts(
+        plan(servers, RETRY_AT_ONCE),
+        servers[killed],
+        restarts,
+        has_counter=killed == 0,
+    )
     history = History(calls)
     assert_possible(history)
 

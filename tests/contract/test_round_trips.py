@@ -364,7 +364,9 @@ OCCASIONS = {
 @pytest.fixture
 def proxies(start):
     """Three proxies, each in front of its own memcached."""
-    counting = [CountingProxy(start().port) for _ in range(3)]
+    counting: list[CountingProxy] = []
+    for _ in range(3):
+        counting.append(CountingProxy(start().port, *counting[:1]))
     yield counting
     for proxy in counting:
         proxy.close()

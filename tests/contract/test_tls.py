@@ -157,6 +157,25 @@ def test_it_is_strict(caches, size):
         assert ours.get("k") == b"v" * size
 
 
+@EACH_SETTING
+def test_on_several_servers_nothing_hangs(backend, encrypted, tls, options):
+    """The counter is read in parallel. Two names of one server count as two servers."""
+    second = encrypted.location.replace("127.0.0.1", "localhost")
+    given = {**tls, **options}
+    with closing(our_cache(backend, [encrypted.location, second], OPTIONS=given)) as ours:
+        for size in SIZES:
+            ours.set("k", b"v" * size)
+            assert ours.get("k") == b"v" * size
+        for size in (100, 1000, 5000, 17000):
+            values = {f"k{number}": b"v" * (size + number) for number in range(30)}
+            assert ours.set_many(values) == []
+            assert ours.get_many(values) == values
+            ours.invalidate_namespace()
+            assert ours.get_many(values) == {}
+        (connection,) = ours._cache._binder.binding().counter_reader._idle
+        assert isinstance(connection, ssl.SSLSocket)
+
+
 def test_without_a_timeout_nothing_hangs(encrypted, certificate):
     """In a process of its own, which is ended if it does."""
     code = f"""

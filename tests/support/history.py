@@ -41,6 +41,8 @@ SPAN = 10**6
 #: Separates the pieces of a text: the stored value, and what was appended or prepended.
 BAR = "|"
 
+#: A server was killed, and has restarted empty. If it has the counter, that wipes. If
+#: not, each key may have been dropped: its server depends on the generation.
 KILL = "kill"
 
 #: The counter was deleted, and nothing else.
@@ -194,7 +196,7 @@ class History:
         self._wiped = _Between(call for call in self._wipes if not call.error)
         self._wipe_begins = [call.begin for call in self._wipes]
         self._wipe_ends = list(accumulate((call.end for call in self._wipes), max))
-        self._lives = _Gaps(call for call in self._wipes if call.command == KILL)
+        self._lives = _Gaps(call for call in self.calls if call.command == KILL)
         self._calm = _Gaps(call for call in self._wipes if call.command == SETTLING)
         self._cut_off = self._find_cut_off()
 

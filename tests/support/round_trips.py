@@ -24,10 +24,11 @@ class CountingProxy:
 
     A counter read is parallel if a command is sent before the read is answered. To find
     this out, the proxy keeps the read until then. `parallel` counts these reads, and
-    `count` counts all other round trips.
+    `count` counts all other round trips. The command may go through a proxy `beside`.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, beside: CountingProxy | None = None) -> None:
+        self.group: object = beside.group if beside else self
         self.server = ("127.0.0.1", port)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.location = f"127.0.0.1:{self.listener.getsockname()[1]}"
@@ -90,10 +91,10 @@ class _Relay:
             self._selector.select(patience)
             # Again, because a counter read may have come just before its command,
             # perhaps on a new connection.
-            while self._accept(self._selector.select(0)):
+            while self._accept(ready := self._selector.select(0)):
                 pass
             requests: list[tuple[_Connection, bytes]] = []
-            for key, _ in self._selector.select(0):
+            for key, _ in ready:
                 if key.data is None:
                     self._woken.recv(4096)
                 else:
@@ -145,10 +146,11 @@ class _Relay:
             self._held[connection] = request, time.monotonic() + _SOON
         else:
             self._begin(connection, request)
-            while self._held:
-                reading, (read, _) = self._held.popitem()
-                reading.proxy.parallel += 1
-                self._send(reading, read)
+            for reading, (read, _) in list(self._held.items()):
+                if reading.proxy.group is connection.proxy.group:
+                    del self._held[reading]
+                    reading.proxy.parallel += 1
+                    self._send(reading, read)
 
     def _begin(self, connection: _Connection, request: bytes) -> None:
         connection.proxy.count += 1

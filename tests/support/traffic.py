@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.support.disturbances import BROKEN_OFF, Disturbance
-from tests.support.history import KILL, Call
-from tests.support.recorder import Hand
+from tests.support.history import KILL, Call, Part
+from tests.support.recorder import KEYS, Hand
 
 #: What the threads of each process do. The last process joins late.
 PROCESSES = [
     ("writer", "writer"),
     ("reader", "reader"),
     ("invalidator", "reader"),
+    ("reader", "writer"),
     ("writer", "reader"),
 ]
 THREADS = 2
@@ -42,7 +43,7 @@ class Plan:
     """
 
     backend: str
-    location: str
+    location: str | list[str]
     folder: Path
     options: dict[str, Any] = field(default_factory=dict)
     blind: str = ""
@@ -248,11 +249,15 @@ def record(plan: Plan, operations: int) -> list[Call]:
     return traffic.calls
 
 
-def record_restarts(plan: Plan, server: Any, cycles: int) -> list[Call]:
-    """Return a history in which the server is killed so often, and restarts empty.
+def record_restarts(
+    plan: Plan, server: Any, cycles: int, *, has_counter: bool = True
+) -> list[Call]:
+    """Return a history in which a server is killed so often, and restarts empty.
 
-    It is killed at a random moment after every thread has worked again.
+    It is killed at a random moment after every thread has worked again. `has_counter`
+    tells whether it is the counter server.
     """
+    lost = () if has_counter else tuple(Part(key, did="drop") for key in KEYS)
     dice = random.Random(cycles)
     kills = []
     with Traffic(plan) as traffic:
@@ -262,7 +267,7 @@ def record_restarts(plan: Plan, server: Any, cycles: int) -> list[Call]:
             begin = time.monotonic_ns()
             server.restart()
             end = time.monotonic_ns()
-            kills.append(Call(begin, end, "server", KILL, wipes=True))
+            kills.append(Call(begin, end, "server", KILL, lost, wipes=has_counter))
             traffic.wait_until(lambda end=end: traffic.all_worked_since(end))
             time.sleep(dice.random() / 10)
     return [*traffic.calls, *kills]

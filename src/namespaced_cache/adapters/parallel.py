@@ -12,6 +12,7 @@ generation ended, and it is as if the command had been carried out right then. S
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import weakref
@@ -21,10 +22,12 @@ from typing import Any
 
 from namespaced_cache.adapters.counter_read import ABSENT, CounterRead
 
+_log = logging.getLogger(__name__)
+
 _EOL = b"\r\n"
 _END = b"END\r\n"
 
-#: After a failure that may take time again, so many operations do without.
+#: After a failure that would probably come again, so many operations do without.
 _PAUSE = 100
 
 #: More bytes than the reply for a counter has.
@@ -53,11 +56,14 @@ class ParallelReader:
         self._connect = connect
         self._decode = decode
         self._idle: list[socket.socket] = []
+        #: The connections on which no reply has come yet.
+        self._fresh: weakref.WeakSet[Any] = weakref.WeakSet()
         self._process = os.getpid()
         #: How many further operations do without a connection.
         self._pause = 0
+        self._has_logged = False
         #: The reply that was last received, and its value. A counter seldom moves.
-        self._last: tuple[bytes, object] = (b"", None)
+        self._last: tuple[bytes | None, object] = (None, None)
         weakref.finalize(self, _close, self._idle)
 
     def begin(self, read: CounterRead) -> None:
@@ -68,8 +74,11 @@ class ParallelReader:
         read.connection = connection
         try:
             connection.sendall(self._request)
-        except OSError:  # the server, or a proxy, has closed it
+        except OSError as error:  # the server, or a proxy, has closed it
+            self._drop(read, error)
+        except BaseException:
             self._drop(read)
+            raise
 
     def end(self, read: CounterRead, *, is_answered: bool) -> None:
         """Receive the reply, unless the command had none."""
@@ -86,14 +95,14 @@ class ParallelReader:
             else:
                 read.value = self._value(self._whole(connection, reply))
         except Exception as error:  # noqa: BLE001  # the command must not fail for it
-            if isinstance(error, TimeoutError):
-                self._pause = _PAUSE
-            self._drop(read)
+            self._drop(read, error)
         except BaseException:
             self._drop(read)
             raise
         else:
             read.connection = None
+            if self._fresh:
+                self._fresh.discard(connection)
             self._idle.append(connection)
 
     def close(self) -> None:
@@ -110,14 +119,27 @@ class ParallelReader:
             self._pause -= 1
             return None
         try:
-            return self._connect()
-        except Exception:  # noqa: BLE001  # as above
-            self._pause = _PAUSE
+            connection = self._connect()
+        except Exception as error:  # noqa: BLE001  # as above
+            self._pause_after(error)
             return None
+        self._fresh.add(connection)
+        return connection
 
-    def _drop(self, read: CounterRead) -> None:
+    def _drop(self, read: CounterRead, error: Exception | None = None) -> None:
         connection, read.connection = read.connection, None
         connection.close()
+        is_fresh = connection in self._fresh
+        self._fresh.discard(connection)
+        # A connection that worked before may only have been idle for too long.
+        if error and (is_fresh or isinstance(error, TimeoutError)):
+            self._pause_after(error)
+
+    def _pause_after(self, error: Exception) -> None:
+        self._pause = _PAUSE
+        if not self._has_logged:
+            self._has_logged = True
+            _log.debug("The counter is read after the commands for now: %r", error)
 
     def _whole(self, connection: socket.socket, begun: bytes) -> bytes:
         """Receive the rest of a reply."""

@@ -341,6 +341,13 @@ class _Carrier:
         vars(self)["_carrying_sock"] = wrapped
 
 
+def end_records_with_commands(client: Any) -> None:
+    """Let each TLS record of a client end where a command ends: see `_records`."""
+    members = getattr(client, "clients", {"": client}).values()
+    if any(member.tls_context is not None for member in members):
+        add_base(client, _Carrier)
+
+
 def counter_reader(client: Any, key: str) -> CounterRequest | None:
     """Return a reader that reads a counter in the packets of a client's commands.
 

@@ -58,6 +58,10 @@ COMMANDS = table(
     keyless("disconnect_all", Shape.DISCONNECT),
 )
 
+#: libmemcached's defaults, in milliseconds.
+_CONNECT_TIMEOUT = 4000
+_POLL_TIMEOUT = 5000
+
 #: pylibmc's flag for a compressed value, which only its `get` decompresses.
 _COMPRESSED = 1 << 3
 
@@ -129,10 +133,11 @@ class PyLibMCAdapter(Adapter):
 
         libmemcached itself sends one command and awaits its reply.
         """
-        behaviors = counter_client.behaviors
         if server.options.get("username"):
             raise NoReaderError("the connection needs SASL")
-        if (server.options.get("behaviors") or {}).get("namespace"):
+        # Not the client's behaviors: libmemcached connects when it is asked for them.
+        behaviors = server.options.get("behaviors") or {}
+        if behaviors.get("namespace"):
             raise NoReaderError("libmemcached puts its own namespace before each key")
         try:
             address = locations.address(server.location)
@@ -203,7 +208,7 @@ def _connected(
     address: str | tuple[str, int], behaviors: Mapping[str, int]
 ) -> socket.socket:
     """Connect as libmemcached does with these behaviors, which are in milliseconds."""
-    patience = max(behaviors["connect_timeout"], 1) / 1000
+    patience = max(behaviors.get("connect_timeout", _CONNECT_TIMEOUT), 1) / 1000
     if isinstance(address, str):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(patience)
@@ -211,9 +216,9 @@ def _connected(
     else:
         connection = socket.create_connection(address, patience)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if behaviors["tcp_keepalive"]:
+        if behaviors.get("tcp_keepalive"):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    poll_timeout = behaviors["_poll_timeout"]
+    poll_timeout = behaviors.get("_poll_timeout", _POLL_TIMEOUT)
     connection.settimeout(None if poll_timeout < 0 else poll_timeout / 1000)
     return connection
 

@@ -126,6 +126,7 @@ class PyMemcacheAdapter(Adapter):
             reader = pipelined.counter_reader(client, server.key)
             if reader is not None:
                 return reader
+        pipelined.end_records_with_commands(client)
         return _parallel_reader(counter_client, server.key)
 
     call = staticmethod(hash_client.call)  # saves one function call
