@@ -99,7 +99,8 @@ class Users:
             monkeypatch.setattr(Counter, name, self._watched(getattr(Counter, name)))
 
     def _watched(self, method):
-        def watched(counter, client, *args, **kwargs):
+        def watched(counter, access, *args, **kwargs):
+            client = access._find_client()
             key = id(client)
             self.clients[key] = client  # so that no other gets its id
             self.users.setdefault(key, set()).add(threading.get_ident())
@@ -108,7 +109,7 @@ class Users:
                 self.at_once.append(client)
             self._busy.add(key)
             try:
-                return method(counter, client, *args, **kwargs)
+                return method(counter, access, *args, **kwargs)
             finally:
                 if entered:
                     self._busy.discard(key)

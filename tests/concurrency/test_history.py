@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.support.caches import bare_cache
 from tests.support.commands import MANY_KEYS, ONE_KEY
 from tests.support.history import KILL, SPAN, Call, History, Part
@@ -277,25 +278,20 @@ def strangers(backend, build):
 
 
 @pytest.fixture
-def start_some(start):
-    """Return a function that starts servers, of which the first has the counter."""
-
-    def start_some(number):
-        servers = [start("-m", "512") for _ in range(number)]
-        return sorted(servers, key=lambda server: server.location)
-
-    return start_some
+def servers(request, start):
+    """As many servers as the test asks for. The first has the counter."""
+    started = [start("-m", "512") for _ in range(request.param)]
+    return sorted(started, key=lambda server: server.location)
 
 
-ONE_OR_SEVERAL = pytest.mark.parametrize("number", [1, 3], ids=["alone", "three"])
+ONE_OR_SEVERAL = pytest.mark.parametrize(
+    "servers", [1, 3], indirect=True, ids=["alone", "three"]
+)
 
 
 @ONE_OR_SEVERAL
 @pytest.mark.parametrize("operations", [3_000, stress(200_000)])
-def test_many_processes_break_no_rule(
-    build, start_some, plan, strangers, operations, number
-):
-    servers = start_some(number)
+def test_many_processes_break_no_rule(build, servers, plan, strangers, operations):
     locations = [server.location for server in servers]
     all_are_there = strangers(locations)
 
@@ -313,29 +309,29 @@ def test_many_processes_break_no_rule(
     assert tally["calls of newcomers"] > 0
     names = names_of(Hand(build(locations), "invalidator", "one", 0))
     assert names <= {call.command for call in calls}
-    assert [stat(server, "evictions") for server in servers] == [0] * number
+    assert [stat(server, "evictions") for server in servers] == [0] * len(servers)
 
 
 @ONE_OR_SEVERAL
 @pytest.mark.parametrize(("blind", "rule"), [("reads", "dead"), ("writes", "lost")])
-def test_without_validation_rules_are_broken(start_some, plan, blind, rule, number):
+def test_without_validation_rules_are_broken(servers, plan, blind, rule):
     """This shows that the histories detect errors: only validation is missing."""
-    history = History(record(plan(start_some(number), blind=blind), 2_000))
+    history = History(record(plan(servers, blind=blind), 2_000))
     assert rule in {violation.rule for violation in history.violations()}
 
 
 @pytest.mark.parametrize(
-    ("number", "killed"),
+    ("servers", "killed"),
     [(1, 0), (3, 0), (3, 1)],
+    indirect=["servers"],
     ids=["the only server", "the counter server of three", "a data server of three"],
 )
 @pytest.mark.parametrize("restarts", [10, stress(1_000)])
-def test_restarts_break_no_rule(client, start_some, plan, restarts, number, killed):
+def test_restarts_break_no_rule(client, servers, plan, restarts, killed):
     """A server is killed at random moments and restarts empty.
 
     Each time, all threads work again.
     """
-    servers = start_some(number)
     calls = record_restarts(
         plan(servers, RETRY_AT_ONCE),
         servers[killed],

@@ -162,7 +162,9 @@ def test_on_several_servers_nothing_hangs(backend, encrypted, tls, options):
     """The counter is read in parallel. Two names of one server count as two servers."""
     second = encrypted.location.replace("127.0.0.1", "localhost")
     given = {**tls, **options}
-    with closing(our_cache(backend, [encrypted.location, second], OPTIONS=given)) as ours:
+    with closing(
+        our_cache(backend, [encrypted.location, second], OPTIONS=given)
+    ) as ours:
         for size in SIZES:
             ours.set("k", b"v" * size)
             assert ours.get("k") == b"v" * size

@@ -16,7 +16,6 @@ from tests.support.outages import COMMANDS, ERRORS, LOUD, all_recover, read, wor
 from tests.support.proxies import Proxy
 from tests.support.servers import Memcached
 
-
 #: A request that reads a counter and nothing else.
 COUNTER_READ = re.compile(rb"get nsc:[\w.-]+\r\n")
 

@@ -80,7 +80,7 @@ def take_out_validation(blind: str) -> None:
         counter = binding.counter
         answer = _REPEAT
         while answer is _REPEAT:
-            latest = counter.latest or counter.read(binding.counter_client)
+            latest = counter.latest or counter.read(binding.access)
             answer = operation._trusting(binding, latest)
         return answer
 

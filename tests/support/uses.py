@@ -8,6 +8,8 @@ from operator import methodcaller
 
 import pytest
 
+from namespaced_cache.adapters.adapter import adapter_of
+from namespaced_cache.adapters.counter_access import CounterAccess
 from namespaced_cache.core.binding import Binding
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.keys import GenerationKeys
@@ -74,6 +76,11 @@ class Clock:
 
     def monotonic(self):
         return self.now
+
+
+def reach(client) -> CounterAccess:
+    """Return the access to a counter by a real client."""
+    return CounterAccess(adapter_of(client), lambda: client, None)
 
 
 def as_another_process(cache):

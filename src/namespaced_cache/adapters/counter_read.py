@@ -24,7 +24,7 @@ class CounterRead:
 
     __slots__ = ("began", "connection", "floor", "is_acknowledged", "reached", "value")
 
-    def __init__(self, floor: int, began: float, *, reached: bool) -> None:
+    def __init__(self, floor: int, began: float, reached: bool) -> None:  # noqa: FBT001
         self.floor = floor
         self.began = began
         self.reached = reached
@@ -43,11 +43,11 @@ class CounterReader(Protocol):
     def begin(self, read: CounterRead) -> None:
         """Begin a counter read, before the command."""
 
-    def end(self, read: CounterRead, *, is_answered: bool) -> None:
-        """End the counter read, after the command has returned or raised.
+    def end(self, read: CounterRead) -> None:
+        """End the counter read, after the command has received its reply."""
 
-        `is_answered` is False if the command has received no reply.
-        """
+    def abandon(self, read: CounterRead) -> None:
+        """End the counter read, if the command has received no reply."""
 
     def close(self) -> None:
         """Close the connections that the reader itself has opened."""

@@ -52,6 +52,7 @@ class ParallelReader:
         decode: Callable[[bytes, int], object],
     ) -> None:
         self._request = b"get " + wire_key + _EOL
+        self._increment = b"incr " + wire_key + b" 1" + _EOL
         self._head = b"VALUE " + wire_key + b" "
         self._connect = connect
         self._decode = decode
@@ -66,34 +67,33 @@ class ParallelReader:
         self._last: tuple[bytes | None, object] = (None, None)
         weakref.finalize(self, _close, self._idle)
 
-    def begin(self, read: CounterRead) -> None:
-        """Send the request, on a connection that no other operation uses."""
+    def begin(self, read: CounterRead, request: bytes | None = None) -> None:
+        """Send a request, on a connection that no other operation uses."""
         connection = self._take()
         if connection is None:
             return
         read.connection = connection
         try:
-            connection.sendall(self._request)
+            connection.sendall(request or self._request)
         except OSError as error:  # the server, or a proxy, has closed it
             self._drop(read, error)
         except BaseException:
             self._drop(read)
             raise
 
-    def end(self, read: CounterRead, *, is_answered: bool) -> None:
-        """Receive the reply, unless the command had none."""
+    def end(
+        self, read: CounterRead, parse: Callable[[bytes], object] | None = None
+    ) -> None:
+        """Receive the reply."""
         connection: Any = read.connection
         if connection is None:
-            return
-        if not is_answered:
-            self._drop(read)
             return
         try:
             reply = connection.recv(_SIZE)
             if reply == self._last[0]:  # the fast path
                 read.value = self._last[1]
             else:
-                read.value = self._value(self._whole(connection, reply))
+                read.value = (parse or self._value)(self._whole(connection, reply))
         except Exception as error:  # noqa: BLE001  # the command must not fail for it
             self._drop(read, error)
         except BaseException:
@@ -104,6 +104,29 @@ class ParallelReader:
             if self._fresh:
                 self._fresh.discard(connection)
             self._idle.append(connection)
+
+    def abandon(self, read: CounterRead) -> None:
+        """Receive no reply, and close the connection, on which it may still come."""
+        if read.connection is not None:
+            self._drop(read)
+
+    def get(self) -> object:
+        """Return the counter's value: one round trip. UNREAD after a failure."""
+        read = CounterRead(0, 0, reached=False)
+        self.begin(read)
+        self.end(read)
+        return read.value
+
+    def increment(self) -> object:
+        """Increment the counter, and return its number: one round trip.
+
+        None if there is no counter, and UNREAD after a failure. The counter may have
+        been incremented even then.
+        """
+        read = CounterRead(0, 0, reached=False)
+        self.begin(read, self._increment)
+        self.end(read, _number)
+        return read.value
 
     def close(self) -> None:
         """Close the connections that no operation uses."""
@@ -172,6 +195,11 @@ class ParallelReader:
         value = self._decode(rest[:size], flags)
         self._last = (reply, value)
         return value
+
+
+def _number(reply: bytes) -> int | None:
+    """Return the number in the reply to `incr`, or None if there is no such key."""
+    return None if reply == b"NOT_FOUND\r\n" else int(reply)
 
 
 def _close(connections: list[socket.socket]) -> None:

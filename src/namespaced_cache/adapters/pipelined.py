@@ -21,6 +21,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 from pymemcache import Client  # not from its module, where a tracer puts its proxy
@@ -85,14 +86,11 @@ class CounterRequest:
         """Let this thread's next command send the counter read."""
         _waiting.request, _waiting.read = self, read
 
-    def end(
-        self,
-        read: CounterRead,  # noqa: ARG002  # see CounterReader
-        *,
-        is_answered: bool,  # noqa: ARG002  # as above
-    ) -> None:
+    def end(self, _: CounterRead) -> None:
         """Let no further command send the counter read."""
         _waiting.read = None
+
+    abandon = end
 
     def close(self) -> None:
         """Do nothing: the connections are the client's."""
@@ -189,6 +187,9 @@ class Socket:
         self._serde = member.serde
         #: Whether commands are sent over TLS: see `_records`.
         self._is_encrypted = isinstance(sock, ssl.SSLSocket)
+        self._send = (
+            partial(_send_records, sock) if self._is_encrypted else sock.sendall
+        )
         #: The counter read whose reply comes next, its request, and whether the counter
         #: is among the keys of a `get`.
         self._read: CounterRead | None = None
@@ -202,42 +203,46 @@ class Socket:
                 "a counter read was left unanswered on this connection"
             )
         read = _waiting.read
-        if read is not None:
-            request: CounterRequest = _waiting.request
-            end = data.find(_EOL)
-            is_noreply = data.endswith(b" noreply", 0, end)
-            read.is_acknowledged = read.is_acknowledged and not is_noreply
-            # Behind the first line of a storing command, the request would be stored as
-            # a part of the value.
-            if request.server == self._server and not (
-                end + len(_EOL) == len(data) and data.startswith(_STORING)
-            ):
-                _waiting.read = None  # the client may send several commands
-                if is_noreply:
-                    self._send_without_reply(data, read, request)
-                    return
-                self._read, self._request = read, request
-                self._among = data.startswith((b"get ", b"gets "))
-                if not self._among:
-                    self._send_with(data, request)
-                    return
-                command, _, keys = data.partition(b" ")
-                data = command + request.among + keys
-        self._send(data)
+        if read is None:
+            self._send(data)
+            return
+        request: CounterRequest = _waiting.request
+        if request.server != self._server:
+            self._send(data)
+        elif data.startswith((b"get ", b"gets ")):
+            _waiting.read = None  # the client may send several commands
+            self._read, self._request, self._among = read, request, True
+            command, _, keys = data.partition(b" ")
+            self._send(command + request.among + keys)
+        else:
+            self._send_before(data, read, request)
+
+    def _send_before(
+        self, data: bytes, read: CounterRead, request: CounterRequest
+    ) -> None:
+        """Send a command, and the request behind it."""
+        end = data.find(_EOL)
+        is_noreply = data.endswith(b" noreply", 0, end)
+        if is_noreply:
+            read.is_acknowledged = False
+        # Behind the first line of a storing command, the request would be stored as a
+        # part of the value.
+        if end + len(_EOL) == len(data) and data.startswith(_STORING):
+            self._send(data)
+            return
+        _waiting.read = None
+        if is_noreply:
+            self._send_without_reply(data, read, request)
+            return
+        self._read, self._request, self._among = read, request, False
+        self._send_with(data, request)
 
     def _send_with(self, data: bytes, request: CounterRequest) -> None:
-        if not self._is_encrypted:
-            self._sock.sendall(data + request.behind)
-            return
-        self._send(data)
-        self._sock.sendall(request.behind)
-
-    def _send(self, data: bytes) -> None:
-        if not self._is_encrypted:
-            self._sock.sendall(data)
-            return
-        for part in _records(data):
-            self._sock.sendall(part)
+        if self._is_encrypted:
+            self._send(data)
+            self._send(request.behind)
+        else:
+            self._send(data + request.behind)
 
     def _send_without_reply(
         self, data: bytes, read: CounterRead, request: CounterRequest
@@ -324,6 +329,11 @@ def _records(data: bytes) -> Iterator[bytes]:
             begin = start
         start = end
     yield data[begin:]
+
+
+def _send_records(sock: Any, data: bytes) -> None:
+    for part in _records(data):
+        sock.sendall(part)
 
 
 class _Carrier:

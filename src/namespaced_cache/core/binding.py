@@ -25,7 +25,9 @@ from namespaced_cache.adapters.adapter import (
     adapter_of,
     is_client,
 )
+from namespaced_cache.adapters.counter_access import CounterAccess
 from namespaced_cache.adapters.counter_read import CounterReader
+from namespaced_cache.adapters.parallel import ParallelReader
 from namespaced_cache.core import identity, registry
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.core.options import Options
@@ -77,6 +79,14 @@ class Binding:
                 counter.namespace,
                 reason,
             )
+        # With one server, the counter is asked as any command is.
+        reader, is_alone = self.counter_reader, self.counter_client is client
+        #: Reaches the counter outside of commands.
+        self.access = CounterAccess(
+            self.adapter,
+            self._find_counter_client,
+            reader if isinstance(reader, ParallelReader) and not is_alone else None,
+        )
         #: Whether a command that reads can fetch the counter as one more key.
         self.fetches_counter = (
             self.adapter.fetches_many_keys and self.counter_client is client
@@ -96,10 +106,10 @@ class Binding:
             )
         return keys
 
-    def ask_counter(self, question: Callable[[Counter, Any], int]) -> int:
+    def ask_counter(self, question: Callable[[Counter, CounterAccess], int]) -> int:
         """Call a method of the counter, such as `Counter.current`."""
         try:
-            return question(self.counter, self.counter_client)
+            return question(self.counter, self.access)
         except Exception:
             raise
         except BaseException:  # Ctrl-C, a test's time limit
@@ -111,6 +121,9 @@ class Binding:
         if not self._is_guarded:
             for client in {self.client, self.counter_client}:
                 self.adapter.close(client)
+
+    def _find_counter_client(self) -> Any:
+        return self.counter_client
 
     def _check_key(self, key: Key) -> None:
         self.adapter.check_key(self.client, key)

@@ -10,10 +10,9 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from namespaced_cache import events
-from namespaced_cache.adapters.adapter import adapter_of
+from namespaced_cache.adapters.counter_access import CounterAccess
 from namespaced_cache.adapters.counter_read import ABSENT, UNREAD, CounterRead
 from namespaced_cache.core import clock, pins
 from namespaced_cache.core.generation import (
@@ -31,6 +30,9 @@ _NO_REPLY = 2**64 - 1
 #: How often a counter is seeded or repaired before an operation fails.
 _MAX_REPAIRS = 10
 
+#: The moment of a read that nothing trusts.
+_NEVER = float("-inf")
+
 _lock = new_lock()
 
 
@@ -38,7 +40,7 @@ class Counter:
     """One namespace's counter on its server, and the latest generation.
 
     There is one object for all threads and all aliases that use the same counter. The
-    caller passes the counter client to each method that needs it. `latest` is the
+    caller passes the access to its server to each method that needs it. `latest` is the
     latest generation: the newest that this process has seen. It is 0 at first, and
     never goes back.
     """
@@ -57,7 +59,7 @@ class Counter:
         #: server has caught up with.
         self._unreached = self._caught_up = 0
         #: The moment at which the counter read began that returned `latest`.
-        self._read_at = float("-inf")
+        self._read_at = _NEVER
 
     # Methods without a round trip.
 
@@ -95,53 +97,63 @@ class Counter:
 
     def begin_read(self) -> CounterRead:
         """Begin a read of the counter, for `latest_after`. No round trip."""
-        return CounterRead(self.latest, self._now(), reached=self.was_reached)
+        began = clock.monotonic() if self.is_timed else _NEVER
+        return CounterRead(self.latest, began, self.was_reached)
 
-    # Methods that use the counter client.
+    def confirms(self, read: CounterRead) -> bool:
+        """Tell whether a read shows that its generation is the latest. No round trip.
 
-    def read(self, client: Any) -> int | None:
+        This is the fast path of `latest_after`.
+        """
+        latest = self.latest
+        if read.value == latest == read.floor:
+            self._read_at = read.began
+            return True
+        return False
+
+    # Methods that ask the server.
+
+    def read(self, access: CounterAccess) -> int | None:
         """Return the generation on the server, and seed a missing counter.
 
         Returns None if the client hides that the server is down. An error that the
         client does not hide is raised unchanged. One round trip, or three to seed.
         """
         read = self.begin_read()
-        read.value = self._get(client)
-        return self._settle(client, read)
+        read.value = self._get(access)
+        return self._settle(access, read)
 
-    def latest_after(self, client: Any, read: CounterRead) -> int | None:
+    def latest_after(self, access: CounterAccess, read: CounterRead) -> int | None:
         """Return the latest generation after a counter read, or None as in `read`.
 
         No round trip if the counter read already has its value, else one.
         """
-        latest = self.latest
-        if read.value == latest == read.floor:  # the fast path
-            self._read_at = read.began
-            return latest
+        if self.confirms(read):
+            return read.floor
         if read.value is UNREAD:
             read.began = self._now()
-            read.value = self._get(client)
+            read.value = self._get(access)
         # Another thread may have started a newer generation since.
-        return None if self._settle(client, read) is None else self.latest
+        return None if self._settle(access, read) is None else self.latest
 
-    def current(self, client: Any) -> int:
+    def current(self, access: CounterAccess) -> int:
         """Return the generation on the server: one round trip, see `read`.
 
         Raises NamespaceUnavailable if the server does not answer.
         """
-        return self._acknowledged(self.read, client)
+        return self._acknowledged(self.read, access)
 
-    def invalidate(self, client: Any) -> int:
+    def invalidate(self, access: CounterAccess) -> int:
         """Start a new generation and return it: one round trip.
 
         The pins of this context move to it. Raises NamespaceUnavailable unless the
         server acknowledged the invalidation.
         """
-        generation = self._acknowledged(self._increment, client)
+        generation = self._acknowledged(self._increment, access)
         pins.move(self, generation)
         return generation
 
-    def _settle(self, client: Any, read: CounterRead) -> int | None:
+    def _settle(self, access: CounterAccess, read: CounterRead) -> int | None:
         """Return the generation that was read. Seed or repair the counter if necessary.
 
         A missing counter is seeded. A counter below the read's floor is repaired: it is
@@ -155,7 +167,7 @@ class Counter:
         for _ in range(_MAX_REPAIRS):
             seeded = False
             if value is ABSENT:
-                seeded = self._seed(client, reached=reached) is not None
+                seeded = self._seed(access, reached=reached) is not None
                 reached = reached or seeded
             else:
                 generation = self.generation_in(value)
@@ -165,11 +177,11 @@ class Counter:
                     self._note_latest(generation, began)
                     self._caught_up = unreached
                     return generation
-                self._repair(client, value, generation, floor)
+                self._repair(access, value, generation, floor)
             is_behind = False  # what is found from here on is newer
             # Read the counter again, because another process may have been first.
             began = self._now()
-            value = self._get(client)
+            value = self._get(access)
             if value is ABSENT and not seeded:
                 # The client hides an outage. Or the counter, which another process had
                 # seeded, was lost again.
@@ -178,12 +190,13 @@ class Counter:
                     return None
         raise self._unsettled()
 
-    def _repair(self, client: Any, value: object, found: int, floor: int) -> None:
+    def _repair(
+        self, access: CounterAccess, value: object, found: int, floor: int
+    ) -> None:
         # Compare-and-swap changes nothing if another process has repaired it meanwhile.
         # Items written under that process's number must not be lost.
-        adapter = adapter_of(client)
-        with self._named_in_errors(client, "decoded"):
-            adapter.compare_and_swap(client, self.key, value, self._new_seed(floor))
+        with self._named_in_errors(access, "decoded"):
+            access.compare_and_swap(self.key, value, self._new_seed(floor))
         events.note(
             "repaired",
             "Namespace %r: the counter went back from %d to %d: repaired",
@@ -192,48 +205,48 @@ class Counter:
             found,
         )
 
-    def _increment(self, client: Any) -> int | None:
+    def _increment(self, access: CounterAccess) -> int | None:
         # Increment again if the counter had to be seeded or repaired. If several
         # processes find it lost or too low at the same time, each must get a number of
         # its own.
         for _ in range(_MAX_REPAIRS):
-            read = CounterRead(self.latest + 1, self._now(), reached=self.was_reached)
-            read.value = answer = self._incremented(client)
+            read = CounterRead(self.latest + 1, self._now(), self.was_reached)
+            read.value = answer = self._incremented(access)
             if answer is False:
                 # pymemcache in its retry window, or with ignore_exc.
                 return None
             own = answer
             if answer is ABSENT:
                 # A newly seeded counter starts a new generation as well.
-                own = self._seed(client, reached=read.reached)
+                own = self._seed(access, reached=read.reached)
             if answer in (ABSENT, _NO_REPLY):
                 read.began = self._now()
-                read.value = self._get(client)
-            generation = self._settle(client, read)
+                read.value = self._get(access)
+            generation = self._settle(access, read)
             if generation is None or own in (generation, _NO_REPLY):
                 return generation
         raise self._unsettled()
 
-    def _incremented(self, client: Any) -> object:
-        adapter = adapter_of(client)
+    def _incremented(self, access: CounterAccess) -> object:
+        adapter = access.adapter
         try:
-            answer = client.incr(self.key, 1)
+            answer = access.increment(self.key)
         except adapter.not_found:
             answer = None
         except adapter.not_a_number as error:
             # The error for the counter's value is clearer, if there is one.
-            self.read(client)
+            self.read(access)
             raise self._unfit(f"cannot be incremented ({error})") from error
         return ABSENT if answer is None else answer
 
-    def _seed(self, client: Any, *, reached: bool) -> int | None:
+    def _seed(self, access: CounterAccess, *, reached: bool) -> int | None:
         """Store a counter if there is none. Return its number, or None.
 
         `reached` tells whether this process had read the counter before it was missing.
         """
         number = self._new_seed(self.latest)
-        with self._named_in_errors(client, "encoded"):
-            if not client.add(self.key, number):
+        with self._named_in_errors(access, "encoded"):
+            if not access.create(self.key, number):
                 return None
         if reached:
             events.note("lost", "Namespace %r: the counter was lost", self.namespace)
@@ -241,9 +254,9 @@ class Counter:
             events.note("seeded", "Namespace %r: counter seeded", self.namespace)
         return number
 
-    def _get(self, client: Any) -> object:
-        with self._named_in_errors(client, "decoded"):
-            return client.get(self.key, ABSENT)
+    def _get(self, access: CounterAccess) -> object:
+        with self._named_in_errors(access, "decoded"):
+            return access.get(self.key)
 
     def _new_seed(self, above: int) -> int:
         number = seed(max(above, self.latest))
@@ -253,7 +266,7 @@ class Counter:
 
     def _now(self) -> float:
         """Return the moment, if an alias trusts the latest generation for a time."""
-        return clock.monotonic() if self.is_timed else float("-inf")
+        return clock.monotonic() if self.is_timed else _NEVER
 
     def _note_latest(self, generation: int, began: float) -> None:
         if generation == self.latest:
@@ -288,10 +301,12 @@ class Counter:
             f"Namespace {self.namespace!r} on {self.server}: {reason}."
         )
 
-    def _acknowledged(self, ask: Callable[[Any], int | None], client: Any) -> int:
+    def _acknowledged(
+        self, ask: Callable[[CounterAccess], int | None], access: CounterAccess
+    ) -> int:
         """Return the number that the server answers, or raise NamespaceUnavailable."""
         try:
-            number = ask(client)
+            number = ask(access)
         except NamespaceError:
             raise
         except Exception as error:
@@ -306,12 +321,12 @@ class Counter:
         return number
 
     @contextmanager
-    def _named_in_errors(self, client: Any, how: str) -> Iterator[None]:
+    def _named_in_errors(self, access: CounterAccess, how: str) -> Iterator[None]:
         """Name the counter in the error if the client's serializer fails."""
         try:
             yield
         except Exception as error:
-            if adapter_of(client).is_undecodable(error):
+            if access.adapter.is_undecodable(error):
                 raise self._unfit(f"cannot be {how} ({error})") from error
             raise
 

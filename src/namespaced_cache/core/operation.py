@@ -57,8 +57,9 @@ class Operation:
         """
         raise NotImplementedError
 
-    def fetches_counter(self, binding: Binding) -> bool:
-        """Tell whether this command reads the counter itself, as one more key."""
+    @property
+    def fetches_counter(self) -> bool:
+        """Whether this command can fetch the counter itself, as one more key."""
         return False
 
     def outage_default(self) -> Any:
@@ -112,7 +113,7 @@ class Operation:
         """Carry out in the latest generation, and repeat if the counter has moved."""
         counter = binding.counter
         read = counter.begin_read() if counter.latest else None
-        generation = read.floor if read else counter.read(binding.counter_client)
+        generation = read.floor if read else counter.read(binding.access)
         if generation is None:
             return self.outage_default()
         answer, error = None, None
@@ -124,17 +125,20 @@ class Operation:
             # The error may come from a dead generation, or from the counter itself. It
             # is raised below if the counter has not moved.
             error = raised
-        if read and read.value is ABSENT:
-            missing = self.missing()
-            if missing is not _CLIENTS:
-                return missing  # the next operation that stores will seed the counter
-        # Another thread may have started a newer generation since.
-        latest = self._latest_after(binding, read) if read else counter.latest
-        if latest not in (generation, None):
-            return _REPEAT
+        if read is None or not counter.confirms(read):
+            if read and read.value is ABSENT:
+                missing = self.missing()
+                if missing is not _CLIENTS:
+                    return missing  # the next operation that stores seeds the counter
+            # Another thread may have started a newer generation since.
+            latest = self._latest_after(binding, read) if read else counter.latest
+            if latest not in (generation, None):
+                return _REPEAT
+            if latest is None and error is None:
+                return self.outage_default()
         if error is not None:
             raise error
-        return self.outage_default() if latest is None else answer
+        return answer
 
     def _latest_after(self, binding: Binding, read: CounterRead) -> int | None:
         """Return the latest generation after a counter read, or None.
@@ -143,7 +147,7 @@ class Operation:
         bare client would not have noticed it.
         """
         try:
-            latest = binding.counter.latest_after(binding.counter_client, read)
+            latest = binding.counter.latest_after(binding.access, read)
         except Exception as error:
             is_outage = binding.adapter.is_outage(error, self.command)
             if read.is_acknowledged or not is_outage:
@@ -157,18 +161,25 @@ class Operation:
         """Carry out, and read the counter meanwhile if that is possible."""
         keys = binding.keys(generation)
         reader = binding.counter_reader
-        if reader is None or read is None or self.fetches_counter(binding):
+        if (
+            reader is None
+            or read is None
+            or (binding.fetches_counter and self.fetches_counter)
+        ):
             return self.carry_out(binding, keys, read)
-        is_answered = False
         try:
             reader.begin(read)
             answer = self.carry_out(binding, keys, read)
-            is_answered = True
+            reader.end(read)
         except Exception as error:
-            is_answered = not binding.adapter.is_outage(error, self.command)
+            if binding.adapter.is_outage(error, self.command):
+                reader.abandon(read)
+            else:
+                reader.end(read)
             raise
-        finally:
-            reader.end(read, is_answered=is_answered)
+        except BaseException:  # Ctrl-C, a test's time limit
+            reader.abandon(read)
+            raise
         return answer
 
 
@@ -193,9 +204,10 @@ class Get(Operation):
             )
         return _fetch(binding, [wire_key], read).get(wire_key, self.default)
 
-    def fetches_counter(self, binding: Binding) -> bool:
-        """Tell whether the client fetches many keys from one server."""
-        return binding.fetches_counter
+    @property
+    def fetches_counter(self) -> bool:
+        """True: a read of many keys replaces it."""
+        return True
 
     def outage_default(self) -> Any:
         """Return the caller's default."""
@@ -261,19 +273,17 @@ class GetMany(Operation):
         """Get the items that exist, under the keys as the caller wrote them."""
         callers_keys = self.arguments.callers_keys
         wire_keys = keys.wire_keys(self.arguments.keys)
-        if read is not None and self.fetches_counter(binding):
+        if read is not None and binding.fetches_counter and self.fetches_counter:
             found = _fetch(binding, wire_keys, read)
         else:
             found = binding.adapter.call(binding.client, self.command, {}, wire_keys)
         spelled = dict(zip(wire_keys, callers_keys, strict=True))
         return {spelled[wire_key]: value for wire_key, value in found.items()}
 
-    def fetches_counter(self, binding: Binding) -> bool:
-        """Tell whether the client fetches many keys from one server.
-
-        The "gets" commands return tokens too, so they cannot fetch the counter.
-        """
-        return binding.fetches_counter and not self.command.name.startswith("gets_")
+    @property
+    def fetches_counter(self) -> bool:
+        """Whether it can: the "gets" commands return tokens too."""
+        return not self.command.name.startswith("gets_")
 
     def outage_default(self) -> Any:
         """Return an empty dictionary: no item was found."""

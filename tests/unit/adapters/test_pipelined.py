@@ -10,7 +10,6 @@ from contextlib import nullcontext, suppress
 import pymemcache
 import pytest
 from pymemcache.client.hash import HashClient
-from pymemcache.client.retrying import RetryingClient
 
 from namespaced_cache import NamespacedCache, NamespaceError
 from namespaced_cache.adapters import pipelined

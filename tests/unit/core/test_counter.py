@@ -21,6 +21,7 @@ from namespaced_cache.core import registry
 from namespaced_cache.core.counter import Counter
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.servers import answer_of
+from tests.support.uses import reach
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def raw(server):
 
 def answered(answer, floor=0):
     """Return a counter read that found this value."""
-    read = CounterRead(floor, began=0, reached=True)
+    read = CounterRead(floor, 0, reached=True)
     read.value = answer
     return read
 
@@ -89,8 +90,10 @@ def test_two_processes_that_seed_agree_on_one_number(real, counter, monkeypatch)
     """The other process seeds after the first has found no counter."""
     other = another_process(counter)
     numbers = []
-    before_next(monkeypatch, real, "add", lambda: numbers.append(other.read(real)))
-    numbers.append(counter.read(real))
+    before_next(
+        monkeypatch, real, "add", lambda: numbers.append(other.read(reach(real)))
+    )
+    numbers.append(counter.read(reach(real)))
     assert len(numbers) == 2
     assert numbers[0] == numbers[1] == other.latest == counter.latest
 
@@ -103,11 +106,14 @@ def test_an_invalidation_that_is_second_to_seed_returns_another_number(
     other = another_process(counter)
     numbers = []
     before_next(
-        monkeypatch, real, "add", lambda: numbers.append(getattr(other, method)(real))
+        monkeypatch,
+        real,
+        "add",
+        lambda: numbers.append(getattr(other, method)(reach(real))),
     )
-    numbers.append(counter.invalidate(real))
+    numbers.append(counter.invalidate(reach(real)))
     assert numbers == [other.latest, other.latest + 1]
-    assert other.read(real) == counter.latest == numbers[1]
+    assert other.read(reach(real)) == counter.latest == numbers[1]
 
 
 def test_seeding_is_logged(cache, caplog):
@@ -149,10 +155,10 @@ def test_an_invalidation_is_the_next_number_in_one_round_trip(build, proxy):
 def test_an_invalidation_counts_from_the_servers_number(real, counter):
     """It does not count from the latest generation of this process."""
     other = another_process(counter)
-    other.read(real)
+    other.read(reach(real))
     for _ in range(5):
-        counter.invalidate(real)
-    assert other.invalidate(real) == counter.latest + 1
+        counter.invalidate(reach(real))
+    assert other.invalidate(reach(real)) == counter.latest + 1
 
 
 def test_no_two_invalidations_return_one_number(build):
@@ -182,7 +188,7 @@ def test_an_answer_is_valid_though_another_thread_invalidated_meanwhile(
     real, counter, monkeypatch, method, asks
 ):
     """The number is old when it arrives, but the server held it during the read."""
-    counter.read(real)
+    counter.read(reach(real))
     ask = getattr(real, asks)
     answers = []
 
@@ -190,11 +196,11 @@ def test_an_answer_is_valid_though_another_thread_invalidated_meanwhile(
         answer = ask(*args)
         if not answers:
             answers.append(answer)
-            counter.invalidate(real)
+            counter.invalidate(reach(real))
         return answer
 
     monkeypatch.setattr(real, asks, answer_late)
-    assert getattr(counter, method)(real) == answers[0]
+    assert getattr(counter, method)(reach(real)) == answers[0]
     assert real.get(counter.key) == counter.latest == answers[0] + 1
 
 
@@ -319,12 +325,12 @@ def test_a_fork_while_another_thread_holds_the_lock_leaves_no_deadlock():
 def test_a_lost_counter_begins_above_the_latest_generation(
     real, counter, monkeypatch, method, clock
 ):
-    counter.read(real)
-    seen = counter.invalidate(real)
+    counter.read(reach(real))
+    seen = counter.invalidate(reach(real))
     real.delete(counter.key)
     if clock == "behind":
         monkeypatch.setattr(clock_module, "wall", lambda: 7)
-    number = getattr(counter, method)(real)
+    number = getattr(counter, method)(reach(real))
     assert number > seen
     assert number == counter.latest == real.get(counter.key)
 
@@ -338,9 +344,9 @@ def test_a_lost_counter_brings_no_item_back(cache, real, counter):
 @pytest.mark.parametrize(("method", "added"), [("read", 0), ("invalidate", 1)])
 def test_a_counter_that_went_back_is_repaired(real, counter, caplog, method, added):
     """A server that was down may return with an old number."""
-    seen = counter.read(real)
+    seen = counter.read(reach(real))
     real.set(counter.key, seen - 5)
-    number = getattr(counter, method)(real)
+    number = getattr(counter, method)(reach(real))
     assert number > seen
     assert number == counter.latest == real.get(counter.key)
     text = (
@@ -354,17 +360,17 @@ def test_a_repair_accepts_the_number_that_another_process_made(
     real, counter, monkeypatch
 ):
     other = another_process(counter)
-    seen = counter.read(real)
+    seen = counter.read(reach(real))
     real.set(counter.key, seen - 5)
-    before_next(monkeypatch, real, "get", lambda: other.invalidate(real))
-    number = counter._settle(real, answered(seen - 5, floor=seen))
+    before_next(monkeypatch, real, "get", lambda: other.invalidate(reach(real)))
+    number = counter._settle(reach(real), answered(seen - 5, floor=seen))
     assert number == other.latest > seen
 
 
 def test_a_counter_that_is_lost_again_is_seeded_again(real, counter, monkeypatch):
     """The answer to the first seed does not count as an outage."""
     before_next(monkeypatch, real, "get", lambda: None)
-    assert counter.read(real)
+    assert counter.read(reach(real))
     real.delete(counter.key)
     asked = []
     get = real.get
@@ -376,16 +382,16 @@ def test_a_counter_that_is_lost_again_is_seeded_again(real, counter, monkeypatch
         return get(key, default)
 
     monkeypatch.setattr(real, "get", lost_at_first)
-    assert counter.read(real) == get(counter.key)
+    assert counter.read(reach(real)) == get(counter.key)
     assert len(asked) == 3
 
 
 def test_a_counter_that_another_process_repaired_is_not_repaired_again(real, counter):
     """A second repair would lose what that process has stored meanwhile."""
-    seen = counter.read(real)
+    seen = counter.read(reach(real))
     repaired = seen + 10**9
     real.set(counter.key, repaired)
-    assert counter._settle(real, answered(seen - 5, floor=seen)) == repaired
+    assert counter._settle(reach(real), answered(seen - 5, floor=seen)) == repaired
     assert real.get(counter.key) == repaired
 
 
@@ -431,17 +437,17 @@ def test_an_invalidation_that_is_second_to_repair_returns_another_number(
     real, counter, monkeypatch
 ):
     """Two invalidations that find the counter too low do not return the same number."""
-    seen = counter.read(real)
+    seen = counter.read(reach(real))
     other = another_process(counter)
-    assert other.read(real) == seen
+    assert other.read(reach(real)) == seen
     real.set(counter.key, seen - 5)
     numbers = []
 
     def overtaken():
-        numbers.append(other.invalidate(real))
+        numbers.append(other.invalidate(reach(real)))
 
     before_next(monkeypatch, adapter.adapter_of(real), "compare_and_swap", overtaken)
-    numbers.append(counter.invalidate(real))
+    numbers.append(counter.invalidate(reach(real)))
     assert seen < numbers[0] < numbers[1] == real.get(counter.key)
 
 
@@ -638,14 +644,14 @@ def test_a_client_that_waits_for_no_reply_seeds_a_lost_counter(build, raw):
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_bool_is_not_a_generation(real, counter, answer):
     with pytest.raises(NamespaceError) as caught:
-        counter._settle(real, answered(answer))
+        counter._settle(reach(real), answered(answer))
     assert str(caught.value) == refused(counter, answer)
 
 
 @pytest.mark.parametrize("answer", [10**18, f"{10**18}", b"%d" % 10**18, 2**63 - 1])
 def test_a_whole_number_of_any_type_is_a_generation(real, counter, answer):
     """Without a serializer, pymemcache returns bytes."""
-    assert counter._settle(real, answered(answer)) == int(answer)
+    assert counter._settle(reach(real), answered(answer)) == int(answer)
 
 
 def test_an_invalidation_before_the_server_is_reached_takes_effect_later(
