@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import pytest
 from pymemcache import HashClient
+from pymemcache.client import base
 
-from namespaced_cache.adapters import pipelined
 from namespaced_cache.adapters.broken_off import guard
 from tests.support.caches import BACKENDS, our_cache
 from tests.support.servers import stat
@@ -209,14 +209,14 @@ def location(request, server, start):
 
 def break_off(monkeypatch, act, cache):
     """Break a command off. Return the socket that it waited at."""
-    receive, waited = pipelined.Socket.recv, []
+    receive, waited = base._recv, []
 
     def limited(sock, _):
         waited.append(sock)
-        monkeypatch.setattr(pipelined.Socket, "recv", receive)
+        monkeypatch.setattr(base, "_recv", receive)
         raise TimeLimit
 
-    monkeypatch.setattr(pipelined.Socket, "recv", limited)
+    monkeypatch.setattr(base, "_recv", limited)
     with pytest.raises(TimeLimit):
         act(cache)
     return waited[0]

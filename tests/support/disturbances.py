@@ -63,10 +63,24 @@ def jumping(by: float, _: float) -> Callable[[], float]:
 
 #: For each process, how its clock goes wrong, and by how many seconds.
 CLOCKS = {
-    "all frozen": [(frozen, 0)] * 4,
-    "all jump": [(jumping, by) for by in (10 * HOUR, 50 * YEAR, 2000 * YEAR, 3 * YEAR)],
-    "behind": [(skewed, -5 * HOUR), (skewed, 0), (frozen, -9 * YEAR), (skewed, -HOUR)],
-    "mixed": [(frozen, 0), (skewed, 30 * YEAR), (jumping, YEAR), (skewed, -20 * YEAR)],
+    "all frozen": [(frozen, 0)] * 5,
+    "all jump": [
+        (jumping, by) for by in (10 * HOUR, 50 * YEAR, 2000 * YEAR, 3 * YEAR, HOUR)
+    ],
+    "behind": [
+        (skewed, -5 * HOUR),
+        (skewed, 0),
+        (frozen, -9 * YEAR),
+        (skewed, -2 * HOUR),
+        (skewed, -HOUR),
+    ],
+    "mixed": [
+        (frozen, 0),
+        (skewed, 30 * YEAR),
+        (jumping, YEAR),
+        (skewed, 0),
+        (skewed, -20 * YEAR),
+    ],
 }
 
 

@@ -28,7 +28,7 @@ evicted.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, chain
 from math import inf
@@ -187,9 +187,14 @@ class Sight(NamedTuple):
 
 
 class History:
-    """What several processes did. `tally` counts it while it is checked."""
+    """What several processes did. `tally` counts it while it is checked.
 
-    def __init__(self, calls: Iterable[Call]) -> None:
+    After a restart, a thread may find a broken connection in so many calls as `broken`
+    says. With several servers, it does not use each of them at once.
+    """
+
+    def __init__(self, calls: Iterable[Call], broken: int = 1) -> None:
+        self._broken = broken
         self.calls = sorted(calls, key=_begin)
         self.tally: Counter[str] = Counter(calls=len(self.calls))
         self._wipes = [call for call in self.calls if call.wipes]
@@ -257,15 +262,18 @@ class History:
         """Find the calls whose connection a restart may have broken.
 
         These are the calls for which the server restarted after the thread's previous
-        call began and before this call ended. Their misses do not count, because
-        pylibmc answers "nothing" when it finds its connection broken.
+        call began and before this call ended (or the call before that, and so on: see
+        `broken`). Their misses do not count, because pylibmc answers "nothing" when it
+        finds its connection broken.
         """
-        last: dict[str, int] = {}
+        last: dict[str, deque[int]] = defaultdict(lambda: deque(maxlen=self._broken))
         cut_off = set()
         for call in self.calls:
-            if self._lives.of(last.get(call.who, call.begin), call.end) is None:
+            begins = last[call.who]
+            first = begins[0] if begins else call.begin
+            if self._lives.of(first, call.end) is None:
                 cut_off.add((call.who, call.begin))
-            last[call.who] = call.begin
+            begins.append(call.begin)
         return cut_off
 
     def _see(self, key: str) -> Iterator[Sight]:

@@ -262,17 +262,14 @@ def test_an_invalidation_is_one_round_trip_for_100_000_keys(build, proxy):
         (lambda cache: cache._cache.flush_all(), 1),
         (lambda cache: cache.generation, 1),
         (lambda cache: cache.namespace, 0),
-        (lambda cache: cache.set("k", 1), "a counter read"),
-        (lambda cache: cache.add("k", 1), "a counter read"),
-        (lambda cache: cache.incr("k"), "a counter read"),
-        (lambda cache: cache.delete("k"), "a counter read"),
-        (lambda cache: cache.touch("k"), "a counter read"),
+        (lambda cache: cache.set("k", 1), 1),
+        (lambda cache: cache.add("k", 1), 1),
+        (lambda cache: cache.incr("k"), 1),
+        (lambda cache: cache.delete("k"), 1),
+        (lambda cache: cache.touch("k"), 1),
     ],
 )
-def test_the_round_trips_of_a_method(client, build, proxy, method, trips):
-    """With pymemcache, the counter read of a write is pipelined."""
-    if trips == "a counter read":
-        trips = {"pymemcache": 1, "pylibmc": 2}[client]
+def test_the_round_trips_of_a_method(build, proxy, method, trips):
     cache = build(proxy.location)
     cache.set_many({"k": 1, "l": 2})
     assert proxy.during(lambda: method(cache)) == trips

@@ -13,13 +13,13 @@ generation ended, and it is as if the command had been carried out right then. S
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from namespaced_cache import forks
 from namespaced_cache.adapters.counter_read import ABSENT, CounterRead
 
 _log = logging.getLogger(__name__)
@@ -58,14 +58,14 @@ class ParallelReader:
         self._decode = decode
         self._idle: list[socket.socket] = []
         #: The connections on which no reply has come yet.
-        self._fresh: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._process = os.getpid()
+        self._fresh: set[socket.socket] = set()
         #: How many further operations do without a connection.
         self._pause = 0
         self._has_logged = False
         #: The reply that was last received, and its value. A counter seldom moves.
         self._last: tuple[bytes | None, object] = (None, None)
         weakref.finalize(self, _close, self._idle)
+        forks.release_in_child(self, ParallelReader._release)
 
     def begin(self, read: CounterRead, request: bytes | None = None) -> None:
         """Send a request, on a connection that no other operation uses."""
@@ -132,12 +132,16 @@ class ParallelReader:
         """Close the connections that no operation uses."""
         _close(self._idle)
 
+    def _release(self) -> bool:
+        """Close the connections of the parent process. The reader can be used again."""
+        self.close()
+        return True
+
     def _take(self) -> socket.socket | None:
-        if self._process != os.getpid():  # the connections are the parent's
-            self.close()
-            self._process = os.getpid()
-        with suppress(IndexError):
+        try:
             return self._idle.pop()
+        except IndexError:
+            pass
         if self._pause:
             self._pause -= 1
             return None

@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from typing import Any, cast
 
 from pymemcache import Client  # not from its module, where a tracer puts its proxy
@@ -340,15 +341,14 @@ class _Carrier:
     """A base before a class of pymemcache's clients. It wraps their sockets."""
 
     server: Any
+    _carrying_sock: Socket | None = None
 
-    @property
-    def sock(self) -> Socket | None:
-        return vars(self).get("_carrying_sock")
+    def _carry(self, sock: Any) -> None:
+        carrying = None if sock is None else Socket(sock, cast("Client", self))
+        self._carrying_sock = carrying
 
-    @sock.setter
-    def sock(self, sock: Any) -> None:
-        wrapped = None if sock is None else Socket(sock, cast("Client", self))
-        vars(self)["_carrying_sock"] = wrapped
+    # The client reads it six times for each command, so this is no function of Python.
+    sock = property(attrgetter("_carrying_sock"), _carry)
 
 
 def end_records_with_commands(client: Any) -> None:

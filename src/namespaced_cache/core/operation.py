@@ -47,6 +47,9 @@ class Operation:
     #: The command, for `Adapter.is_outage`. Item access has none.
     command: Command | None
 
+    #: Whether this command can fetch the counter itself, as one more key.
+    fetches_counter = False
+
     def carry_out(
         self, binding: Binding, keys: GenerationKeys, read: CounterRead | None
     ) -> Any:
@@ -56,11 +59,6 @@ class Operation:
         trusted. A command that fetches the counter itself sets the value of `read`.
         """
         raise NotImplementedError
-
-    @property
-    def fetches_counter(self) -> bool:
-        """Whether this command can fetch the counter itself, as one more key."""
-        return False
 
     def outage_default(self) -> Any:
         """Return the answer while the client hides that a server is down."""
@@ -184,9 +182,11 @@ class Operation:
 
 
 class Get(Operation):
-    """`get`, which can fetch the counter as one more key."""
+    """`get`, which a read of many keys can replace."""
 
     __slots__ = ("default", "key")
+
+    fetches_counter = True
 
     def __init__(self, command: Command, key: Key, default: Any) -> None:
         self.command: Command = command
@@ -203,11 +203,6 @@ class Get(Operation):
                 binding.client, self.command, self.default, wire_key, self.default
             )
         return _fetch(binding, [wire_key], read).get(wire_key, self.default)
-
-    @property
-    def fetches_counter(self) -> bool:
-        """True: a read of many keys replaces it."""
-        return True
 
     def outage_default(self) -> Any:
         """Return the caller's default."""
@@ -281,7 +276,7 @@ class GetMany(Operation):
         return {spelled[wire_key]: value for wire_key, value in found.items()}
 
     @property
-    def fetches_counter(self) -> bool:
+    def fetches_counter(self) -> bool:  # type: ignore[override]  # a constant elsewhere
         """Whether it can: the "gets" commands return tokens too."""
         return not self.command.name.startswith("gets_")
 
