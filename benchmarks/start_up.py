@@ -19,6 +19,9 @@ from subjects import BACKENDS
 #: Holds the name of the run.
 RUN_VARIABLE = "NAMESPACED_CACHE_RUN"
 
+#: Says that this is a test run, where an alias needs no NAMESPACE.
+TESTS_VARIABLE = "NAMESPACED_CACHE_TESTS"
+
 #: Prints the seconds from the setting to the first reply, including all imports and
 #: connections. Django itself has been imported before.
 SCRIPT = """
@@ -58,7 +61,11 @@ def run(scale: Scale, seconds: float) -> Iterator[dict[str, object]]:
 
 def _started(bytecode: str, setting: dict[str, object]) -> float:
     # Without the variable it is a new run. Modules are compiled once, as if installed.
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
+    environment = {
+        **os.environ,
+        "PYTHONPYCACHEPREFIX": bytecode,
+        TESTS_VARIABLE: "1",
+    }
     for name in RUN_VARIABLE, "PYTHONDONTWRITEBYTECODE":
         environment.pop(name, None)
     done = subprocess.run(

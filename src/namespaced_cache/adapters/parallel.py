@@ -69,9 +69,13 @@ class ParallelReader:
 
     def begin(self, read: CounterRead, request: bytes | None = None) -> None:
         """Send a request, on a connection that no other operation uses."""
-        connection = self._take()
-        if connection is None:
-            return
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            opened = self._open()
+            if opened is None:
+                return
+            connection = opened
         read.connection = connection
         try:
             connection.sendall(request or self._request)
@@ -137,11 +141,7 @@ class ParallelReader:
         self.close()
         return True
 
-    def _take(self) -> socket.socket | None:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
+    def _open(self) -> socket.socket | None:
         if self._pause:
             self._pause -= 1
             return None

@@ -20,6 +20,7 @@ from namespaced_cache.adapters.commands import (
     Command,
 )
 from namespaced_cache.adapters.counter_read import ABSENT, CounterRead
+from namespaced_cache.core import pins
 from namespaced_cache.core.binding import Binding
 from namespaced_cache.keys import GenerationKeys, Key
 
@@ -80,7 +81,9 @@ class Operation:
             for attempt in range(MAX_ATTEMPTS):
                 if attempt >= _ATTEMPTS_AT_ONCE:
                     time.sleep(random.uniform(0, _MAX_PAUSE))  # noqa: S311  # no secret
-                generation = counter.trusted(binding.max_staleness)
+                generation = None
+                if pins.current.get() or binding.max_staleness:
+                    generation = counter.trusted(binding.max_staleness)
                 if generation is None:
                     answer = self._validated(binding)
                 else:
@@ -99,13 +102,21 @@ class Operation:
     def _trusting(self, binding: Binding, generation: int) -> Any:
         """Carry out in a trusted generation, which needs no validation."""
         counter, max_staleness = binding.counter, binding.max_staleness
+        keys = binding.latest_keys
+        if keys.number != generation:
+            keys = binding.keys(generation)
         try:
-            answer = self.carry_out(binding, binding.keys(generation), None)
+            answer = self.carry_out(binding, keys, None)
         except Exception:
             if counter.is_trusted(generation, max_staleness):
                 raise
             return _REPEAT
-        return answer if counter.is_trusted(generation, max_staleness) else _REPEAT
+        # The first comparison is the fast path.
+        if generation == counter.latest or counter.is_trusted(
+            generation, max_staleness
+        ):
+            return answer
+        return _REPEAT
 
     def _validated(self, binding: Binding) -> Any:
         """Carry out in the latest generation, and repeat if the counter has moved."""
@@ -157,7 +168,9 @@ class Operation:
         self, binding: Binding, generation: int, read: CounterRead | None
     ) -> Any:
         """Carry out, and read the counter meanwhile if that is possible."""
-        keys = binding.keys(generation)
+        keys = binding.latest_keys
+        if keys.number != generation:
+            keys = binding.keys(generation)
         reader = binding.counter_reader
         if (
             reader is None
