@@ -13,7 +13,7 @@ from contextlib import suppress
 _COUNTER_READ = re.compile(rb"get nsc:[\w.-]+\r\n")
 
 #: Seconds within which a parallel counter read is followed by its command.
-_SOON = 0.3
+_SOON = 0.15
 
 
 class CountingProxy:

@@ -25,6 +25,7 @@ from namespaced_cache.adapters.commands import (
     one_key,
     table,
 )
+from namespaced_cache.adapters.connection import connect
 from namespaced_cache.adapters.parallel import ParallelReader
 from namespaced_cache.keys import MAX_KEY_BYTES, Key
 
@@ -144,7 +145,7 @@ class PyLibMCAdapter(Adapter):
         except ValueError as error:
             raise NoReaderError(str(error)) from error
 
-        def connect() -> socket.socket:
+        def open_connection() -> socket.socket:
             return _connected(address, behaviors)
 
         def decode(value: bytes, flags: int) -> Any:
@@ -152,7 +153,7 @@ class PyLibMCAdapter(Adapter):
                 raise ValueError("the counter is compressed")
             return client.deserialize(value, flags)
 
-        return ParallelReader(server.key.encode(), connect, decode)
+        return ParallelReader(server.key.encode(), open_connection, decode)
 
     def call(
         self,
@@ -209,15 +210,9 @@ def _connected(
 ) -> socket.socket:
     """Connect as libmemcached does with these behaviors, which are in milliseconds."""
     patience = max(behaviors.get("connect_timeout", _CONNECT_TIMEOUT), 1) / 1000
-    if isinstance(address, str):
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(patience)
-        connection.connect(address)
-    else:
-        connection = socket.create_connection(address, patience)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if behaviors.get("tcp_keepalive"):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection = connect(address, patience)
+    if behaviors.get("tcp_keepalive") and not isinstance(address, str):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     poll_timeout = behaviors.get("_poll_timeout", _POLL_TIMEOUT)
     connection.settimeout(None if poll_timeout < 0 else poll_timeout / 1000)
     return connection

@@ -92,23 +92,20 @@ class Binding:
             self.adapter.fetches_many_keys and self.counter_client is client
         )
         #: The keys of the generation that was used last.
-        self.latest_keys = self._new_keys(counter.latest)
+        self.latest_keys: GenerationKeys | None = None
 
     def keys(self, generation: int) -> GenerationKeys:
         """Return the keys of a generation. No round trip."""
         keys = self.latest_keys
-        if keys.number != generation:
-            self.latest_keys = keys = self._new_keys(generation)
+        if keys is None or keys.number != generation:
+            self.latest_keys = keys = GenerationKeys(
+                self.counter.namespace,
+                generation,
+                limit=self.adapter.key_limit(self.client, self.server.options),
+                refuse_key_ends=not self.adapter.checks_keys(self.client),
+                check=self._check_key,
+            )
         return keys
-
-    def _new_keys(self, generation: int) -> GenerationKeys:
-        return GenerationKeys(
-            self.counter.namespace,
-            generation,
-            limit=self.adapter.key_limit(self.client, self.server.options),
-            refuse_key_ends=not self.adapter.checks_keys(self.client),
-            check=self._check_key,
-        )
 
     def ask_counter(self, question: Callable[[Counter, CounterAccess], int]) -> int:
         """Call a method of the counter, such as `Counter.current`."""

@@ -103,7 +103,7 @@ class Operation:
         """Carry out in a trusted generation, which needs no validation."""
         counter, max_staleness = binding.counter, binding.max_staleness
         keys = binding.latest_keys
-        if keys.number != generation:
+        if keys is None or keys.number != generation:
             keys = binding.keys(generation)
         try:
             answer = self.carry_out(binding, keys, None)
@@ -169,7 +169,7 @@ class Operation:
     ) -> Any:
         """Carry out, and read the counter meanwhile if that is possible."""
         keys = binding.latest_keys
-        if keys.number != generation:
+        if keys is None or keys.number != generation:
             keys = binding.keys(generation)
         reader = binding.counter_reader
         if (
