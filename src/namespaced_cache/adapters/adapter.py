@@ -121,6 +121,10 @@ class Adapter(ABC):
         """Close all connections of a client, unless the library does it by itself."""
 
     @abstractmethod
+    def disconnect(self, client: Any) -> None:
+        """Close all connections of a client. It opens them again when it is used."""
+
+    @abstractmethod
     def release(self, client: Any) -> bool:
         """Release a client that a fork inherited. Tell whether it can be used again."""
 

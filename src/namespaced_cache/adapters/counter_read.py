@@ -19,16 +19,26 @@ class CounterRead:
     server was asked. `reached` tells whether this process had read the counter before.
     `value` is the counter's value, or UNREAD until the server has answered.
     `is_acknowledged` is False for a command to which the client expects no reply.
-    `connection` is the connection of a parallel read, until it has ended.
+    `connection` is the connection of a parallel read, until it has ended. `is_first`
+    tells whether the connection was opened for this read.
     """
 
-    __slots__ = ("began", "connection", "floor", "is_acknowledged", "reached", "value")
+    __slots__ = (
+        "began",
+        "connection",
+        "floor",
+        "is_acknowledged",
+        "is_first",
+        "reached",
+        "value",
+    )
 
     def __init__(self, floor: int, began: float, reached: bool) -> None:  # noqa: FBT001
         self.floor = floor
         self.began = began
         self.reached = reached
         self.is_acknowledged = True
+        self.is_first = False
         self.connection: Any = None
         self.value: object = UNREAD
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from namespaced_cache import forks
-from namespaced_cache.adapters.counter_read import ABSENT, CounterRead
+from namespaced_cache.adapters.counter_read import ABSENT, UNREAD, CounterRead
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,12 @@ _EOL = b"\r\n"
 _END = b"END\r\n"
 
 #: After a failure that would probably come again, so many operations do without.
+#: It doubles with each failure. It is no time, because an operation reads no clock.
 _PAUSE = 100
+_LONGEST_PAUSE = 10_000
+
+#: What a connection or a reply raises.
+_FAILURES = OSError, ValueError, IndexError
 
 #: More bytes than the reply for a counter has.
 _SIZE = 4096
@@ -57,10 +62,16 @@ class ParallelReader:
         self._connect = connect
         self._decode = decode
         self._idle: list[socket.socket] = []
-        #: The connections on which no reply has come yet.
-        self._fresh: set[socket.socket] = set()
-        #: How many further operations do without a connection.
-        self._pause = 0
+        #: All connections, those in use included.
+        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        #: How many connections were opened.
+        self.opened = 0
+        #: Whether it has read what the client itself had read. Until then, it may have
+        #: another server or key than the client, which may have ways of its own.
+        self.is_verified = False
+        #: How many further operations do without a connection, and how many the next
+        #: failure adds.
+        self._pause, self._next_pause = 0, _PAUSE
         self._has_logged = False
         #: The reply that was last received, and its value. A counter seldom moves.
         self._last: tuple[bytes | None, object] = (None, None)
@@ -76,6 +87,7 @@ class ParallelReader:
             if opened is None:
                 return
             connection = opened
+            read.is_first = True
         read.connection = connection
         try:
             connection.sendall(request or self._request)
@@ -92,21 +104,24 @@ class ParallelReader:
         connection: Any = read.connection
         if connection is None:
             return
+        last = self._last
         try:
             reply = connection.recv(_SIZE)
-            if reply == self._last[0]:  # the fast path
-                read.value = self._last[1]
+            if reply == last[0]:  # the fast path
+                read.value = last[1]
+            elif parse is not None:
+                read.value = parse(self._whole(connection, reply))
             else:
-                read.value = (parse or self._value)(self._whole(connection, reply))
-        except Exception as error:  # noqa: BLE001  # the command must not fail for it
+                read.value = self._verified(read, self._whole(connection, reply))
+        except _FAILURES as error:  # the command must not fail for it
             self._drop(read, error)
-        except BaseException:
+        except BaseException:  # also what a signal handler raises
             self._drop(read)
             raise
         else:
             read.connection = None
-            if self._fresh:
-                self._fresh.discard(connection)
+            if read.is_first:
+                self._next_pause = _PAUSE
             self._idle.append(connection)
 
     def abandon(self, read: CounterRead) -> None:
@@ -116,10 +131,7 @@ class ParallelReader:
 
     def get(self) -> object:
         """Return the counter's value: one round trip. UNREAD after a failure."""
-        read = CounterRead(0, 0, reached=False)
-        self.begin(read)
-        self.end(read)
-        return read.value
+        return self._ask(self._request, None)
 
     def increment(self) -> object:
         """Increment the counter, and return its number: one round trip.
@@ -127,9 +139,16 @@ class ParallelReader:
         None if there is no counter, and UNREAD after a failure. The counter may have
         been incremented even then.
         """
+        return self._ask(self._increment, _number)
+
+    def _ask(self, request: bytes, parse: Callable[[bytes], object] | None) -> object:
         read = CounterRead(0, 0, reached=False)
-        self.begin(read, self._increment)
-        self.end(read, _number)
+        try:
+            self.begin(read, request)
+            self.end(read, parse)
+        except BaseException:
+            self.abandon(read)
+            raise
         return read.value
 
     def close(self) -> None:
@@ -138,7 +157,9 @@ class ParallelReader:
 
     def _release(self) -> bool:
         """Close the connections of the parent process. The reader can be used again."""
-        self.close()
+        self._idle.clear()
+        for connection in list(self._connections):
+            connection.close()
         return True
 
     def _open(self) -> socket.socket | None:
@@ -147,23 +168,26 @@ class ParallelReader:
             return None
         try:
             connection = self._connect()
-        except Exception as error:  # noqa: BLE001  # as above
+        except (*_FAILURES, RuntimeError) as error:  # the last is a guard's of a test
             self._pause_after(error)
             return None
-        self._fresh.add(connection)
+        self._connections.add(connection)
+        self.opened += 1
         return connection
 
     def _drop(self, read: CounterRead, error: Exception | None = None) -> None:
         connection, read.connection = read.connection, None
         connection.close()
-        is_fresh = connection in self._fresh
-        self._fresh.discard(connection)
-        # A connection that worked before may only have been idle for too long.
-        if error and (is_fresh or isinstance(error, TimeoutError)):
+        if error and (read.is_first or isinstance(error, TimeoutError)):
             self._pause_after(error)
+        elif error:
+            # It worked before, so it may only have been idle for too long. Then the
+            # others have been, too.
+            self.close()
 
     def _pause_after(self, error: Exception) -> None:
-        self._pause = _PAUSE
+        self._pause = self._next_pause
+        self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         if not self._has_logged:
             self._has_logged = True
             _log.debug("The counter is read after the commands for now: %r", error)
@@ -186,6 +210,16 @@ class ParallelReader:
             return True
         return len(rest) >= int(line.split()[3]) + len(_EOL) + len(_END)
 
+    def _verified(self, read: CounterRead, reply: bytes) -> object:
+        """Return the counter's value, or UNREAD if it may be that of another item."""
+        value = self._value(reply)
+        if not self.is_verified and value != read.floor:
+            return UNREAD
+        self.is_verified = True
+        if value is not ABSENT:
+            self._last = reply, value
+        return value
+
     def _value(self, reply: bytes) -> object:
         """Return the counter's value. Raises ValueError for any other reply."""
         if reply == _END:
@@ -196,9 +230,10 @@ class ParallelReader:
         flags, size = map(int, line[len(self._head) :].split())
         if rest[size:] != _EOL + _END:
             raise ValueError(reply[:80])
-        value = self._decode(rest[:size], flags)
-        self._last = (reply, value)
-        return value
+        try:
+            return self._decode(rest[:size], flags)
+        except Exception as error:
+            raise ValueError(f"cannot be decoded ({error})") from error
 
 
 def _number(reply: bytes) -> int | None:

@@ -194,6 +194,10 @@ class PyLibMCAdapter(Adapter):
     def close(self, client: Any) -> None:
         """Do nothing: a client closes its connections when it is freed."""
 
+    def disconnect(self, client: Any) -> None:
+        """Close all connections of a client."""
+        client.disconnect_all()
+
     def release(self, client: Any) -> bool:
         """Keep a client that a fork inherited for ever. It cannot be used again.
 

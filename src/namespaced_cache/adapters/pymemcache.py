@@ -145,6 +145,8 @@ class PyMemcacheAdapter(Adapter):
         """Close all connections of a client."""
         client.close()
 
+    disconnect = close
+
     def release(self, client: Any) -> bool:
         """Release a client that a fork inherited. Tell whether it can be used again.
 
@@ -170,6 +172,9 @@ def _parallel_reader(counter_client: Any, key: str) -> ParallelReader:
     member, *others = getattr(counter_client, "clients", {"": counter_client}).values()
     if others:
         raise NoReaderError("the client has several servers")
+    client_class = getattr(member, "client_class", type(member))
+    if getattr(client_class, "_connect", Client._connect) is not Client._connect:
+        raise NoReaderError("the client connects in a way of its own")
     try:
         wire_key = check_key_helper(key, member.allow_unicode_keys, member.key_prefix)
     except MemcacheIllegalInputError as error:  # the client's key_prefix is invalid

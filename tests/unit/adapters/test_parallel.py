@@ -11,14 +11,19 @@ import zlib
 from contextlib import closing, suppress
 from functools import partial
 
+import pylibmc
+import pymemcache
 import pytest
+from django.core.cache.backends.memcached import PyLibMCCache
+from pymemcache import HashClient
 
 from namespaced_cache.adapters import pylibmc as pylibmc_adapter
+from namespaced_cache.adapters import pymemcache as pymemcache_adapter
 from namespaced_cache.adapters.adapter import CounterServer, NoReaderError
 from namespaced_cache.adapters.counter_read import ABSENT, UNREAD, CounterRead
 from namespaced_cache.adapters.parallel import _PAUSE, ParallelReader
 from tests.support.caches import BACKENDS, our_cache
-from tests.support.servers import Memcached, ask, stat
+from tests.support.servers import Memcached, answer_of, ask, stat
 
 NUMBER = 1_700_000_000_123_456_789
 REPLY = b"VALUE nsc:a 2 19\r\n%d\r\nEND\r\n" % NUMBER
@@ -54,7 +59,7 @@ class Server:
         """Tell whether the reader has closed a connection."""
         try:
             while chunk := self.ends[number].recv(4096):
-                assert set(chunk.split(b"\r\n")) == {b"get nsc:a", b""}
+                assert set(chunk.split(b"\r\n")) <= {b"get nsc:a", b"incr nsc:a 1", b""}
         except TimeoutError:
             return False
         except ConnectionResetError:  # it has not received all replies
@@ -79,7 +84,7 @@ def reader(other):
 
 def read(reader, act=lambda: None, *, is_answered=True):
     """Read the counter, and call `act` after the request was sent."""
-    reading = CounterRead(0, 0.0, reached=True)
+    reading = CounterRead(NUMBER, 0.0, reached=True)
     reader.begin(reading)
     act()
     if is_answered:
@@ -98,6 +103,7 @@ def test_it_reads_the_counter_on_one_connection(reader, other):
 
 
 def test_a_missing_counter_is_absent(reader, other):
+    assert read(reader, partial(other.replies, REPLY)) == NUMBER
     assert read(reader, partial(other.replies, b"END\r\n")) is ABSENT
 
 
@@ -118,7 +124,7 @@ def test_a_reply_may_come_in_parts(cut, reader, other):
 
         reading.connection = Dripping()
 
-    reading = CounterRead(0, 0.0, reached=True)
+    reading = CounterRead(NUMBER, 0.0, reached=True)
     reader.begin(reading)
     reply()
     reader.end(reading)
@@ -163,13 +169,14 @@ def test_any_other_reply_leaves_the_counter_unread(used, reply, ends, reader, ot
 
 def test_a_read_whose_command_had_no_reply_closes_its_connection(reader, other):
     """Otherwise its reply would answer the next read."""
+    assert read(reader, partial(other.replies, REPLY)) == NUMBER
     assert read(reader, partial(other.replies, REPLY), is_answered=False) is UNREAD
     assert other.has_closed()
     newer = REPLY.replace(b"789", b"790")
     assert read(reader, partial(other.replies, newer)) == NUMBER + 1
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, LookupError])
 @pytest.mark.parametrize("method", ["sendall", "recv"])
 def test_a_read_that_is_broken_off_closes_its_connection(
     method, error, reader, other, monkeypatch
@@ -191,12 +198,56 @@ def test_a_read_that_is_broken_off_closes_its_connection(
 
 
 def test_a_proxy_may_close_idle_connections(reader, other):
-    """The next operation connects again."""
-    assert read(reader, partial(other.replies, REPLY)) == NUMBER
-    other.ends[-1].close()
+    """The next operation connects again, whatever others are idle."""
+    reads = [CounterRead(NUMBER, 0.0, reached=True) for _ in range(3)]
+    for each in reads:
+        reader.begin(each)
+        other.replies(REPLY)
+    for each in reads:
+        reader.end(each)
+    for end in other.ends:
+        end.close()
     assert read(reader) is UNREAD
-    other.ends.pop()
     assert read(reader, partial(other.replies, REPLY)) == NUMBER
+    assert len(other.ends) == 4
+
+
+@pytest.mark.parametrize("reply", [REPLY, b"END\r\n"])
+def test_what_the_client_has_not_read_is_not_believed(reply, reader, other):
+    """The reader may have another server, or another key, than the client."""
+    for _ in range(2):
+        reading = CounterRead(NUMBER + 1, 0.0, reached=True)
+        reader.begin(reading)
+        other.replies(reply)
+        reader.end(reading)
+        assert reading.value is UNREAD
+    assert not reader.is_verified
+    assert read(reader, partial(other.replies, REPLY)) == NUMBER
+    assert reader.is_verified
+    assert read(reader, partial(other.replies, b"END\r\n")) is ABSENT
+
+
+class TimeLimitError(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("ask", [ParallelReader.get, ParallelReader.increment])
+def test_an_exception_of_a_signal_handler_is_raised(ask, reader, other, monkeypatch):
+    def limit(*_):
+        raise TimeLimitError
+
+    monkeypatch.setattr(reader, "_whole", limit)
+    monkeypatch.setattr(reader, "_connect", lambda: replied(other))
+    with pytest.raises(TimeLimitError):
+        ask(reader)
+    assert other.has_closed()
+
+
+def replied(other):
+    """Connect, and send a reply at once."""
+    end = other.connect()
+    other.replies(REPLY)
+    return end
 
 
 FAILURES = {
@@ -214,13 +265,19 @@ def test_a_server_that_fails_is_left_alone_for_some_operations(
     """One message gives the reason."""
     caplog.set_level(logging.DEBUG, "namespaced_cache")
     other.refuses = failure is FAILURES["refused"]
-    for _ in range(2):
+    for pause in (_PAUSE, 2 * _PAUSE, 4 * _PAUSE):
         act = (lambda: None) if other.refuses else partial(failure, other)
         assert read(reader, act) is UNREAD
         connections = len(other.ends)
-        for _ in range(_PAUSE):
+        for _ in range(pause):
             assert read(reader) is UNREAD
         assert len(other.ends) == connections
+    other.refuses = False
+    assert read(reader, partial(other.replies, REPLY)) == NUMBER
+    reader.close()
+    other.refuses = True
+    for _ in range(_PAUSE + 1):
+        assert read(reader) is UNREAD
     other.refuses = False
     assert read(reader, partial(other.replies, REPLY)) == NUMBER
     (record,) = caplog.records
@@ -228,7 +285,8 @@ def test_a_server_that_fails_is_left_alone_for_some_operations(
 
 
 def test_a_connection_serves_one_operation_at_a_time(reader, other):
-    first, second = (CounterRead(0, 0.0, reached=True) for _ in range(2))
+    assert read(reader, partial(other.replies, REPLY)) == NUMBER
+    first, second = (CounterRead(NUMBER, 0.0, reached=True) for _ in range(2))
     reader.begin(first)
     reader.begin(second)
     assert len(other.ends) == 2
@@ -308,7 +366,7 @@ def test_a_client_has_few_connections_and_closes_them(client, backend, some):
     for more in MORE[client, len(some)]:
         cache = our_cache(backend, locations, OPTIONS=options)
         for turn in range(5):
-            cache.set_many({str(number): turn for number in range(20)})
+            cache.set_many({str(number): turn for number in range(60)})
             assert cache.get("1") == turn
         become(some, at_first + len(some) + more)
         cache._cache.disconnect_all()
@@ -341,6 +399,87 @@ def test_it_reaches_a_server_as_the_client_does(backend, transport):
         (connection,) = reader_of(cache)._idle
         assert connection.getpeername()
         cache.close()
+
+
+class Tunnelled(pymemcache.Client):
+    """A client that connects in a way of its own."""
+
+    def _connect(self):
+        super()._connect()
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_client_that_connects_in_its_own_way_reads_the_counter_itself(pool, start):
+    class Tunnels(HashClient):
+        client_class = Tunnelled
+
+    servers = [start().location for _ in range(2)]
+    real = Tunnels(servers, use_pooling=pool)
+    with pytest.raises(NoReaderError, match="connects in a way of its own"):
+        pymemcache_adapter.ADAPTER.counter_reader(
+            real, Tunnels(servers[:1], use_pooling=pool), CounterServer("nsc:a", "", {})
+        )
+
+
+class Prefixing(pylibmc.Client):
+    """A client that has a namespace of its own, whatever the options say."""
+
+    def __init__(self, servers, behaviors=None, **kwargs):
+        behaviors = {**(behaviors or {}), "namespace": b"own:", "cas": True}
+        super().__init__(servers, behaviors=behaviors, **kwargs)
+
+
+class PrefixingCache(PyLibMCCache):
+    """A backend with such a client."""
+
+    _class = Prefixing
+
+    def __init__(self, server, params):
+        super().__init__(server, params)
+        self._class = Prefixing
+
+
+@pytest.mark.parametrize("some", [1, 3], indirect=True, ids=["one server", "three"])
+def test_a_client_with_another_key_reads_the_counter_itself(some):
+    """Even if the same server has a counter under the plain key."""
+    for server in some:
+        item = b"set nsc:both 2 0 19\r\n%d" % NUMBER
+        assert ask(server, item) == b"STORED\r\n"
+    locations = [server.location for server in some]
+    options = {"NAMESPACE": "both"}
+    cache = our_cache(f"{__name__}.PrefixingCache", locations, OPTIONS=options)
+    for turn in range(3):
+        cache.set("k", turn)
+        assert cache.get("k") == turn
+        assert cache._cache.gets(cache.make_key("k"))[0] == turn
+        cache.invalidate_namespace()
+        assert cache.get("k") is None
+    assert not reader_of(cache).is_verified
+    assert answer_of(some[0], "get nsc:both").split()[4] == str(NUMBER)
+    cache.close()
+
+
+@pytest.mark.parametrize("lost", ["deleted", "lowered"])
+def test_a_counter_client_that_was_idle_for_long_connects_again(client, lost, start):
+    servers = [start("-o", "idle_timeout=1") for _ in range(3)]
+    locations = sorted(server.location for server in servers)
+    options = {"NAMESPACE": f"idle-{client}"}
+    cache = our_cache(BACKENDS[client], locations, OPTIONS=options)
+    (counter_server,) = [each for each in servers if each.location == locations[0]]
+    cache.set("k", 1)
+    keys = [f"k{number}" for number in range(30)]
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        cache.set_many(dict.fromkeys(keys, 1))  # keeps all other connections in use
+        time.sleep(0.1)
+    key = cache._cache.counter.key.encode()
+    if lost == "deleted":
+        assert ask(counter_server, b"delete " + key) == b"DELETED\r\n"
+    else:
+        assert ask(counter_server, b"decr " + key + b" 1000000").strip().isdigit()
+    cache.set("k", 2)
+    assert cache.get("k") == 2
+    cache.close()
 
 
 @pytest.mark.parametrize(
