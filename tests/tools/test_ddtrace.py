@@ -141,4 +141,6 @@ def test_ddtrace_can_trace_the_clients_as_well(kind, clients, backend, server):
     if kind == OURS:  # the bare pymemcache deletes keys one by one
         deleted = [method for _, method, _ in theirs["delete_many"]]
         assert deleted[0].startswith("delete_m")
-        assert set(deleted[1:]) == {"get"}  # the counter read
+        assert (
+            deleted[1:] == []
+        )  # the parallel counter read is no command of the client
