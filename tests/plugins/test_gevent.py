@@ -83,8 +83,9 @@ KILLED = (
     SET_UP
     + """
 cache.set_many({f"k{number}": number for number in range(20)})
-killed = 0
-for _ in range(20):
+killed = rounds = 0
+while rounds < 20 or (not killed and rounds < 2000):
+    rounds += 1
     greenlets = [gevent.spawn(cache.get, f"k{number}") for number in range(20)]
     gevent.sleep(0)  # each has sent its command, and waits for the reply
     for greenlet in greenlets[::2]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import socket
 from collections.abc import Mapping
@@ -25,7 +26,6 @@ from namespaced_cache.adapters.commands import (
     one_key,
     table,
 )
-from namespaced_cache.adapters.connection import connect
 from namespaced_cache.adapters.parallel import ParallelReader
 from namespaced_cache.keys import MAX_KEY_BYTES, Key
 
@@ -145,7 +145,7 @@ class PyLibMCAdapter(Adapter):
         except ValueError as error:
             raise NoReaderError(str(error)) from error
 
-        def open_connection() -> socket.socket:
+        def open_connection() -> Any:
             return _connected(address, behaviors)
 
         def decode(value: bytes, flags: int) -> Any:
@@ -209,16 +209,46 @@ class PyLibMCAdapter(Adapter):
         return False
 
 
-def _connected(
-    address: str | tuple[str, int], behaviors: Mapping[str, int]
-) -> socket.socket:
+class _Socket(_socket.socket):
+    """A socket below Python's module `socket`, like libmemcached's own.
+
+    What guards, tracers and gevent put into that module does not concern either.
+    """
+
+
+def _connected(address: str | tuple[str, int], behaviors: Mapping[str, int]) -> _Socket:
     """Connect as libmemcached does with these behaviors, which are in milliseconds."""
     patience = max(behaviors.get("connect_timeout", _CONNECT_TIMEOUT), 1) / 1000
-    connection = connect(address, patience)
-    if behaviors.get("tcp_keepalive") and not isinstance(address, str):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if isinstance(address, str):
+        connection = _opened(socket.AF_UNIX, address, patience)
+    else:
+        found = _socket.getaddrinfo(*address, 0, socket.SOCK_STREAM)
+        connection = _first_of(found, patience)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if behaviors.get("tcp_keepalive"):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     poll_timeout = behaviors.get("_poll_timeout", _POLL_TIMEOUT)
     connection.settimeout(None if poll_timeout < 0 else poll_timeout / 1000)
+    return connection
+
+
+def _first_of(found: list[Any], patience: float) -> _Socket:
+    """Connect to the first of a host's addresses that accepts."""
+    *others, (family, _, _, _, last) = found
+    for another, _, _, _, address in others:
+        with suppress(OSError):
+            return _opened(another, address, patience)
+    return _opened(family, last, patience)
+
+
+def _opened(family: int, address: Any, patience: float) -> _Socket:
+    connection = _Socket(family, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(patience)
+        connection.connect(address)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

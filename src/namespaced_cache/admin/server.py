@@ -8,6 +8,7 @@ which need memcached 1.6.
 from __future__ import annotations
 
 import re
+import socket
 import time
 import weakref
 from base64 import b64encode
@@ -20,7 +21,6 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from namespaced_cache.adapters import locations
-from namespaced_cache.adapters.connection import connect
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.keys import KEY_ENDS, MAX_KEY_BYTES
 
@@ -214,7 +214,13 @@ class Server(AbstractContextManager["Server", None]):
 
     def _connect(self) -> BufferedRWPair:
         try:
-            connection = connect(self._address, _PATIENCE)
+            if isinstance(self._address, str):
+                connection = socket.socket(socket.AF_UNIX)
+                connection.settimeout(_PATIENCE)
+                connection.connect(self._address)
+            else:
+                connection = socket.create_connection(self._address, _PATIENCE)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             raise self._silent(error) from error
         with connection:  # the stream keeps the socket open
