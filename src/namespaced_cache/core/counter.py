@@ -103,7 +103,7 @@ class Counter:
     def confirms(self, read: CounterRead) -> bool:
         """Tell whether a read shows that its generation is the latest. No round trip.
 
-        This is the fast path of `latest_after`.
+        If it does, `latest_after` need not be called.
         """
         latest = self.latest
         if read.value == latest == read.floor:
@@ -128,8 +128,6 @@ class Counter:
 
         No round trip if the counter read already has its value, else one.
         """
-        if self.confirms(read):
-            return read.floor
         if read.value is UNREAD:
             read.began = self._now()
             read.value = self._get(access)

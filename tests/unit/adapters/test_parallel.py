@@ -501,6 +501,34 @@ def test_a_debug_message_says_why_the_counter_is_read_after_commands(
     assert "the counter is read after each command" in record.message
 
 
+def test_a_client_of_several_servers_cannot_be_read_beside():
+    """A backend may make one although LOCATION names one server."""
+    real = HashClient(["127.0.0.1:1", "127.0.0.1:2"])
+    server = CounterServer("nsc:a", "127.0.0.1:1", {})
+    with pytest.raises(NoReaderError, match="the client has several servers"):
+        pymemcache_adapter.ADAPTER.counter_reader(real, real, server)
+
+
+@pytest.mark.parametrize("keepalive", [0, 1])
+def test_pylibmcs_reader_connects_to_any_address_of_a_host(
+    keepalive, server, monkeypatch
+):
+    """With the client's own options."""
+    found = socket.getaddrinfo("127.0.0.1", server.port, type=socket.SOCK_STREAM)
+    refusing = socket.getaddrinfo("127.0.0.1", 1, type=socket.SOCK_STREAM)
+    library = pylibmc_adapter._socket
+    monkeypatch.setattr(library, "getaddrinfo", lambda *_: [*refusing, *found])
+    behaviors = {"tcp_keepalive": keepalive, "_poll_timeout": 700}
+    connection = pylibmc_adapter._connected(("localhost", server.port), behaviors)
+    try:
+        option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert bool(option) == bool(keepalive)
+        assert connection.gettimeout() == 0.7
+        assert connection.getpeername() == ("127.0.0.1", server.port)
+    finally:
+        connection.close()
+
+
 def test_a_location_that_only_the_client_understands_is_read_after_commands():
     with pytest.raises(NoReaderError, match=r"LOCATION has 'udp:127\.0\.0\.1:1'"):
         pylibmc_adapter.ADAPTER.counter_reader(

@@ -523,3 +523,30 @@ def test_each_tls_record_ends_where_a_command_ends(commands):
 def test_what_is_not_whole_commands_is_sent_as_it_is(data):
     data += b"v" * RECORD
     assert list(pipelined._records(data)) == [data]
+
+
+def test_a_command_of_another_client_does_not_send_the_counter_read(start, server):
+    """A serializer may use another cache's bare client while a command is prepared."""
+    path = BACKENDS["pymemcache"]
+    other = our_cache(path, start().location)
+    other.set("k", "other")
+    key = other.make_key("k")
+
+    class Asking:
+        def __init__(self, real):
+            self.deserialize = real.deserialize
+            self.real = real
+
+        def serialize(self, key_, value):
+            assert other._cache.wrapped.get(key) is None
+            return self.real.serialize(key_, value)
+
+    cache = our_cache(
+        path, server.location, OPTIONS={"serde": Asking(pymemcache.serde.pickle_serde)}
+    )
+    for turn in range(3):
+        cache.set("k", turn)
+        assert cache.get("k") == turn
+    assert other.get("k") == "other"
+    cache.close()
+    other.close()
