@@ -15,6 +15,7 @@ from namespaced_cache import NamespacedCache, NamespaceError
 from namespaced_cache.adapters import pipelined
 from namespaced_cache.adapters.counter_read import ABSENT, UNREAD
 from tests.support.caches import BACKENDS, our_cache
+from tests.support.servers import stat
 
 PATH = BACKENDS["pymemcache"]
 RECORD = pipelined._RECORD
@@ -527,8 +528,8 @@ def test_what_is_not_whole_commands_is_sent_as_it_is(data):
 
 def test_a_command_of_another_client_does_not_send_the_counter_read(start, server):
     """A serializer may use another cache's bare client while a command is prepared."""
-    path = BACKENDS["pymemcache"]
-    other = our_cache(path, start().location)
+    path, second = BACKENDS["pymemcache"], start()
+    other = our_cache(path, second.location)
     other.set("k", "other")
     key = other.make_key("k")
 
@@ -544,9 +545,12 @@ def test_a_command_of_another_client_does_not_send_the_counter_read(start, serve
     cache = our_cache(
         path, server.location, OPTIONS={"serde": Asking(pymemcache.serde.pickle_serde)}
     )
+    cache.set("k", 0)
+    before = stat(second, "get_misses")
     for turn in range(3):
         cache.set("k", turn)
         assert cache.get("k") == turn
+    assert stat(second, "get_misses") - before == 3
     assert other.get("k") == "other"
     cache.close()
     other.close()
