@@ -61,7 +61,9 @@ def encrypted(certificate):
     """A memcached that is reached by TLS."""
     chain, key = certificate
     with closing(
-        Memcached("-Z", "-o", f"ssl_chain_cert={chain},ssl_key={key}", "-I", "4m")
+        Memcached(
+            "-Z", "-o", f"ssl_chain_cert={chain},ssl_key={key}", "-I", "4m", "-m", "512"
+        )
     ) as server:
         yield server
 

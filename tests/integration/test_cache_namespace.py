@@ -530,11 +530,11 @@ def test_keys_that_need_the_binary_protocol_are_purged(server):
 
 
 def test_a_namespace_is_invalidated_by_its_name(site, named, server):
-    cache = named("shop")
+    cache = named("by-name")
     fill(cache, 1)
     generation = cache.generation
-    out, _ = run(site, "invalidate", "shop")
-    said = f"127.0.0.1:{server.port}: namespace shop, generation {generation + 1}\n"
+    out, _ = run(site, "invalidate", "by-name")
+    said = f"127.0.0.1:{server.port}: namespace by-name, generation {generation + 1}\n"
     assert out == said
     assert cache.get("k0") is None
     assert cache.generation == generation + 1
@@ -543,19 +543,21 @@ def test_a_namespace_is_invalidated_by_its_name(site, named, server):
 def test_without_a_name_the_namespace_of_each_alias_is_invalidated(
     site, named, client, server
 ):
+    # No other test of this process knows a number of this namespace.
+    name = f"without-a-name-{client}"
     caches = {
         "bare": site["default"],
         "one": {
             "BACKEND": "namespaced_cache.NamespacedCache",
             "LOCATION": server.location,
-            "OPTIONS": {"WRAPPED_BACKEND": BACKENDS[client], "NAMESPACE": "shop"},
+            "OPTIONS": {"WRAPPED_BACKEND": BACKENDS[client], "NAMESPACE": name},
         },
         "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     }
-    cache = named("shop")
+    cache = named(name)
     fill(cache, 1)
     generation = cache.generation
-    said = f"one: namespace shop, generation {generation + 1}\n"
+    said = f"one: namespace {name}, generation {generation + 1}\n"
     assert run(caches, "invalidate")[0] == said
     assert cache.get("k0") is None
     assert run(caches, "invalidate", "--alias", "one")[0]

@@ -190,11 +190,14 @@ class History:
     """What several processes did. `tally` counts it while it is checked.
 
     After a restart, a thread may find a broken connection in so many calls as `broken`
-    says. With several servers, it does not use each of them at once.
+    says. With `several` servers, it does not use each of them at once.
     """
 
-    def __init__(self, calls: Iterable[Call], broken: int = 1) -> None:
+    def __init__(
+        self, calls: Iterable[Call], broken: int = 1, *, several: bool = False
+    ) -> None:
         self._broken = broken
+        self._several = several
         self.calls = sorted(calls, key=_begin)
         self.tally: Counter[str] = Counter(calls=len(self.calls))
         self._wipes = [call for call in self.calls if call.wipes]
@@ -202,6 +205,9 @@ class History:
         self._wipe_begins = [call.begin for call in self._wipes]
         self._wipe_ends = list(accumulate((call.end for call in self._wipes), max))
         self._lives = _Gaps(call for call in self.calls if call.command == KILL)
+        self._generations = _Gaps(
+            call for call in self.calls if call.wipes or call.command == KILL
+        )
         self._calm = _Gaps(call for call in self._wipes if call.command == SETTLING)
         self._cut_off = self._find_cut_off()
 
@@ -249,9 +255,12 @@ class History:
         """Tell whether the call found a value.
 
         A token from before a restart does not count. The server counts its tokens from
-        the beginning again, so the token may fit another value.
+        the beginning again, so the token may fit another value. With several servers,
+        the same is true of a token from before an invalidation: the key may have moved
+        to another server, which counts its tokens by itself.
         """
-        former = call.since and self._lives.of(call.since, call.end) is None
+        lives = self._generations if self._several else self._lives
+        former = call.since and lives.of(call.since, call.end) is None
         return not isinstance(part.found, bool | None) and not former
 
     def _missed(self, call: Call, part: Part) -> bool:
