@@ -12,10 +12,11 @@ from namespaced_cache.keys import Key
 
 
 class CounterAccess:
-    """The counter client, and what is known about its library.
+    """Asks for the counter by the counter client, or by a reader's connection.
 
-    With a `reader`, the client opens a connection only if the reader's fails, or to
-    create or repair the counter. The methods raise the client's errors.
+    A `reader` is asked once it is verified. From then on, the client opens a connection
+    only if the reader's fails, or to create or repair the counter. The methods raise
+    the client's errors.
     """
 
     def __init__(

@@ -92,13 +92,13 @@ class Binding:
             self.adapter.fetches_many_keys and self.counter_client is client
         )
         #: The keys of the generation that was used last.
-        self.latest_keys: GenerationKeys | None = None
+        self.last_keys: GenerationKeys | None = None
 
     def keys(self, generation: int) -> GenerationKeys:
         """Return the keys of a generation. No round trip."""
-        keys = self.latest_keys
+        keys = self.last_keys
         if keys is None or keys.number != generation:
-            self.latest_keys = keys = GenerationKeys(
+            self.last_keys = keys = GenerationKeys(
                 self.counter.namespace,
                 generation,
                 limit=self.adapter.key_limit(self.client, self.server.options),

@@ -81,6 +81,7 @@ class Operation:
             for attempt in range(MAX_ATTEMPTS):
                 if attempt >= _ATTEMPTS_AT_ONCE:
                     time.sleep(random.uniform(0, _MAX_PAUSE))  # noqa: S311  # no secret
+                # A strict operation without a pin trusts nothing: one call less.
                 generation = None
                 if pins.current.get() or binding.max_staleness:
                     generation = counter.trusted(binding.max_staleness)
@@ -102,7 +103,8 @@ class Operation:
     def _trusting(self, binding: Binding, generation: int) -> Any:
         """Carry out in a trusted generation, which needs no validation."""
         counter, max_staleness = binding.counter, binding.max_staleness
-        keys = binding.latest_keys
+        # The fast path of `Binding.keys`.
+        keys = binding.last_keys
         if keys is None or keys.number != generation:
             keys = binding.keys(generation)
         try:
@@ -168,7 +170,8 @@ class Operation:
         self, binding: Binding, generation: int, read: CounterRead | None
     ) -> Any:
         """Carry out, and read the counter meanwhile if that is possible."""
-        keys = binding.latest_keys
+        # The fast path of `Binding.keys`.
+        keys = binding.last_keys
         if keys is None or keys.number != generation:
             keys = binding.keys(generation)
         reader = binding.counter_reader
