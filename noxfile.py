@@ -43,9 +43,9 @@ LINT = [
     ("zizmor", "--offline", "--quiet", "--persona", "pedantic", *WORKFLOWS),
 ]
 
-#: Three workers even on two cores, because many tests wait for a server that is down. A
+#: Four workers even on two cores, because many tests wait for a server that is down. A
 #: worker that has finished takes tests from another, because some take many seconds.
-PYTEST = ("pytest", "--numprocesses", "3", "--dist", "worksteal")
+PYTEST = ("pytest", "--numprocesses", "4", "--dist", "worksteal")
 
 
 def group(name: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import commands
@@ -51,7 +52,7 @@ def main() -> None:
     scale = TINY if asked.tiny else dataclasses.replace(FULL, seconds=asked.seconds)
     results = {"machine": machine.describe(), "scale": dataclasses.asdict(scale)}
     sections = results["sections"] = {}
-    with measure.awake():
+    with nullcontext() if asked.tiny else measure.awake():
         for name in asked.only or SECTIONS:
             run, share = SECTIONS[name]
             print(f"{name} …", end=" ", flush=True)

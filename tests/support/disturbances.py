@@ -29,7 +29,7 @@ BROKEN_OFF = "BrokenOffError"
 
 
 class Disturbance:
-    """One disturbance. It is pickled, because the processes are spawned."""
+    """One disturbance. It is pickled for the processes."""
 
     def begin(self, index: int) -> None:
         """Begin in the child process with this index."""

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from pymemcache.client.base import Client
@@ -48,13 +49,21 @@ class _Watch:
         return True
 
 
+def _states(pid: int) -> Iterator[str]:
+    """Return the state of each thread of a process, such as T for stopped."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        # The name before the state is in brackets, and may contain anything.
+        yield (thread / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 @contextmanager
 def _stopped(process: Any) -> Iterator[None]:
     """Let a process do nothing meanwhile."""
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        # Until it has stopped, each of its threads may still do something.
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        # Until all its threads have stopped, each may still do something.
+        while set(_states(process.pid)) != {"T"}:
+            time.sleep(0.0005)
         yield
     finally:
         os.kill(process.pid, signal.SIGCONT)

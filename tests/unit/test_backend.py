@@ -241,14 +241,14 @@ def test_it_is_not_an_instance_of_the_other_librarys_backend(cache, client):
 # The namespace.
 
 
-def test_an_invalidation_is_one_round_trip_for_100_000_keys(build, proxy):
+def test_an_invalidation_is_one_round_trip_for_20_000_keys(build, proxy):
     cache = build(proxy.location)
-    for start in range(0, 100_000, 5_000):
+    for start in range(0, 20_000, 5_000):
         keys = range(start, start + 5_000)
         assert cache.set_many({f"k{key}": key for key in keys}) == []
-    assert cache.get("k99999") == 99_999
+    assert cache.get("k19999") == 19_999
     assert proxy.during(cache.invalidate_namespace) == 1
-    assert cache.get_many(f"k{key}" for key in range(0, 100_000, 777)) == {}
+    assert cache.get_many(f"k{key}" for key in range(0, 20_000, 77)) == {}
 
 
 @pytest.mark.parametrize(
