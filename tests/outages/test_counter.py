@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from operator import attrgetter, methodcaller
+from unittest.mock import Mock
 
 import pylibmc
 import pytest
 from pymemcache.exceptions import MemcacheUnexpectedCloseError
 
 from namespaced_cache import NamespaceUnavailable
+from namespaced_cache.adapters.adapter import NoReaderError
+from namespaced_cache.adapters.pymemcache import ADAPTER
 from tests.support.caches import BACKENDS, bare_cache
 from tests.support.servers import answer_of
 from tests.support.uses import overtake
@@ -204,7 +207,9 @@ def test_without_its_counter_server_a_namespace_is_empty(several):
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-def test_closing_also_closes_the_connection_to_the_counter_server(several):
+def test_closing_also_closes_the_connection_to_the_counter_server(several, monkeypatch):
+    reader = Mock(side_effect=NoReaderError("of this test"))
+    monkeypatch.setattr(ADAPTER, "counter_reader", reader)  # so that the client is used
     cache, *_ = several()
     assert cache.generation
     (counter_server,) = cache._cache._binder.binding().counter_client.clients.values()

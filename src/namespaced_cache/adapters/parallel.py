@@ -64,8 +64,6 @@ class ParallelReader:
         self._idle: list[socket.socket] = []
         #: All connections, those in use included.
         self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        #: How many connections were opened.
-        self.opened = 0
         #: Whether it has read what the client itself had read. Until then, it may have
         #: another server or key than the client, which may have ways of its own.
         self.is_verified = False
@@ -141,6 +139,23 @@ class ParallelReader:
         """
         return self._ask(self._increment, _number)
 
+    def compare(self, ask: Callable[[], object]) -> object:
+        """Return what the client answers, and verify this reader by it.
+
+        `ask` lets the client read the counter. Both read it in one round trip.
+        """
+        read = CounterRead(0, 0, reached=False)
+        try:
+            self.begin(read)
+            answer = ask()
+            if isinstance(answer, int):  # a missing counter proves nothing
+                read.floor = answer
+            self.end(read)
+        except BaseException:
+            self.abandon(read)
+            raise
+        return answer
+
     def _ask(self, request: bytes, parse: Callable[[bytes], object] | None) -> object:
         read = CounterRead(0, 0, reached=False)
         try:
@@ -172,7 +187,6 @@ class ParallelReader:
             self._pause_after(error)
             return None
         self._connections.add(connection)
-        self.opened += 1
         return connection
 
     def _drop(self, read: CounterRead, error: Exception | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from functools import cache
 from typing import Any
 
@@ -59,12 +60,7 @@ class ClientBoundary(BaseMemcachedCache):
             self.__binder, options.max_timeout, on_invalidated
         )
 
-    @property
-    def _cache(self) -> NamespacedClient:
-        return self.__namespaced_client
-
-    @_cache.setter
-    def _cache(self, client: Any) -> None:
+    def __set_client(self, client: Any) -> None:
         # A backend that reconnects may assign its new client. mock.patch assigns the
         # NamespacedClient again at its end, which changes nothing.
         if client is self.__namespaced_client:
@@ -75,9 +71,16 @@ class ClientBoundary(BaseMemcachedCache):
         else:
             vars(self)["_cache"] = client
 
-    @_cache.deleter
-    def _cache(self) -> None:
+    def __delete_client(self) -> None:
         vars(self).pop("_cache", None)
+
+    #: The NamespacedClient. Django's methods read it for each command, and a getter
+    #: that is written in Python would take a microsecond.
+    _cache: Any = property(
+        operator.attrgetter("_ClientBoundary__namespaced_client"),
+        __set_client,
+        __delete_client,
+    )
 
     def __own_client(self) -> Any:
         return super()._cache  # type: ignore[misc]
