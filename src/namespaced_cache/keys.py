@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -37,6 +38,24 @@ _ITEM = re.compile(
 )
 #: The bytes that end a key in memcached's text protocol, or in libmemcached.
 KEY_ENDS = re.compile(rb"[\x00-\x20\x7f]")
+
+
+def name_of(key: bytes) -> bytes:
+    """Return how a meta command of memcached names a key.
+
+    Clients with the binary protocol may store keys that contain a space or a control
+    character. A meta command names such a key in base64, with the flag `b`.
+    """
+    return b64encode(key) + b" b" if KEY_ENDS.search(key) else key
+
+
+def has_name(key: bytes) -> bool:
+    """Tell whether a meta command can name a key.
+
+    If a key that has to be named in base64 has more than 187 bytes, its base64 is
+    longer than memcached's limit.
+    """
+    return len(name_of(key).removesuffix(b" b")) <= MAX_KEY_BYTES
 
 
 def base36(number: int) -> str:

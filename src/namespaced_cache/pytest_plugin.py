@@ -25,7 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "cache_isolation",
         "when the namespaces of Django's caches are invalidated: function (before each "
-        "test), class (before each class), off",
+        "test, which finds what its set-up has cached), empty (before each test, which "
+        "finds nothing), class (before each class), off",
         default="function",
     )
     parser.addini(
@@ -63,8 +64,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_RUN] = Run(config)
     config.addinivalue_line(
         "markers",
-        "cache_isolation(scope): invalidate the cache's namespaces before each "
-        '"function" or each "class", or never ("off").',
+        "cache_isolation(scope): invalidate the cache's namespaces before each test "
+        '("function"; with "empty", also drop what set-up has cached), before each '
+        '"class", or never ("off").',
     )
 
 
@@ -79,12 +81,31 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_RUN].begin_test(item)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Note what a fixture of a wider scope caches, and invalidate before a test's own.
+
+    Fixtures of a wider scope are set up first.
+    """
+    __tracebackhide__ = True  # if the fixture fails
+    run = request.config.stash[_RUN]
+    if run.is_own(fixturedef.scope):
+        run.begin_own_fixture()
+        return (yield)
+    run.begin_wider_fixture(fixturedef, request.node.nodeid or "the session")
+    try:
+        return (yield)
+    finally:
+        run.end_wider_fixture()
+
+
+def pytest_fixture_post_finalizer(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> None:
-    """Invalidate between fixtures of a wider scope and the test's own fixtures."""
-    request.config.stash[_RUN].begin_fixture(fixturedef.scope)
+    """Forget what a fixture that is torn down has cached."""
+    request.config.stash[_RUN].forget_fixture(fixturedef)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -332,9 +332,9 @@ def opened(alias, locations):
     for _ in range(2):  # the first creates the counter
         assert cache.set_many(dict.fromkeys(map(str, range(60)), "parent's")) == []
     found = connections(locations)
-    # With several servers, the counter client and the reader have one more each.
+    # With several servers, the reader has one more.
     several = "," in locations
-    assert len(found) == (5 if several else FOR_ONE_SERVER[alias])
+    assert len(found) == (4 if several else FOR_ONE_SERVER[alias])
     return cache, found
 
 

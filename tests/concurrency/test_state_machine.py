@@ -8,7 +8,6 @@ dictionary as its client.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from random import Random
 from unittest import mock
@@ -33,6 +32,7 @@ from hypothesis.stateful import (
 from namespaced_cache.core import generation, registry
 from namespaced_cache.keys import counter_key
 from tests.support.caches import BACKENDS, bare_cache, our_cache
+from tests.support.dictionary import Dictionary, asynchronous, outcome, text_of
 from tests.support.servers import Memcached
 from tests.support.uses import WAYS_TO_INVALIDATE
 
@@ -45,118 +45,8 @@ OPTIONS = {
 #: The errors of a client whose connection broke.
 ERRORS_WHILE_DOWN = (OSError, pymemcache.MemcacheServerError, pylibmc.Error)
 
-#: The error of a client for `incr` of a text.
-NO_NUMBER = {
-    "pymemcache": pymemcache.MemcacheClientError,
-    "pylibmc": pylibmc.ClientError,
-}
-
 TEXTS, NUMBERS = ("a", "b"), ("n",)
 KEYS = TEXTS + NUMBERS
-
-
-class Dictionary:
-    """A client's commands on a dictionary, with their effects and answers.
-
-    Nothing expires during a test, except at once.
-    """
-
-    def __init__(self, client: str) -> None:
-        self.client = client
-        self.items: dict[str, object] = {}
-        self._tokens: dict[str, int] = {}
-        self._writes = 0
-
-    def get(self, key, default=None):
-        return self.items.get(_text(key), default)
-
-    def gets(self, key):
-        return self.get(key), self._tokens.get(_text(key))
-
-    def set(self, key, value, time=0):
-        self._writes += 1
-        self.items[_text(key)] = value
-        self._tokens[_text(key)] = self._writes
-        if time < 0:
-            self.delete(key)
-        return True
-
-    def add(self, key, value, time=0):
-        return _text(key) not in self.items and self.set(key, value, time)
-
-    def replace(self, key, value):
-        return _text(key) in self.items and self.set(key, value)
-
-    def append(self, key, value):
-        return self.replace(key, self.get(key, b"") + value)
-
-    def prepend(self, key, value):
-        return self.replace(key, value + self.get(key, b""))
-
-    def cas(self, key, value, token):
-        if _text(key) not in self.items:
-            return self._missing()
-        return self.gets(key)[1] == token and self.set(key, value)
-
-    def delete(self, key):
-        self._tokens.pop(_text(key), None)
-        return self.items.pop(_text(key), None) is not None
-
-    def touch(self, key, time=0):
-        return self.delete(key) if time < 0 else _text(key) in self.items
-
-    def incr(self, key, delta):
-        if _text(key) not in self.items:
-            return self._missing()
-        if not isinstance(self.get(key), int):
-            raise NO_NUMBER[self.client]
-        self.set(key, max(0, self.get(key) + delta))
-        return self.get(key)
-
-    def decr(self, key, delta):
-        return self.incr(key, -delta)
-
-    def get_multi(self, keys):
-        return {key: self.get(key) for key in keys if _text(key) in self.items}
-
-    def set_multi(self, values, time=0):
-        for key, value in values.items():
-            self.set(key, value, time)
-        return []
-
-    def add_multi(self, values):
-        return [key for key, value in values.items() if not self.add(key, value)]
-
-    def delete_multi(self, keys):
-        deleted = [self.delete(key) for key in keys]
-        return self.client == "pymemcache" or all(deleted)
-
-    def incr_multi(self, keys, _, delta):
-        for key in keys:
-            self.incr(key, delta)
-
-    get_many, set_many, delete_many = get_multi, set_multi, delete_multi
-
-    def __contains__(self, key):
-        return _text(key) in self.items
-
-    def __getitem__(self, key):
-        return self.items[_text(key)]
-
-    def __setitem__(self, key, value):
-        self.set(key, value)
-
-    def __delitem__(self, key):
-        if not self.delete(key):
-            raise KeyError(key)
-
-    def _missing(self):
-        if self.client == "pylibmc":
-            raise pylibmc.NotFound
-
-
-def _text(key: str | bytes) -> str:
-    return key.decode() if isinstance(key, bytes) else key
 
 
 class Space:
@@ -189,18 +79,6 @@ class Process:
 
     def __init__(self, cache, space: Space) -> None:
         self.cache, self.space, self.latest = cache, space, 0
-
-
-def asynchronous(cache, method):
-    """Return a method's asynchronous twin, which is called like the method itself."""
-    return lambda *args, **how: asyncio.run(getattr(cache, f"a{method}")(*args, **how))
-
-
-def outcome(call, *args) -> tuple[str, object]:
-    try:
-        return "answers", call(*args)
-    except Exception as error:  # noqa: BLE001
-        return "raises", type(error)
 
 
 processes = st.integers(0, 3)
@@ -406,7 +284,7 @@ class Neighbours(RuleBasedStateMachine):
     )
     def store_raw(self, who, command, key, size):
         self.do_raw(
-            who, command, key, self.users_of_spaces[who].space.value(_text(key), size)
+            who, command, key, self.users_of_spaces[who].space.value(text_of(key), size)
         )
 
     @rule(who=everyone, command=st.sampled_from(["append", "prepend"]), size=sizes)
@@ -445,7 +323,7 @@ class Neighbours(RuleBasedStateMachine):
         command=st.sampled_from(
             ["get_multi", "get_many", "delete_multi", "delete_many"]
         ),
-        those=st.lists(raw_keys, unique_by=_text),
+        those=st.lists(raw_keys, unique_by=text_of),
     )
     def use_many_raw(self, who, command, those):
         self.do_raw(who, command, those)
@@ -454,12 +332,12 @@ class Neighbours(RuleBasedStateMachine):
         who=everyone,
         command=st.sampled_from(["set_multi", "set_many", "add_multi"]),
         those=st.lists(
-            st.tuples(raw_keys, sizes), unique_by=lambda item: _text(item[0])
+            st.tuples(raw_keys, sizes), unique_by=lambda item: text_of(item[0])
         ),
     )
     def set_many_raw(self, who, command, those):
         value = self.users_of_spaces[who].space.value
-        values = {key: value(_text(key), size) for key, size in those}
+        values = {key: value(text_of(key), size) for key, size in those}
         self.do_raw(who, command, values)
 
     @rule(target=tokens, who=everyone, key=keys)

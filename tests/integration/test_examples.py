@@ -1,4 +1,4 @@
-"""Examples of hypothesis: each begins with an empty cache, as the database does."""
+"""Examples of hypothesis: each finds the items of its class and no others."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Own(SimpleTestCase):
         assert self.begun >= 5
 
 class Tests({bases}):
+    cache_isolation = "function"
     {scope}
     examples = []
 
@@ -31,6 +32,16 @@ class Tests({bases}):
     @given(strategies.integers())
     def test_added(self, number):
         self.examples.append(cache.add("k", number))
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cache.set("class", 1)
+
+    @settings(max_examples=5, database=None)
+    @given(strategies.integers())
+    def test_what_the_class_has_cached(self, number):
+        assert cache.incr("class") == 2 or self.cache_isolation == "class"
 
     @classmethod
     def tearDownClass(cls):

@@ -262,7 +262,7 @@ def test_pytest_shows_an_invalid_scope_in_one_line(
     project.write("test_wrong.py", f"import pytest\n{text}\n")
     project.write("test_right.py", "def test_right(): pass\n")
     found = project.run("-m", "pytest", "test_wrong.py", "test_right.py", COLUMNS="300")
-    said = f"{source}: it takes function, class, off."
+    said = f"{source}: it takes function, empty, class, off."
     _, _, after = found.output.partition(f"ERROR at setup of {test.replace('::', '.')}")
     shown, _, summary = after.partition("short test summary info")
     report = "cache isolation: 1 namespace, invalidated 2 times"
@@ -284,7 +284,7 @@ def test_djangos_runner_shows_an_invalid_scope_in_one_line(tmp_path, server):
     )
     runner = "--testrunner=namespaced_cache.test.NamespacedDiscoverRunner"
     found = project.manage("test", runner)
-    said = "ValueError: Wrong.cache_isolation is 'session': it takes function, class, o"
+    said = "ValueError: Wrong.cache_isolation is 'session': it takes function, empty, c"
     assert re.search(
         rf"^ERROR: setUpClass \(.*\)\n-+\n{said}", found.output, re.MULTILINE
     )

@@ -61,20 +61,20 @@ def of_the_class():
 
 class TestFilled:
     def test_first(self, of_the_class):
-        assert leave("test") == []
+        assert leave("test") == ["class", "module"]
 
     def test_second(self, of_the_class):
-        assert leave("test") == []
+        assert leave("test") == ["class", "module"]
 
     @pytest.fixture
     def of_the_test(self):
-        assert leave("test") == []
+        assert leave("test") == ["class", "module"]
 
     def test_third(self, of_the_class, of_the_test):
-        assert leave("test") == ["test"]
+        assert leave("test") == ["class", "module", "test"]
 
 def test_without_a_class():
-    assert leave("test") == []
+    assert leave("test") == ["module"]
 
 @pytest.fixture(scope="module")
 def late():
@@ -91,10 +91,7 @@ def test_that_uses_it_late(uses_late):
 
 
 def test_all_tests_start_equally_including_the_first(project):
-    """No items of wider fixtures are left.
-
-    Items of the test's own fixtures are there.
-    """
+    """Each finds the items of wider fixtures, and those of its own fixtures."""
     project.write("test_fixtures.py", FIXTURES)
     all_pass(project.pytest(), 5)
 
@@ -133,6 +130,10 @@ class TestOne:
 
     @pytest.mark.cache_isolation("function")
     def test_third(self):
+        assert leave("test") == ["class"]
+
+    @pytest.mark.cache_isolation("empty")
+    def test_fourth(self):
         assert leave("test") == []
 
 class TestTwo(TestOne):
@@ -160,7 +161,7 @@ def test_a_class_may_share(project, where, what):
     project.write("test_scopes.py", SCOPES.format(**{**places, where: what}))
     if where == "ini":
         project.write("pytest.ini", INI + WRAP + what)
-    all_pass(project.pytest("-p", "no:randomly"), 8)
+    all_pass(project.pytest("-p", "no:randomly"), 10)
 
 
 def test_the_closest_scope_counts(project):
@@ -226,7 +227,7 @@ def test_an_unknown_scope_is_refused(project, ini, marker, complaint):
     )
     run = project.pytest()
     assert run.code != 0
-    assert f"{complaint}: it takes function, class, off." in run.output
+    assert f"{complaint}: it takes function, empty, class, off." in run.output
 
 
 def test_the_fixture_is_the_default_alias(project):
@@ -482,7 +483,7 @@ def test_an_inner_class_shares_with_its_outer_class(project):
             leave("class")
 
         def test_7(filled):
-            assert leave("test") == []
+            assert leave("test") == ["class"]
 
         test_8 = test_7
         """,

@@ -186,7 +186,8 @@ class Wrong({base}SimpleTestCase):
     run = project.manage("test", *arguments, DJANGO_SETTINGS_MODULE=settings)
     assert outcomes(run) == ["setUpClass"], run.output
     assert (
-        "ValueError: Wrong.cache_isolation is 'session': it takes function, class, off."
+        "ValueError: Wrong.cache_isolation is 'session': "
+        "it takes function, empty, class, off."
     ) in run.output
 
 

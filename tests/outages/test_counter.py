@@ -10,7 +10,7 @@ import pytest
 from pymemcache.exceptions import MemcacheUnexpectedCloseError
 
 from namespaced_cache import NamespaceUnavailable
-from namespaced_cache.adapters.adapter import NoReaderError
+from namespaced_cache.adapters.adapter import NoConnectionError
 from namespaced_cache.adapters.pymemcache import ADAPTER
 from tests.support.caches import BACKENDS, bare_cache
 from tests.support.servers import answer_of
@@ -208,7 +208,7 @@ def test_without_its_counter_server_a_namespace_is_empty(several):
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
 def test_closing_also_closes_the_connection_to_the_counter_server(several, monkeypatch):
-    reader = Mock(side_effect=NoReaderError("of this test"))
+    reader = Mock(side_effect=NoConnectionError("of this test"))
     monkeypatch.setattr(ADAPTER, "counter_reader", reader)  # so that the client is used
     cache, *_ = several()
     assert cache.generation

@@ -282,7 +282,9 @@ class History:
             first = begins[0] if begins else call.begin
             if self._lives.of(first, call.end) is None:
                 cut_off.add((call.who, call.begin))
-            begins.append(call.begin)
+            # With several servers, a call without keys does not use the client.
+            if call.parts or not self._several:
+                begins.append(call.begin)
         return cut_off
 
     def _see(self, key: str) -> Iterator[Sight]:

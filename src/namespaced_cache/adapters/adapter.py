@@ -7,7 +7,7 @@ first used, so that neither library has to be installed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from namespaced_cache.adapters.commands import Command
 from namespaced_cache.adapters.counter_read import CounterReader
+from namespaced_cache.adapters.raw_items import RawServers
 from namespaced_cache.errors import UnsupportedClientError
 from namespaced_cache.keys import Key
 
@@ -24,16 +25,18 @@ from namespaced_cache.keys import Key
 class CounterServer:
     """Where a counter is: its key, and the server's entry in LOCATION.
 
-    `options` are those that the backend makes clients with.
+    `options` are those that the backend makes clients with. `all_locations` are the
+    entries of all servers, in the order of LOCATION.
     """
 
     key: str
     location: Any
     options: Mapping[str, Any]
+    all_locations: Sequence[Any] = ()
 
 
-class NoReaderError(Exception):
-    """No counter read is possible during a command. The message is the reason."""
+class NoConnectionError(Exception):
+    """No connection of this package's own is possible. The message is the reason."""
 
 
 class Adapter(ABC):
@@ -50,6 +53,10 @@ class Adapter(ABC):
 
     #: The exceptions that mean "no such key". A command may return None instead.
     not_found: ClassVar[tuple[type[Exception], ...]]
+
+    #: Whether a client of several servers may keep a text and its UTF-8 bytes, used as
+    #: keys, on different servers.
+    places_text: ClassVar[bool]
 
     #: The exceptions of `incr` that mean "that is not a number".
     not_a_number: ClassVar[tuple[type[Exception], ...]]
@@ -87,7 +94,14 @@ class Adapter(ABC):
         """Return a reader for the counter, which reads it during a command.
 
         `counter_client` is the client that reaches the counter server. Raises
-        NoReaderError if the counter read can only follow the command.
+        NoConnectionError if the counter read can only follow the command.
+        """
+
+    @abstractmethod
+    def raw_servers(self, client: Any, server: CounterServer) -> RawServers:
+        """Return the servers of the client, for RawItems.
+
+        Raises NoConnectionError if they cannot be asked without the client.
         """
 
     @abstractmethod

@@ -34,6 +34,12 @@ _STORES_MANY = {"set_many", "set_multi"}
 _AT_ONCE = 1000
 
 
+def places_keys_as_usual(client: Any) -> bool:
+    """Tell whether a client of several servers finds a key's server as HashClient."""
+    client_class: Any = type(client)  # mypy takes no class to be hashable
+    return issubclass(client_class, HashClient) and _is_plain(client_class)
+
+
 @cache
 def _is_plain(client_class: Any) -> bool:
     """Tell whether a class has HashClient's own versions of the methods needed here."""

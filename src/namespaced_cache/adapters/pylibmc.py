@@ -5,15 +5,16 @@ from __future__ import annotations
 import _socket
 import ctypes
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pylibmc
 from pylibmc.client import Client  # a tracer puts its proxy into `pylibmc`
 
 from namespaced_cache.adapters import locations
-from namespaced_cache.adapters.adapter import Adapter, CounterServer, NoReaderError
+from namespaced_cache.adapters.adapter import Adapter, CounterServer, NoConnectionError
 from namespaced_cache.adapters.commands import (
     CALLERS_DEFAULT,
     CALLERS_KEYS,
@@ -27,6 +28,7 @@ from namespaced_cache.adapters.commands import (
     table,
 )
 from namespaced_cache.adapters.parallel import ParallelReader
+from namespaced_cache.adapters.raw_items import RawServers
 from namespaced_cache.keys import MAX_KEY_BYTES, Key
 
 _READS, _STORES = Effect.READS, Effect.STORES
@@ -88,6 +90,7 @@ class PyLibMCAdapter(Adapter):
     commands = COMMANDS
     client_classes = (Client,)
     fetches_many_keys = True
+    places_text = False
     not_found = (pylibmc.NotFound,)
     #: With the binary protocol, libmemcached reports it as an outage, and so does this
     #: package.
@@ -134,26 +137,23 @@ class PyLibMCAdapter(Adapter):
 
         libmemcached itself sends one command and awaits its reply.
         """
-        if server.options.get("username"):
-            raise NoReaderError("the connection needs SASL")
-        # Not the client's behaviors: libmemcached connects when it is asked for them.
-        behaviors = server.options.get("behaviors") or {}
-        if behaviors.get("namespace"):
-            raise NoReaderError("libmemcached puts its own namespace before each key")
-        try:
-            address = locations.address(server.location)
-        except ValueError as error:
-            raise NoReaderError(str(error)) from error
+        if _behaviors(server).get("namespace"):
+            raise NoConnectionError(
+                "libmemcached puts its own namespace before each key"
+            )
+        connect = _connector(server, server.location)
+        return ParallelReader(server.key.encode(), connect, partial(_decoded, client))
 
-        def open_connection() -> Any:
-            return _connected(address, behaviors)
-
-        def decode(value: bytes, flags: int) -> Any:
-            if flags & _COMPRESSED:
-                raise ValueError("the counter is compressed")
-            return client.deserialize(value, flags)
-
-        return ParallelReader(server.key.encode(), open_connection, decode)
+    def raw_servers(self, client: Any, server: CounterServer) -> RawServers:
+        """Return the servers of the client, for RawItems."""
+        prefix = _behaviors(server).get("namespace") or b""
+        return RawServers(
+            connect=[_connector(server, each) for each in server.all_locations],
+            server_of=lambda key: client.hash(_as_bytes(key)),
+            counter_server=list(server.all_locations).index(server.location),
+            on_wire=lambda key: _as_bytes(prefix) + _as_bytes(key),
+            decode=partial(_decoded, client),
+        )
 
     def call(
         self,
@@ -214,6 +214,32 @@ class _Socket(_socket.socket):
 
     What guards, tracers and gevent put into that module does not concern either.
     """
+
+
+def _as_bytes(key: Key) -> bytes:
+    return key.encode() if isinstance(key, str) else key
+
+
+def _behaviors(server: CounterServer) -> Mapping[str, Any]:
+    # Not the client's: libmemcached connects when it is asked for them.
+    return server.options.get("behaviors") or {}
+
+
+def _connector(server: CounterServer, location: Any) -> Callable[[], Any]:
+    """Return a function that connects to a server."""
+    if server.options.get("username"):
+        raise NoConnectionError("the connection needs SASL")
+    try:
+        address = locations.address(location)
+    except ValueError as error:
+        raise NoConnectionError(str(error)) from error
+    return partial(_connected, address, _behaviors(server))
+
+
+def _decoded(client: Any, value: bytes, flags: int) -> Any:
+    if flags & _COMPRESSED:
+        raise ValueError("the counter is compressed")
+    return client.deserialize(value, flags)
 
 
 def _connected(address: str | tuple[str, int], behaviors: Mapping[str, int]) -> _Socket:

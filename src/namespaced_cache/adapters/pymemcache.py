@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from traceback import walk_tb
 from typing import Any
 
@@ -22,7 +23,7 @@ from pymemcache.exceptions import (
 )
 
 from namespaced_cache.adapters import broken_off, hash_client, pipelined
-from namespaced_cache.adapters.adapter import Adapter, CounterServer, NoReaderError
+from namespaced_cache.adapters.adapter import Adapter, CounterServer, NoConnectionError
 from namespaced_cache.adapters.commands import (
     CALLERS_DEFAULT,
     CALLERS_KEYS,
@@ -38,6 +39,7 @@ from namespaced_cache.adapters.commands import (
 )
 from namespaced_cache.adapters.counter_read import CounterReader
 from namespaced_cache.adapters.parallel import ParallelReader
+from namespaced_cache.adapters.raw_items import RawServers
 from namespaced_cache.keys import MAX_KEY_BYTES, Key
 
 _READS, _STORES = Effect.READS, Effect.STORES
@@ -85,6 +87,7 @@ class PyMemcacheAdapter(Adapter):
     commands = COMMANDS
     client_classes = (Client, PooledClient, HashClient)
     fetches_many_keys = False
+    places_text = True
     not_found = ()
     not_a_number = (MemcacheClientError,)
 
@@ -129,6 +132,22 @@ class PyMemcacheAdapter(Adapter):
         pipelined.end_records_with_commands(client)
         return _parallel_reader(counter_client, server.key)
 
+    def raw_servers(self, client: Any, server: CounterServer) -> RawServers:
+        """Return the servers of the client, for RawItems."""
+        members = _members(client)
+        if len(members) != len(server.all_locations):
+            raise NoConnectionError("the client has other servers than LOCATION")
+        if len(members) > 1 and not hash_client.places_keys_as_usual(client):
+            raise NoConnectionError("the client places keys in a way of its own")
+        names = list(getattr(client, "clients", {}))
+        return RawServers(
+            connect=[_connector(member) for member in members],
+            server_of=lambda key: names.index(client.hasher.get_node(key)),
+            counter_server=list(server.all_locations).index(server.location),
+            on_wire=partial(_on_wire, members[0]),
+            decode=partial(_decoded, members[0]),
+        )
+
     call = staticmethod(hash_client.call)  # saves one function call
 
     def compare_and_swap(self, client: Any, key: Key, old: object, new: int) -> None:
@@ -169,16 +188,23 @@ class PyMemcacheAdapter(Adapter):
 
 def _parallel_reader(counter_client: Any, key: str) -> ParallelReader:
     """Return a reader whose connections are made with the client's own options."""
-    member, *others = getattr(counter_client, "clients", {"": counter_client}).values()
+    member, *others = _members(counter_client)
     if others:
-        raise NoReaderError("the client has several servers")
+        raise NoConnectionError("the client has several servers")
+    connect, decode = _connector(member), partial(_decoded, member)
+    return ParallelReader(_on_wire(member, key), connect, decode)
+
+
+def _members(client: Any) -> list[Any]:
+    """Return the client of each server."""
+    return list(getattr(client, "clients", {"": client}).values())
+
+
+def _connector(member: Any) -> Callable[[], Any]:
+    """Return a function that connects to a server with the client's own options."""
     client_class = getattr(member, "client_class", type(member))
     if getattr(client_class, "_connect", Client._connect) is not Client._connect:
-        raise NoReaderError("the client connects in a way of its own")
-    try:
-        wire_key = check_key_helper(key, member.allow_unicode_keys, member.key_prefix)
-    except MemcacheIllegalInputError as error:  # the client's key_prefix is invalid
-        raise NoReaderError(str(error)) from error
+        raise NoConnectionError("the client connects in a way of its own")
 
     def connect() -> Any:
         # A client of the library connects, and only its socket is used.
@@ -194,10 +220,21 @@ def _parallel_reader(counter_client: Any, key: str) -> ParallelReader:
         connecting._connect()
         return connecting.sock
 
-    def decode(value: bytes, flags: int) -> Any:
-        return member.serde.deserialize(key, value, flags)
+    return connect
 
-    return ParallelReader(wire_key, connect, decode)
+
+def _on_wire(member: Any, key: Key) -> bytes:
+    try:
+        wire_key: bytes = check_key_helper(
+            key, member.allow_unicode_keys, member.key_prefix
+        )
+    except MemcacheIllegalInputError as error:  # the client's key_prefix is invalid
+        raise NoConnectionError(str(error)) from error
+    return wire_key
+
+
+def _decoded(member: Any, value: bytes, flags: int) -> Any:
+    return member.serde.deserialize("", value, flags)
 
 
 ADAPTER = PyMemcacheAdapter()
@@ -237,6 +274,10 @@ class RetryingAdapter(PyMemcacheAdapter):
         return super().counter_reader(
             _retried(client), _retried(counter_client), server
         )
+
+    def raw_servers(self, client: Any, server: CounterServer) -> RawServers:
+        """Return the servers of the client, for RawItems."""
+        return super().raw_servers(_retried(client), server)
 
     def guard(self, client: Any) -> bool:
         """Let no command of the client receive the reply to a broken-off one."""

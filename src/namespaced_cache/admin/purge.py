@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from namespaced_cache.admin.inventory import Amount, Found, Inventory, State
-from namespaced_cache.admin.server import Items, has_name
+from namespaced_cache.admin.server import Items
 from namespaced_cache.core import identity
+from namespaced_cache.keys import has_name
 
 #: The number of items that are deleted in one round trip.
 _BATCH = 1000

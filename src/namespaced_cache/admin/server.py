@@ -11,7 +11,6 @@ import re
 import socket
 import time
 import weakref
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
@@ -22,7 +21,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from namespaced_cache.adapters import locations
 from namespaced_cache.errors import NamespaceError
-from namespaced_cache.keys import KEY_ENDS, MAX_KEY_BYTES
+from namespaced_cache.keys import name_of
 
 #: How long to wait for an answer, in seconds.
 _PATIENCE = 30
@@ -128,7 +127,7 @@ class Server(AbstractContextManager["Server", None]):
         This does not count as a use. Memcached notes at most one use of an item a
         minute.
         """
-        self._send(b"\r\n".join(b"me " + _name_of(key) for key in keys))
+        self._send(b"\r\n".join(b"me " + name_of(key) for key in keys))
         return [self._read_state(key) for key in keys]
 
     def _read_state(self, key: bytes) -> ItemState | None:
@@ -270,19 +269,5 @@ class Server(AbstractContextManager["Server", None]):
         )
 
 
-def has_name(key: bytes) -> bool:
-    """Tell whether a command of the text protocol can name a key.
-
-    Clients with the binary protocol may store keys that contain a space or a control
-    character. A command names such a key in base64. If the key has more than 187 bytes,
-    its base64 is longer than memcached's limit.
-    """
-    return len(_name_of(key).split()[0]) <= MAX_KEY_BYTES
-
-
-def _name_of(key: bytes) -> bytes:
-    return b64encode(key) + b" b" if KEY_ENDS.search(key) else key
-
-
 def _quiet_delete(key: bytes, cas: int) -> bytes:
-    return b"md %b q C%d\r\n" % (_name_of(key), cas)
+    return b"md %b q C%d\r\n" % (name_of(key), cas)

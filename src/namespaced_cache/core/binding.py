@@ -21,7 +21,7 @@ from namespaced_cache import forks
 from namespaced_cache.adapters import locations
 from namespaced_cache.adapters.adapter import (
     CounterServer,
-    NoReaderError,
+    NoConnectionError,
     adapter_of,
     is_client,
 )
@@ -73,7 +73,7 @@ class Binding:
             self.counter_reader = self.adapter.counter_reader(
                 client, self.counter_client, server
             )
-        except NoReaderError as reason:
+        except NoConnectionError as reason:
             _log.debug(
                 "Namespace %r: the counter is read after each command: %s",
                 counter.namespace,
@@ -298,7 +298,12 @@ class BackendBinder:
 
     def _bound(self, client: Any, counter: Counter) -> Binding:
         servers = self._servers()
-        server = CounterServer(counter.key, servers[0], self._backend._options)
+        server = CounterServer(
+            counter.key,
+            servers[0],
+            self._backend._options,
+            self._backend.client_servers,
+        )
         staleness = self._options.max_staleness
         if len(servers) == 1:
             return Binding(client, client, counter, server, staleness)

@@ -21,7 +21,7 @@ from namespaced_cache.adapters.commands import (
     Effect,
     Shape,
 )
-from namespaced_cache.core.binding import Binder, CloneBinder
+from namespaced_cache.core.binding import Binder, Binding, CloneBinder
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.core.expiry import capped_arguments
 from namespaced_cache.core.operation import (
@@ -77,6 +77,12 @@ class NamespacedClient:
         """The counter of the namespace. No round trip."""
         counter: Counter = self._binder.counter()
         return counter
+
+    @property
+    def binding(self) -> Binding:
+        """The real client, bound to the counter. No round trip."""
+        binding: Binding = self._binder.binding()
+        return binding
 
     def current_generation(self) -> int:
         """Return the generation on the server: one round trip.

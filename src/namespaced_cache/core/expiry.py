@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from namespaced_cache.adapters.commands import Command
@@ -29,6 +29,16 @@ def capped(expiry: object, max_timeout: int) -> object:
     if max_timeout <= LONGEST_RELATIVE:
         return max_timeout
     return int(clock.wall()) + max_timeout
+
+
+def expiry_of(
+    command: Command, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> object:
+    """Return the expiry in the arguments that follow a command's keys, or None."""
+    if command.expiry is None:
+        return None
+    name, position = command.expiry
+    return args[position] if position < len(args) else kwargs.get(name, 0)
 
 
 def capped_arguments(

@@ -9,19 +9,18 @@ not read.
 
 from __future__ import annotations
 
+import operator
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from namespaced_cache.adapters.arguments import Arguments
-from namespaced_cache.adapters.commands import (
-    CALLERS_KEYS,
-    Command,
-)
+from namespaced_cache.adapters.commands import CALLERS_KEYS, Command, Effect
 from namespaced_cache.adapters.counter_read import ABSENT, CounterRead
 from namespaced_cache.core import pins
 from namespaced_cache.core.binding import Binding
+from namespaced_cache.core.expiry import expiry_of
 from namespaced_cache.keys import GenerationKeys, Key
 
 #: How often an operation is tried before it fails. Each failed attempt means that
@@ -68,6 +67,23 @@ class Operation:
     def missing(self) -> Any:
         """Return the answer if the counter is missing, so that there are no items."""
         return _CLIENTS
+
+    # For those who watch operations.
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """The caller's keys."""
+        raise NotImplementedError
+
+    @property
+    def changes_items(self) -> bool:
+        """Whether it may store, change or delete items."""
+        return self.command is not None and self.command.effect is Effect.STORES
+
+    @property
+    def expiry(self) -> object:
+        """The expiry that it gives to items, or None if it gives none."""
+        return None
 
     def run(self, binding: Binding) -> Any:
         """Carry out the command. Repeat it until the counter does not move meanwhile.
@@ -197,10 +213,23 @@ class Operation:
         return answer
 
 
-class Get(Operation):
+class _OfOneKey(Operation):
+    """An operation with one key."""
+
+    __slots__ = ("key",)
+
+    key: Key
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """The caller's key."""
+        return (self.key,)
+
+
+class Get(_OfOneKey):
     """`get`, which a read of many keys can replace."""
 
-    __slots__ = ("default", "key")
+    __slots__ = ("default",)
 
     fetches_counter = True
 
@@ -227,10 +256,10 @@ class Get(Operation):
     missing = outage_default
 
 
-class OneKey(Operation):
+class OneKey(_OfOneKey):
     """Any other command for one key."""
 
-    __slots__ = ("args", "key", "kwargs")
+    __slots__ = ("args", "kwargs")
 
     def __init__(
         self, command: Command, key: Key, args: Any, kwargs: dict[str, Any]
@@ -258,6 +287,11 @@ class OneKey(Operation):
         """Return the default in the command's line in the table."""
         return self.command.outage_default
 
+    @property
+    def expiry(self) -> object:
+        """The expiry that it gives to the item, or None if it gives none."""
+        return expiry_of(self.command, self.args, self.kwargs)
+
 
 class Gets(OneKey):
     """pymemcache's `gets`, whose defaults are the caller's."""
@@ -269,10 +303,23 @@ class Gets(OneKey):
         return _gets_defaults(*self.args, **self.kwargs)
 
 
-class GetMany(Operation):
-    """A command that reads many keys, and can fetch the counter as one more."""
+class _OfManyKeys(Operation):
+    """An operation with many keys."""
 
     __slots__ = ("arguments",)
+
+    arguments: Arguments
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """The caller's keys."""
+        return self.arguments.keys
+
+
+class GetMany(_OfManyKeys):
+    """A command that reads many keys, and can fetch the counter as one more."""
+
+    __slots__ = ()
 
     def __init__(self, command: Command, arguments: Arguments) -> None:
         self.command: Command = command
@@ -303,10 +350,10 @@ class GetMany(Operation):
     missing = outage_default
 
 
-class ManyKeys(Operation):
+class ManyKeys(_OfManyKeys):
     """A command that stores, changes or deletes many keys."""
 
-    __slots__ = ("arguments", "rest")
+    __slots__ = ("rest",)
 
     def __init__(self, command: Command, arguments: Arguments, rest: Any) -> None:
         self.command: Command = command
@@ -340,11 +387,16 @@ class ManyKeys(Operation):
         default = self.command.outage_default
         return keys if default is CALLERS_KEYS else default
 
+    @property
+    def expiry(self) -> object:
+        """The expiry that it gives to items, or None if it gives none."""
+        return expiry_of(self.command, self.rest, self.arguments.kwargs)
 
-class Item(Operation):
+
+class Item(_OfOneKey):
     """Item access, such as `client[key]` (pylibmc)."""
 
-    __slots__ = ("access", "key", "values")
+    __slots__ = ("access", "values")
 
     def __init__(self, access: Callable[..., Any], key: Key, *values: Any) -> None:
         self.command = None
@@ -361,6 +413,16 @@ class Item(Operation):
     def outage_default(self) -> Any:
         """Return None."""
         return None
+
+    @property
+    def changes_items(self) -> bool:
+        """Whether it stores or deletes the item."""
+        return self.access in (operator.setitem, operator.delitem)
+
+    @property
+    def expiry(self) -> object:
+        """The expiry: an item that is stored in this way has none."""
+        return 0 if self.access is operator.setitem else None
 
 
 def _fetch(binding: Binding, wire_keys: list[Key], read: CounterRead) -> dict[Key, Any]:

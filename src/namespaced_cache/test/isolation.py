@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import shlex
 from collections import Counter as Tally
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from functools import partial, wraps
 from typing import Any
@@ -31,6 +31,8 @@ from namespaced_cache.errors import NamespaceUnavailable, UnsupportedClientError
 from namespaced_cache.forks import new_lock
 from namespaced_cache.test.examples import invalidate_before_examples
 from namespaced_cache.test.guard import Guard
+from namespaced_cache.test.scopes import scope_of
+from namespaced_cache.test.set_up import SetUps
 
 #: The environment variable that tells child processes that aliases are wrapped.
 WRAP_VARIABLE = "NAMESPACED_CACHE_WRAP"
@@ -84,6 +86,10 @@ class Isolation:
         self._require = require
         self._guard = Guard(remedy)
         self._is_started = False
+        #: What set-up has cached.
+        self.set_ups = SetUps(self._opened_caches, self._guard.warn)
+        #: Whether an invalidation stores again what set-up has cached.
+        self._restores = True
         #: Whether opening an alias invalidates its namespace, if it is not fresh.
         self._invalidates_opened = False
         #: The counters that were invalidated since the last test or class began.
@@ -134,6 +140,7 @@ class Isolation:
         else:
             os.environ[WRAP_VARIABLE] = self._outer_wrap
         self._is_started = False
+        self.set_ups.close()
         self._guard.close()
         handlers: Any = CacheHandler
         if (
@@ -141,29 +148,39 @@ class Isolation:
         ):  # another package may have patched it since
             handlers.create_connection = self._original
 
-    def invalidate(self) -> None:
+    def invalidate(self, *, restore: bool = True) -> None:
         """Invalidate all namespaces of this process: one round trip for each.
 
-        If a server was never reached, one warning names it. After that it is left
-        alone, because tests that do not use it must not fail. For all other servers,
-        this raises the same errors as `invalidate_namespaces()`.
+        With `restore`, what set-up has cached is then stored again, in one round trip
+        more for each server. If a server was never reached, one warning names it. After
+        that it is left alone, because tests that do not use it must not fail. For all
+        other servers, this raises the same errors as `invalidate_namespaces()`, and
+        those of `SetUps.restore`.
         """
         identity.name_children()  # a forked process may have become a worker
         with _lock:
             self._fresh.clear()
             self._invalidates_opened = True
+            self._restores = restore
+            found = self._caches()
+            for alias in self._invalidate_stale(found):
+                del caches[alias]
+        # This comes last, because the backends import their client libraries.
+        self._guard.watch_clients()
+
+    def _opened_caches(self) -> Iterable[NamespacedCache]:
+        return self._caches().values()
+
+    def _caches(self) -> dict[str, NamespacedCache]:
+        """Return this thread's backends of the isolated aliases, and open them."""
+        with _lock:
             # Bare backends are not opened, because the guard would warn of them.
             by_class = [
                 alias
                 for alias, setting in caches.settings.items()
                 if self._isolates(alias, setting) and not _is_function(alias, setting)
             ]
-            found = aliases.namespaced_caches(by_class)
-            found |= self._made_by_functions()
-            for alias in self._invalidate_stale(found):
-                del caches[alias]
-        # This comes last, because the backends import their client libraries.
-        self._guard.watch_clients()
+            return aliases.namespaced_caches(by_class) | self._made_by_functions()
 
     def suspend(self) -> None:
         """Stop invalidating aliases that are opened, until the next `invalidate()`."""
@@ -218,6 +235,8 @@ class Isolation:
             if self.shared is not None:
                 self.shared.add(is_new=name not in self.invalidations)
             self.invalidations[name] += 1
+        if self._restores:
+            self.set_ups.restore(found.values(), generations)
         unreached = []
         for counter, error in failed.items():
             is_unavailable = isinstance(error, NamespaceUnavailable)
@@ -362,12 +381,19 @@ def current() -> Isolation | None:
 
 
 def begin_test(test: Any, isolation: Isolation) -> None:
-    """Invalidate before a unittest test, which fails if the invalidation fails."""
+    """Invalidate before a unittest test, if its scope says so.
+
+    The test fails if the invalidation fails.
+    """
+    scope = scope_of(type(test))
+    if scope not in ("function", "empty"):
+        return
+    invalidate = partial(isolation.invalidate, restore=scope == "function")
     try:
-        isolation.invalidate()
+        invalidate()
     except Exception as error:  # noqa: BLE001  # reported as the test's error
         test.setUp = partial(_raise, error)
-    invalidate_before_examples(test, isolation.invalidate)
+    invalidate_before_examples(test, invalidate)
 
 
 def _raise(error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.util import strclass
 
 from namespaced_cache.test import isolation
 from namespaced_cache.test.isolation import Isolation, begin_test
@@ -10,6 +11,9 @@ from namespaced_cache.test.scopes import scope_of
 
 #: unittest leaves the frames of this module out of the tracebacks that it prints.
 __unittest = True
+
+#: The owner of what the current class's set-up caches.
+_CLASS = "class"
 
 _REMEDY = (
     "Add to the settings: "
@@ -23,13 +27,16 @@ class NamespacedCacheMixin:
     Put it before the test case's class among the bases. The attribute `cache_isolation`
     of the class sets when the namespaces are invalidated:
 
-    - "function", the default: before each test.
+    - "function", the default: before each test. Items that `setUpClass()` and
+      `setUpTestData()` cache are then stored again. Those that `setUpModule()` caches
+      are not: this needs the runner or the pytest plugin.
+    - "empty": before each test, which finds nothing.
     - "class": before the class is set up. Items that `setUpClass()` and
       `setUpTestData()` cache stay for its tests.
     - "off": never.
 
-    An invalidation takes one round trip for each namespace. The settings must namespace
-    the aliases.
+    An invalidation takes one round trip for each namespace, and storing items again
+    takes one for each server. The settings must namespace the aliases.
 
     If this package's runner or the pytest plugin runs the tests, it isolates these
     classes in the same way, and the mixin does nothing.
@@ -39,15 +46,21 @@ class NamespacedCacheMixin:
     def setUpClass(cls) -> None:
         """Invalidate the namespaces before the class is set up."""
         isolated = _isolation_of_mixins()
-        if isolated and scope_of(cls) != "off":
-            isolated.invalidate()
+        if isolated and (scope := scope_of(cls)) != "off":
+            set_ups = isolated.set_ups
+            set_ups.cancel()  # of a class without a test
+            set_ups.forget(_CLASS)
+            isolated.invalidate(restore=False)
+            if scope == "function":
+                set_ups.begin(_CLASS, f"The set-up of the class {strclass(cls)}")
         super().setUpClass()  # type: ignore[misc]  # the test case's
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Invalidate the namespaces before the test."""
         # setUp() would be too late, because Django loads fixtures before it.
         isolated = _isolation_of_mixins()
-        if isolated and scope_of(type(self)) == "function":
+        if isolated:
+            isolated.set_ups.end_all()
             begin_test(self, isolated)
         return super().__call__(*args, **kwargs)  # type: ignore[misc]  # as above
 

@@ -43,8 +43,14 @@ class Run:
         self._workers_notices: dict[str, None] = {}
         #: The current class, and the classes that enclose it.
         self._classes: list[Any] = []
-        #: Whether the scope of the current test is "function".
+        #: Whether the scope of the current test is "function" or "empty".
         self._is_isolated_alone = False
+        #: Whether it is "function".
+        self._restores = False
+        #: Whether items were invalidated with a fixture that has ended since.
+        self._has_forgotten = False
+        #: For each running set-up of a fixture of a wider scope, whether it is noted.
+        self._is_noted: list[bool] = []
         #: Whether no fixture of the current test's own was set up yet.
         self._is_in_wider_set_up = False
         #: Whether a fixture of a wider scope was set up after the test began.
@@ -70,32 +76,58 @@ class Run:
         is_first = node not in self._classes
         self._classes = [n for n in item.listchain() if isinstance(n, pytest.Class)]
         self._is_wider_set_up = False
-        self._is_isolated_alone = self._is_in_wider_set_up = scope == "function"
-        if scope == "function" or (scope == "class" and is_first):
+        self._restores = scope == "function"
+        is_alone = scope in ("function", "empty")
+        self._is_isolated_alone = self._is_in_wider_set_up = is_alone
+        if is_alone or (scope == "class" and is_first):
             self._invalidate()
         elif scope == "off" and self._isolation is not None:
             self._isolation.suspend()
 
-    def begin_fixture(self, scope: str) -> None:
-        """Note that a fixture of this scope is about to be set up.
-
-        If an invalidation fails, `begin_call` raises its error. Raised here, it would
-        break off the set-up of the fixture, and pytest would then fail in later tests
-        that use the same fixture.
-        """
+    def is_own(self, scope: str) -> bool:
+        """Tell whether a fixture of this scope is set up for the current test alone."""
         # If a test has no class, fixtures of class scope are the test's own.
-        if scope == "function" or (scope == "class" and not self._classes):
+        return scope == "function" or (scope == "class" and not self._classes)
+
+    def begin_own_fixture(self) -> None:
+        """Invalidate before the first of the test's own fixtures: see below.
+
+        If it fails, `begin_call` raises the error. Raised here, it would break off the
+        set-up of the fixture, and pytest would then fail in later tests that use the
+        same fixture.
+        """
+        try:
+            self.begin_own_set_up()
+        except Exception as error:  # noqa: BLE001  # raised later
+            self._failed = error
+
+    def begin_wider_fixture(self, fixture: object, name: str) -> None:
+        """Note what the set-up of a fixture of a wider scope caches, until it ends."""
+        self._is_wider_set_up = True
+        self._is_noted.append(self._is_configured())
+        if not self._is_noted[-1]:
+            return
+        if self._has_forgotten and self._is_in_wider_set_up:
             try:
-                self.begin_own_set_up()
-            except Exception as error:  # noqa: BLE001  # raised later
+                self._invalidate()
+            except Exception as error:  # noqa: BLE001  # raised later, as above
                 self._failed = error
-        else:
-            self._is_wider_set_up = True
+        self._start().set_ups.begin(fixture, f"The set-up of {name}")
+
+    def end_wider_fixture(self) -> None:
+        """Note that the set-up of a fixture of a wider scope has ended."""
+        if self._is_noted.pop():
+            self._start().set_ups.end()
+
+    def forget_fixture(self, fixture: object) -> None:
+        """Forget what a fixture that is torn down has cached."""
+        if self._isolation is not None and self._isolation.set_ups.forget(fixture):
+            self._has_forgotten = True
 
     def begin_own_set_up(self) -> None:
         """Invalidate after fixtures of a wider scope, before the test's own.
 
-        So the first test of a class starts with the same empty cache as the others.
+        So the first test of a class starts with the same items as the others.
         """
         if self._is_in_wider_set_up and self._is_wider_set_up:
             self._invalidate()
@@ -197,7 +229,8 @@ class Run:
 
     def _invalidate(self) -> None:
         if self._is_configured():
-            self._start().invalidate()
+            self._has_forgotten = False
+            self._start().invalidate(restore=self._restores)
 
 
 def _scope_set_on(node: Any) -> str | None:

@@ -16,6 +16,7 @@ from namespaced_cache.test.isolation import Isolation
 
 _FREQUENCIES = {
     "function": "invalidated before each test",
+    "empty": "emptied before each test",
     "class": "invalidated before each class",
     "off": "never invalidated",
 }

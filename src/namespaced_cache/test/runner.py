@@ -14,6 +14,9 @@ from namespaced_cache.test import isolation, report
 from namespaced_cache.test.isolation import Isolation, SharedCount, begin_test
 from namespaced_cache.test.scopes import scope_of
 
+#: The owners of what the current module's and the current class's set-up caches.
+_MODULE, _CLASS = "module", "class"
+
 #: unittest leaves the frames of this module out of the tracebacks that it prints.
 __unittest = True
 
@@ -22,11 +25,16 @@ class NamespacedTestSuite(unittest.TestSuite):
     """A suite that isolates each test by the scope of its class.
 
     Unless the scope is "off", the namespaces are also invalidated before a class is set
-    up. For the first class of a module, this is before the module is set up.
+    up. For the first class of a module, this is before the module is set up. What both
+    set-ups cache is stored again before each test, if the scope is "function".
     """
 
-    #: The class that is about to begin, and the error of its first invalidation.
+    #: The class that is about to begin, and whether its module is, too.
     _new_class: type | None = None
+    _is_new_module = False
+    #: Whether the set-up of the module is noted.
+    _is_noted = False
+    #: The error of the invalidation before the class.
     _error: Exception | None = None
 
     # Before each test, unittest calls _handleModuleFixture() and then
@@ -35,13 +43,20 @@ class NamespacedTestSuite(unittest.TestSuite):
 
     def _handleModuleFixture(self, test: Any, result: Any) -> None:  # noqa: N802
         test_class = type(test)
+        previous_module = self._get_previous_module(result)  # type: ignore[attr-defined]
         self._new_class = (
             test_class if result._previousTestClass is not test_class else None
         )
+        self._is_new_module = previous_module != test_class.__module__
         self._error = None
-        if self._get_previous_module(result) in (None, test_class.__module__):  # type: ignore[attr-defined]
+        if previous_module is None or not self._is_new_module:
             self._begin_class()
-        super()._handleModuleFixture(test, result)  # type: ignore[misc]
+        try:
+            super()._handleModuleFixture(test, result)  # type: ignore[misc]
+        finally:
+            if self._is_noted:
+                self._is_noted = False
+                _active().set_ups.end()
 
     def _handleModuleTearDown(self, result: Any) -> None:  # noqa: N802
         # unittest also calls this from the method above, before it sets up a module.
@@ -54,22 +69,45 @@ class NamespacedTestSuite(unittest.TestSuite):
         if test_class is None:
             return
         try:
-            if scope_of(test_class) == "off":
-                _active().suspend()
+            isolated = _active()
+        except RuntimeError as error:
+            self._error = error
+            return
+        isolated.set_ups.forget(_CLASS)
+        if self._is_new_module:
+            isolated.set_ups.forget(_MODULE)
+        try:
+            scope = scope_of(test_class)
+            if scope == "off":
+                isolated.suspend()
             else:
-                _active().invalidate()
+                isolated.invalidate(restore=scope == "function")
         except Exception as error:  # noqa: BLE001  # reported as the class's
             self._error = error
+        if self._is_new_module:
+            name = f"The set-up of the module {test_class.__module__}"
+            isolated.set_ups.begin(_MODULE, name)
+            self._is_noted = True
 
     def _handleClassSetUp(self, test: Any, result: Any) -> None:  # noqa: N802
+        test_class = type(test)
         if self._error is not None:
-            self._fail_class(type(test), result, self._error)
+            self._fail_class(test_class, result, self._error)
             return
-        super()._handleClassSetUp(test, result)  # type: ignore[misc]
-        if getattr(type(test), "_classSetupFailed", False):
+        if result._previousTestClass is not test_class:
+            self._set_class_up(test, result)
+        if getattr(test_class, "_classSetupFailed", False):
             return  # none of its tests runs
-        if scope_of(type(test)) == "function":
-            begin_test(test, _active())
+        begin_test(test, _active())
+
+    def _set_class_up(self, test: Any, result: Any) -> None:
+        """Set a class up, and note what it caches."""
+        set_ups = _active().set_ups
+        set_ups.begin(_CLASS, f"The set-up of the class {util.strclass(type(test))}")
+        try:
+            super()._handleClassSetUp(test, result)  # type: ignore[misc]
+        finally:
+            set_ups.end()
 
     def _fail_class(self, test_class: Any, result: Any, error: Exception) -> None:
         """Report the error as one of setUpClass(), and run no test of the class."""

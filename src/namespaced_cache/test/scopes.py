@@ -8,8 +8,9 @@ from __future__ import annotations
 #: unittest leaves the frames of this module out of the tracebacks that it prints.
 __unittest = True
 
-#: Before each test, before each class, never.
-SCOPES = ("function", "class", "off")
+#: Before each test, and what set-up has cached is stored again; before each test, which
+#: then finds nothing; before each class; never.
+SCOPES = ("function", "empty", "class", "off")
 
 
 def checked(scope: object, source: str) -> str:

@@ -20,7 +20,7 @@ from pymemcache import HashClient
 
 from namespaced_cache.adapters import pylibmc as pylibmc_adapter
 from namespaced_cache.adapters import pymemcache as pymemcache_adapter
-from namespaced_cache.adapters.adapter import CounterServer, NoReaderError
+from namespaced_cache.adapters.adapter import CounterServer, NoConnectionError
 from namespaced_cache.adapters.counter_read import ABSENT, UNREAD, CounterRead
 from namespaced_cache.adapters.parallel import _PAUSE, ParallelReader
 from tests.support import ROOT
@@ -417,7 +417,7 @@ def test_a_client_that_connects_in_its_own_way_reads_the_counter_itself(pool, st
 
     servers = [start().location for _ in range(2)]
     real = Tunnels(servers, use_pooling=pool)
-    with pytest.raises(NoReaderError, match="connects in a way of its own"):
+    with pytest.raises(NoConnectionError, match="connects in a way of its own"):
         pymemcache_adapter.ADAPTER.counter_reader(
             real, Tunnels(servers[:1], use_pooling=pool), CounterServer("nsc:a", "", {})
         )
@@ -513,7 +513,7 @@ def test_a_client_of_several_servers_cannot_be_read_beside():
     """A backend may make one although LOCATION names one server."""
     real = HashClient(["127.0.0.1:1", "127.0.0.1:2"])
     server = CounterServer("nsc:a", "127.0.0.1:1", {})
-    with pytest.raises(NoReaderError, match="the client has several servers"):
+    with pytest.raises(NoConnectionError, match="the client has several servers"):
         pymemcache_adapter.ADAPTER.counter_reader(real, real, server)
 
 
@@ -538,7 +538,7 @@ def test_pylibmcs_reader_connects_to_any_address_of_a_host(
 
 
 def test_a_location_that_only_the_client_understands_is_read_after_commands():
-    with pytest.raises(NoReaderError, match=r"LOCATION has 'udp:127\.0\.0\.1:1'"):
+    with pytest.raises(NoConnectionError, match=r"LOCATION has 'udp:127\.0\.0\.1:1'"):
         pylibmc_adapter.ADAPTER.counter_reader(
             None, None, CounterServer("nsc:a", "udp:127.0.0.1:1", {})
         )

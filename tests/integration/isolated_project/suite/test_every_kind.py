@@ -114,6 +114,16 @@ class FilledByItsClass(TestCase):
         cls.user = User.objects.create_user("user of the class")
 
     def test_first(self):
+        self.assertEqual(len(leave_all_full()), 4)
+        self.assertTrue(cache.add("left", "by a test"))
+
+    test_second = test_first
+
+
+class IsEmptiedForEachTest(FilledByItsClass):
+    cache_isolation = "empty"
+
+    def test_first(self):
         self.assertEqual(leave_all_full(), [])
 
     test_second = test_first
