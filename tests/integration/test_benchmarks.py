@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import subprocess
@@ -122,9 +123,18 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The folder of one tiny run of all sections."""
-    folder = tmp_path_factory.mktemp("results")
+def folder(tmp_path_factory, testrun_uid):
+    """The folder of one tiny run of all sections, for all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp().parent / f"benchmark-{testrun_uid}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "results.json").exists():
+            measure_into(folder)
+    return folder
+
+
+def measure_into(folder):
     done = subprocess.run(
         [
             sys.executable,
@@ -143,7 +153,6 @@ def folder(tmp_path_factory):
         timeout=300,  # for a busy machine
     )
     assert done.returncode == 0, done.stdout
-    return folder
 
 
 @pytest.fixture(scope="module")
