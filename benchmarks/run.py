@@ -26,6 +26,7 @@ import invalidation
 import machine
 import measure
 import neighbour
+import set_up
 import start_up
 import suite
 from scale import FULL, TINY, Scale
@@ -39,7 +40,8 @@ SECTIONS: dict[str, tuple[Section, float]] = {
     "concurrency": (concurrency.run, 0.13),
     "suite": (suite.run, 0.05),
     "start-up": (start_up.run, 0.04),
-    "delayed-link": (delayed_link.run, 0.17),
+    "set-up": (set_up.run, 0.03),
+    "delayed-link": (delayed_link.run, 0.14),
     "neighbour": (neighbour.run, 0.03),
 }
 

@@ -28,6 +28,8 @@ class Scale:
     #: The largest of them at which `delete_many` is measured: it takes a round trip for
     #: each key.
     delete_up_to: int
+    #: Numbers of items that a set-up has cached.
+    cached: tuple[int, ...]
     #: Commands of all threads, or of all processes, that are timed together.
     parallel_commands: int
     #: Tests in a suite.
@@ -46,6 +48,7 @@ FULL = Scale(
     delay=1,
     sizes=(10**2, 10**3, 10**4, 10**5, 10**6),
     delete_up_to=10**4,
+    cached=(10, 10**4),
     parallel_commands=1_200,
     tests=1_000,
     writes=100_000,
@@ -60,6 +63,7 @@ TINY = Scale(
     delay=0.1,
     sizes=(10**2, 10**3),
     delete_up_to=10**2,
+    cached=(10, 20),
     parallel_commands=160,
     tests=50,
     writes=1_000,

@@ -40,6 +40,11 @@ _ITEM = re.compile(
 KEY_ENDS = re.compile(rb"[\x00-\x20\x7f]")
 
 
+def as_bytes(key: Key) -> bytes:
+    """Return a key as clients send it."""
+    return key.encode() if isinstance(key, str) else key
+
+
 def name_of(key: bytes) -> bytes:
     """Return how a meta command of memcached names a key.
 
@@ -130,7 +135,7 @@ class GenerationKeys:
         if not isinstance(key, (str, bytes)):
             kind = type(key).__name__
             raise TypeError(f"A cache key is str or bytes, not {kind}: {key!r}")
-        raw = key.encode() if isinstance(key, str) else key
+        raw = as_bytes(key)
         if self._refuse_key_ends and KEY_ENDS.search(raw):
             raise _ends_early(key)
         fits_in_no_way = len(raw) > self._limit

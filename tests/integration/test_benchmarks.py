@@ -107,6 +107,14 @@ ROWS = {
     "start-up": [
         {"client": CLIENTS, "threads": ("default",), "subject": ("bare", "strict")}
     ],
+    "set-up": [
+        {
+            "client": CLIENTS,
+            "threads": ("1",),
+            "items": (10, 20),
+            "way": ("hand-written", "restored"),
+        }
+    ],
     "delayed-link": [
         {
             "client": CLIENTS,
@@ -229,6 +237,7 @@ def test_the_report_has_the_tables(folder):
         "|  | client | 100 keys | 1,000 keys |": 1,
         "| each test does | runner | time a test | ratio | round trips a test |": 1,
         "| client | bare | strict |": 1,
+        "| items | client | written by hand | stored again | ratio |": 1,
         "| neighbour | beside it | its hit rate | evictions | seconds |": 1,
     }
     assert {head: lines.count(head) for head in heads} == heads

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from namespaced_cache.adapters.commands import Command, Shape
-from namespaced_cache.keys import Key
+from namespaced_cache.keys import Key, as_bytes
 
 #: Parameters that change the meaning of the keys or of the answer.
 _INTERPRETED = {"gets", "key_prefix"}
@@ -84,8 +84,4 @@ def _joined(prefix: Key, key: Key) -> Key:
         return key
     if isinstance(prefix, str) and isinstance(key, str):
         return prefix + key
-    return _as_bytes(prefix) + _as_bytes(key)
-
-
-def _as_bytes(key: Key) -> bytes:
-    return key.encode() if isinstance(key, str) else key
+    return as_bytes(prefix) + as_bytes(key)

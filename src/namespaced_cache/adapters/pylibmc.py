@@ -29,7 +29,7 @@ from namespaced_cache.adapters.commands import (
 )
 from namespaced_cache.adapters.parallel import ParallelReader
 from namespaced_cache.adapters.raw_items import RawServers
-from namespaced_cache.keys import MAX_KEY_BYTES, Key
+from namespaced_cache.keys import MAX_KEY_BYTES, Key, as_bytes
 
 _READS, _STORES = Effect.READS, Effect.STORES
 
@@ -149,9 +149,9 @@ class PyLibMCAdapter(Adapter):
         prefix = _behaviors(server).get("namespace") or b""
         return RawServers(
             connect=[_connector(server, each) for each in server.all_locations],
-            server_of=lambda key: client.hash(_as_bytes(key)),
+            server_of=lambda key: client.hash(as_bytes(key)),
             counter_server=list(server.all_locations).index(server.location),
-            on_wire=lambda key: _as_bytes(prefix) + _as_bytes(key),
+            on_wire=lambda key: as_bytes(prefix) + as_bytes(key),
             decode=partial(_decoded, client),
         )
 
@@ -214,10 +214,6 @@ class _Socket(_socket.socket):
 
     What guards, tracers and gevent put into that module does not concern either.
     """
-
-
-def _as_bytes(key: Key) -> bytes:
-    return key.encode() if isinstance(key, str) else key
 
 
 def _behaviors(server: CounterServer) -> Mapping[str, Any]:

@@ -40,7 +40,7 @@ from namespaced_cache.adapters.commands import (
 from namespaced_cache.adapters.counter_read import CounterReader
 from namespaced_cache.adapters.parallel import ParallelReader
 from namespaced_cache.adapters.raw_items import RawServers
-from namespaced_cache.keys import MAX_KEY_BYTES, Key
+from namespaced_cache.keys import MAX_KEY_BYTES, Key, as_bytes
 
 _READS, _STORES = Effect.READS, Effect.STORES
 
@@ -140,11 +140,12 @@ class PyMemcacheAdapter(Adapter):
         if len(members) > 1 and not hash_client.places_keys_as_usual(client):
             raise NoConnectionError("the client places keys in a way of its own")
         names = list(getattr(client, "clients", {}))
+        prefix: bytes = members[0].key_prefix
         return RawServers(
             connect=[_connector(member) for member in members],
             server_of=lambda key: names.index(client.hasher.get_node(key)),
             counter_server=list(server.all_locations).index(server.location),
-            on_wire=partial(_on_wire, members[0]),
+            on_wire=lambda key: prefix + as_bytes(key),
             decode=partial(_decoded, members[0]),
         )
 

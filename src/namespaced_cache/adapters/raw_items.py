@@ -14,8 +14,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, TypeVar
+from functools import cached_property, partial
+from typing import TypeVar
 
 from namespaced_cache import forks
 from namespaced_cache.keys import KEY_ENDS, Key, has_name, name_of
@@ -31,22 +31,41 @@ _VERSION = re.compile(rb"VERSION (\d+)\.(\d+)")
 _FIRST_WITH_META = 1, 6
 _META_ITEM = re.compile(rb"VA (\d+) f(\d+) t(-?\d+)$")
 _ITEM = re.compile(rb"VALUE (\S+) (\d+) (\d+)$")
-_STORED = re.compile(rb"STORED$|HD$")
+_STORED = b"STORED\r\n"
 
 
-class RawItem(NamedTuple):
+@dataclass(frozen=True)
+class RawItem:
     """An item: its bytes, its client flags, and the seconds until it expires.
 
-    `timeout` is None if it never expires, and UNKNOWN if the server is older than
-    memcached 1.6, and so does not tell.
+    `timeout` is None if it never expires. From a server older than memcached 1.6, which
+    does not tell, it is UNKNOWN. When an item is stored, a number above
+    LONGEST_RELATIVE is a moment, in seconds since 1970.
     """
 
     value: bytes
     flags: int
     timeout: int | None
 
+    @cached_property
+    def request(self) -> bytes:
+        """The part behind the key of the command `set` that stores it."""
+        numbers = self.flags, expiry(self.timeout), len(self.value)
+        return b" %d %d %d\r\n%b\r\n" % (*numbers, self.value)
+
 
 UNKNOWN = -1
+
+#: Memcached reads a larger number as a point in time, in seconds since 1970 (its
+#: protocol.txt, "Expiration times").
+LONGEST_RELATIVE = 30 * 24 * 60 * 60
+
+
+def expiry(timeout: int | None) -> int:
+    """Return a timeout as memcached takes it."""
+    # It was rounded down, and 0 would mean never.
+    return 0 if timeout is None else max(timeout, 1)
+
 
 _Answer = TypeVar("_Answer")
 
@@ -105,11 +124,11 @@ class RawItems:
     def write(self, items: Mapping[Key, RawItem]) -> None:
         """Store items under wire keys: one round trip for each server.
 
-        There is one for each 1,000 items. A `timeout` of more than 30 days is a moment
-        in seconds since 1970.
+        There is one for each 1,000 items.
         """
+        on_wire = self._servers.on_wire
         for server, keys in self._placed(items).items():
-            pairs = [(self._servers.on_wire(key), items[key]) for key in keys]
+            pairs = [(on_wire(key), items[key]) for key in keys]
             self._ask(server, partial(_Connection.write, items=pairs))
 
     def close(self) -> None:
@@ -212,20 +231,36 @@ class _Connection:
 
     def write(self, items: Sequence[tuple[bytes, RawItem]]) -> None:
         """Store items."""
+        awaited = 0
         for start in range(0, len(items), _ITEMS_AT_ONCE):
             some = items[start : start + _ITEMS_AT_ONCE]
             parts: list[bytes] = []
-            for key, (value, flags, timeout) in some:
-                numbers = key, flags, timeout or 0, len(value)
-                line = b"set %b %d %d %d\r\n" % numbers
+            for key, item in some:
                 if KEY_ENDS.search(key):
-                    name = _named(key).removesuffix(b" b")
-                    numbers = name, len(value), flags, timeout or 0
-                    line = b"ms %b %d b F%d T%d\r\n" % numbers
-                parts += line, value, b"\r\n"
+                    parts.append(_storing_by_name(key, item))
+                else:
+                    parts += b"set ", key, item.request
             self._socket.sendall(b"".join(parts))
-            for _ in some:
-                _matched(_STORED, self._line())
+            # The replies to one part are received when the next part has been sent, so
+            # that the server is never idle.
+            self._take_stored(awaited)
+            awaited = len(some)
+        self._take_stored(awaited)
+
+    def _take_stored(self, count: int) -> None:
+        """Receive the replies for items that were stored."""
+        all_stored = _STORED * count
+        while len(self._received) - self._taken < len(all_stored):
+            if not all_stored.startswith(self._received[self._taken :]):
+                break  # a reply is shorter
+            self._receive()
+        if self._received.startswith(all_stored, self._taken):  # the fast path
+            self._taken += len(all_stored)
+            return
+        for _ in range(count):
+            line = self._line()
+            if line not in (b"STORED", b"HD"):
+                raise ValueError(f"the server answers {line[:80]!r}")
 
     def close(self) -> None:
         self._socket.close()
@@ -258,6 +293,14 @@ class _Connection:
         if not more:
             raise ConnectionResetError("the server has closed the connection")
         self._received += more
+
+
+def _storing_by_name(key: bytes, item: RawItem) -> bytes:
+    """Return the request that stores an item under a key that `set` cannot name."""
+    name = _named(key).removesuffix(b" b")
+    numbers = item.flags, expiry(item.timeout)
+    head = b"ms %b %d b F%d T%d\r\n" % (name, len(item.value), *numbers)
+    return head + item.value + b"\r\n"
 
 
 def _parts(keys: Sequence[bytes]) -> Iterator[list[bytes]]:

@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from namespaced_cache.adapters.commands import Command
+from namespaced_cache.adapters.raw_items import LONGEST_RELATIVE
 from namespaced_cache.core import clock
-
-#: Memcached reads a larger number as a point in time, in seconds since 1970 (its
-#: protocol.txt, "Expiration times").
-LONGEST_RELATIVE = 30 * 24 * 60 * 60
 
 
 def capped(expiry: object, max_timeout: int) -> object:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from namespaced_cache.adapters.adapter import NoConnectionError
-from namespaced_cache.adapters.raw_items import UNKNOWN, RawItem, RawItems
+from namespaced_cache.adapters.raw_items import (
+    LONGEST_RELATIVE,
+    UNKNOWN,
+    RawItem,
+    RawItems,
+    expiry,
+)
 from namespaced_cache.core import clock
 from namespaced_cache.core.binding import Binding
 from namespaced_cache.core.counter import Counter
-from namespaced_cache.core.expiry import LONGEST_RELATIVE
 from namespaced_cache.core.generation import generation_in
 from namespaced_cache.errors import NamespaceUnavailable
-from namespaced_cache.keys import Key
+from namespaced_cache.keys import Key, as_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -41,20 +47,18 @@ class Expiry(NamedTuple):
         return int(self.seconds - (clock.monotonic() - self.noted_at))
 
 
-class Item(NamedTuple):
-    """An item. `flags` is None if the value was read through the client.
+@dataclass(frozen=True)
+class ClientsItem:
+    """An item that was read through the client.
 
     `timeout` is the number of seconds until it expires, or None for never.
     """
 
     value: Any
-    flags: int | None
     timeout: int | None
 
-    @property
-    def size(self) -> int:
-        """The number of bytes, if it is known."""
-        return len(self.value) if isinstance(self.value, bytes) else 0
+
+Item = RawItem | ClientsItem
 
 
 class StoredItems:
@@ -75,9 +79,11 @@ class StoredItems:
     def same(self, key: Key) -> Key:
         """Return the same key for a text and its UTF-8 bytes, if both are one item."""
         several = len(self._binding.server.all_locations) > 1
-        if isinstance(key, bytes) or (several and self._binding.adapter.places_text):
+        if several and self._binding.adapter.places_text:
             return key
-        return key.encode()
+        raw = as_bytes(key)
+        # Text has the faster way to a wire key.
+        return raw.decode() if raw.isascii() else raw
 
     def read(self, expiries: Mapping[Key, Expiry]) -> dict[Key, Item]:
         """Return those of these items that exist in the generation on the server.
@@ -98,19 +104,18 @@ class StoredItems:
         There is one for each 1,000 items. Through the client, there is one for each
         timeout. Raises NamespaceUnavailable if an item cannot be stored.
         """
-        keys = self._binding.keys(generation)
+        wire_keys = self._binding.keys(generation).wire_keys(list(items))
         raw: dict[Key, RawItem] = {}
         others: dict[int, dict[Key, Any]] = {}
-        for key, (value, flags, timeout) in items.items():
-            expiry = _expiry(timeout)
-            if flags is None:
-                others.setdefault(expiry, {})[keys.wire_key(key)] = value
+        for key, item in zip(wire_keys, items.values(), strict=True):
+            if isinstance(item, RawItem):
+                raw[key] = item
             else:
-                raw[keys.wire_key(key)] = RawItem(value, flags, expiry)
+                others.setdefault(expiry(item.timeout), {})[key] = item.value
         if raw:
             self._write_raw(raw)
-        for expiry, values in others.items():
-            self._write_through_client(values, expiry)
+        for seconds, values in others.items():
+            self._write_through_client(values, seconds)
 
     def close(self) -> None:
         """Close the connections, if it has its own."""
@@ -127,13 +132,7 @@ class StoredItems:
             found, value = raw.read(list(keys), counter.key)
             if generation_in(value) == generation:
                 return {
-                    keys[wire_key]: Item(
-                        item.value,
-                        item.flags,
-                        expiries[keys[wire_key]].left()
-                        if item.timeout == UNKNOWN
-                        else item.timeout,
-                    )
+                    keys[wire_key]: _with_timeout(item, expiries[keys[wire_key]])
                     for wire_key, item in found.items()
                 }
             latest = self._binding.ask_counter(Counter.current)
@@ -153,7 +152,9 @@ class StoredItems:
             latest = binding.ask_counter(Counter.current)
             if latest == generation:
                 return {
-                    keys[wire_key]: Item(value, None, expiries[keys[wire_key]].left())
+                    keys[wire_key]: ClientsItem(
+                        value, _lasting(expiries[keys[wire_key]].left())
+                    )
                     for wire_key, value in found.items()
                 }
             generation = latest
@@ -165,9 +166,9 @@ class StoredItems:
         except (OSError, ValueError, NoConnectionError) as error:
             raise self._not_stored(error) from error
 
-    def _write_through_client(self, values: Mapping[Key, Any], expiry: int) -> None:
+    def _write_through_client(self, values: Mapping[Key, Any], seconds: int) -> None:
         try:
-            failed = self._binding.client.set_multi(values, expiry)
+            failed = self._binding.client.set_multi(values, seconds)
         except Exception as error:
             raise self._not_stored(error) from error
         if failed:
@@ -181,8 +182,9 @@ class StoredItems:
     def _callers_keys(
         self, callers_keys: Iterable[Key], generation: int
     ) -> dict[Key, Key]:
-        keys = self._binding.keys(generation)
-        return {keys.wire_key(key): key for key in callers_keys}
+        keys = list(callers_keys)
+        wire_keys = self._binding.keys(generation).wire_keys(keys)
+        return dict(zip(wire_keys, keys, strict=True))
 
     def _give_up(self, reason: Exception) -> None:
         self.close()
@@ -204,9 +206,15 @@ class StoredItems:
         )
 
 
-def _expiry(timeout: int | None) -> int:
-    """Return a timeout as memcached takes it."""
-    if timeout is None:
-        return 0
-    timeout = max(timeout, 1)  # it is rounded down, and 0 would mean never
-    return timeout + int(clock.wall()) if timeout > LONGEST_RELATIVE else timeout
+def _with_timeout(item: RawItem, noted: Expiry) -> RawItem:
+    """Return an item that can be stored: its timeout is known, or is a moment."""
+    if item.timeout == UNKNOWN:
+        return replace(item, timeout=_lasting(noted.left()))
+    return replace(item, timeout=_lasting(item.timeout))
+
+
+def _lasting(timeout: int | None) -> int | None:
+    """Return a timeout that memcached does not take for a moment."""
+    if timeout is None or timeout <= LONGEST_RELATIVE:
+        return timeout
+    return timeout + int(clock.wall())

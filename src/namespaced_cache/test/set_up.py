@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from namespaced_cache.adapters.raw_items import RawItem
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.core import clock
 from namespaced_cache.core.binding import Binding
@@ -242,7 +243,7 @@ class SetUps:
         items = [
             item for own in changes.items.values() for item in own.values() if item
         ]
-        size = sum(item.size for item in items)
+        size = sum(len(item.value) for item in items if isinstance(item, RawItem))
         if len(items) > _MANY_ITEMS or size > _MANY_BYTES:
             self._warn(
                 f"{changes.name} caches {len(items):,} items of {size / 2**20:,.1f} "
