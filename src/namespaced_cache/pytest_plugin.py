@@ -95,10 +95,13 @@ def pytest_fixture_setup(
         run.begin_own_fixture()
         return (yield)
     run.begin_wider_fixture(fixturedef, request.node.nodeid or "the session")
+    has_failed = True
     try:
-        return (yield)
+        value = yield
+        has_failed = False
     finally:
-        run.end_wider_fixture()
+        run.end_wider_fixture(has_failed=has_failed)
+    return value
 
 
 def pytest_fixture_post_finalizer(

@@ -141,6 +141,7 @@ def test_the_mixin_restores_what_the_set_up_of_a_class_cached(project):
     wrap_in_the_settings(project)
     text = WARM.replace("Menu(", "Menu(NamespacedCacheMixin, ")
     failing = """
+import unittest
 
 class FailsToBeSetUp(NamespacedCacheMixin, TestCase):
     @classmethod
@@ -153,6 +154,30 @@ class FailsToBeSetUp(NamespacedCacheMixin, TestCase):
         pass
 
 
+class IsSkipped(NamespacedCacheMixin, TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cache.set("failed", 1)
+        raise unittest.SkipTest
+
+    test_never_run = FailsToBeSetUp.test_never_run
+
+
+class LeavesSomething(unittest.TestCase):  # it has no mixin
+    def test_leaves_something(self):
+        cache.set("failed", 1)
+
+
+class SetsNothingUp(NamespacedCacheMixin, unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        pass  # does not call the mixin
+
+    def test_nothing_is_left(self):
+        self.assertEqual(cache.get_many(["failed", "groups-1"]), {})
+
+
 class Next(NamespacedCacheMixin, TestCase):
     def test_nothing_is_left(self):
         self.assertIsNone(cache.get("failed"))
@@ -161,7 +186,8 @@ class Next(NamespacedCacheMixin, TestCase):
     run = project.manage("test", DJANGO_SETTINGS_MODULE="wrapped")
     assert run.output.count("ERROR: ") == 1, run.output
     assert "ERROR: setUpClass (suite.test_warm.FailsToBeSetUp)" in run.output
-    assert run.ran == 6, run.output
+    assert "FAIL: " not in run.output
+    assert run.ran == 8, run.output
 
 
 # Modules and classes.
@@ -416,6 +442,9 @@ class TestFails:
     def test_12(self, fails):
         pass
 
+    def test_12_again(self):
+        finds(package=1, number=2)
+
 @pytest.mark.cache_isolation("empty")
 def test_13():
     assert found() == {}
@@ -425,7 +454,7 @@ def test_13():
 def test_each_test_finds_what_fixtures_of_a_wider_scope_have_cached(project):
     project.write("suite/test_fixtures.py", FIXTURES)
     run = project.pytest(WRAP, "-p", "no:randomly")
-    assert (run.code, run.count("passed")) == (0, 17), run.output
+    assert (run.code, run.count("passed")) == (0, 18), run.output
     assert run.count("xfailed") == 1, run.output
 
 

@@ -146,7 +146,10 @@ class PyLibMCAdapter(Adapter):
 
     def raw_servers(self, client: Any, server: CounterServer) -> RawServers:
         """Return the servers of the client, for RawItems."""
-        prefix = _behaviors(server).get("namespace") or b""
+        behaviors = _behaviors(server)
+        if len(server.all_locations) > 1 and behaviors.get("_sort_hosts"):
+            raise NoConnectionError("libmemcached has its servers in another order")
+        prefix = behaviors.get("namespace") or b""
         return RawServers(
             connect=[_connector(server, each) for each in server.all_locations],
             server_of=lambda key: client.hash(as_bytes(key)),

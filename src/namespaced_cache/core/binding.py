@@ -32,7 +32,7 @@ from namespaced_cache.core import identity, registry
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.core.options import Options
 from namespaced_cache.errors import NamespaceError
-from namespaced_cache.keys import GenerationKeys, Key
+from namespaced_cache.keys import GenerationKeys, Key, as_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +106,16 @@ class Binding:
                 check=self._check_key,
             )
         return keys
+
+    def accepts(self, key: Key) -> bool:
+        """Tell whether an item can have this key. No round trip."""
+        try:
+            wire_key = self.keys(self.counter.latest).wire_key(key)
+            self.adapter.check_key(self.client, wire_key)
+        except Exception:  # noqa: BLE001  # whatever the client raises for a key
+            return False
+        limit = self.adapter.key_limit(self.client, self.server.options)
+        return len(as_bytes(wire_key)) <= limit
 
     def ask_counter(self, question: Callable[[Counter, CounterAccess], int]) -> int:
         """Call a method of the counter, such as `Counter.current`."""

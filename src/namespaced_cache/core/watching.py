@@ -40,7 +40,7 @@ def _change(watchers: tuple[Watcher, ...]) -> None:
 def _run_watched(operation: Operation, binding: Binding) -> Any:
     try:
         answer = _run(operation, binding)
-    except Exception as error:
+    except BaseException as error:  # also one that is broken off may take effect
         _tell(operation, binding, error)
         raise
     _tell(operation, binding, answer)

@@ -12,9 +12,6 @@ from namespaced_cache.test.scopes import scope_of
 #: unittest leaves the frames of this module out of the tracebacks that it prints.
 __unittest = True
 
-#: The owner of what the current class's set-up caches.
-_CLASS = "class"
-
 _REMEDY = (
     "Add to the settings: "
     'TEST_RUNNER = "namespaced_cache.test.NamespacedDiscoverRunner"'
@@ -47,12 +44,12 @@ class NamespacedCacheMixin:
         """Invalidate the namespaces before the class is set up."""
         isolated = _isolation_of_mixins()
         if isolated and (scope := scope_of(cls)) != "off":
-            set_ups = isolated.set_ups
-            set_ups.cancel()  # of a class without a test
-            set_ups.forget(_CLASS)
+            isolated.set_ups.cancel()  # of a class without a test
             isolated.invalidate(restore=False)
             if scope == "function":
-                set_ups.begin(_CLASS, f"The set-up of the class {strclass(cls)}")
+                # The first test ends it.
+                name = strclass(cls)
+                isolated.set_ups.begin(name, f"the set-up of the class {name}")
         super().setUpClass()  # type: ignore[misc]  # the test case's
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,7 +57,7 @@ class NamespacedCacheMixin:
         # setUp() would be too late, because Django loads fixtures before it.
         isolated = _isolation_of_mixins()
         if isolated:
-            isolated.set_ups.end_all()
+            isolated.set_ups.begin_test_of(strclass(type(self)))
             begin_test(self, isolated)
         return super().__call__(*args, **kwargs)  # type: ignore[misc]  # as above
 

@@ -112,12 +112,20 @@ class Run:
                 self._invalidate()
             except Exception as error:  # noqa: BLE001  # raised later, as above
                 self._failed = error
-        self._start().set_ups.begin(fixture, f"The set-up of {name}")
+        self._start().set_ups.begin(fixture, f"the set-up of {name}")
 
-    def end_wider_fixture(self) -> None:
-        """Note that the set-up of a fixture of a wider scope has ended."""
-        if self._is_noted.pop():
-            self._start().set_ups.end()
+    def end_wider_fixture(self, *, has_failed: bool) -> None:
+        """Note that the set-up of a fixture of a wider scope has ended.
+
+        If it has failed, nothing that it has cached counts.
+        """
+        if not self._is_noted.pop():
+            return
+        set_ups = self._start().set_ups
+        if has_failed:
+            set_ups.give_up()
+        else:
+            set_ups.end()
 
     def forget_fixture(self, fixture: object) -> None:
         """Forget what a fixture that is torn down has cached."""

@@ -85,7 +85,7 @@ class NamespacedTestSuite(unittest.TestSuite):
         except Exception as error:  # noqa: BLE001  # reported as the class's
             self._error = error
         if self._is_new_module:
-            name = f"The set-up of the module {test_class.__module__}"
+            name = f"the set-up of the module {test_class.__module__}"
             isolated.set_ups.begin(_MODULE, name)
             self._is_noted = True
 
@@ -103,7 +103,7 @@ class NamespacedTestSuite(unittest.TestSuite):
     def _set_class_up(self, test: Any, result: Any) -> None:
         """Set a class up, and note what it caches."""
         set_ups = _active().set_ups
-        set_ups.begin(_CLASS, f"The set-up of the class {util.strclass(type(test))}")
+        set_ups.begin(_CLASS, f"the set-up of the class {util.strclass(type(test))}")
         try:
             super()._handleClassSetUp(test, result)  # type: ignore[misc]
         finally:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
+from operator import itemgetter
 from typing import NamedTuple
 
+from namespaced_cache.adapters import locations
 from namespaced_cache.adapters.raw_items import RawItem
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.core import clock
@@ -38,31 +41,33 @@ class _Store(NamedTuple):
 def _store_of(binding: Binding) -> _Store:
     if len(binding.server.all_locations) == 1:
         return _Store(binding.counter, None)
-    placement = type(binding.adapter), repr(binding.server)
+    options = binding.server.options
+    hasher = options.get("hasher")
+    placement = (
+        type(binding.adapter),
+        tuple(map(locations.name, binding.server.all_locations)),
+        hasher if isinstance(hasher, type) else type(hasher),
+        repr(options.get("behaviors")),
+    )
     return _Store(binding.counter, placement)
 
 
 @dataclass
-class _Recording:
-    """A set-up that is running, and the keys that it has changed so far."""
+class _SetUp:
+    """A set-up, and what it has changed: items, and namespaces that it has emptied.
+
+    `keys` are those that it has changed so far. Their expiry is None if a command has
+    left it as it was. When the set-up has ended, `items` has what it has left. An item
+    is None for a key that it has left without one. `emptied` has each invalidation.
+    What changes the items of others is in the order of `moment`.
+    """
 
     owner: Hashable
     name: str
-    #: The generations at its begin, of the namespaces in which items were stored again.
-    generations: dict[Counter, int]
-    #: None if the command has left the item's expiry as it was.
     keys: dict[Counter, dict[Key, Expiry | None]] = field(default_factory=dict)
-
-
-@dataclass
-class _Changes:
-    """What a set-up has changed: items, and namespaces that it has invalidated.
-
-    The item is None for a key that it has left without an item.
-    """
-
-    name: str
-    emptied: set[Counter]
+    bindings: dict[_Store, Binding] = field(default_factory=dict)
+    emptied: list[tuple[int, Counter]] = field(default_factory=list)
+    moment: int = 0
     items: dict[_Store, dict[Key, Item | None]] = field(default_factory=dict)
     error: Exception | None = None
 
@@ -83,68 +88,80 @@ class SetUps:
         self._find_caches = find_caches
         self._warn = warn
         #: The set-ups that are running, the innermost last.
-        self._running: list[_Recording] = []
-        #: The changes of set-ups that have ended, the latest last.
-        self._changes: dict[Hashable, _Changes] = {}
-        #: What all changes result in.
+        self._running: list[_SetUp] = []
+        #: Those that have ended, the latest last.
+        self._ended: dict[Hashable, _SetUp] = {}
+        #: What they all result in.
         self._items: dict[_Store, dict[Key, Item]] = {}
+        #: The generations of namespaces, while set-ups run.
+        self._generations: dict[Counter, int] = {}
+        self._moments = count(1)
         self._opened: dict[_Store, tuple[Binding, StoredItems]] = {}
 
     def begin(self, owner: Hashable, name: str) -> None:
         """Note what is cached from now on, for this owner. No round trip."""
-        if not self._running:
+        if self._running:
+            self._note_generations()
+        else:
             watch(self._note)
-        generations = {store.counter: store.counter.latest for store in self._items}
-        self._running.append(_Recording(owner, name, generations))
+            counters = {store.counter for store in self._items}
+            self._generations = {counter: counter.latest for counter in counters}
+        self._running.append(_SetUp(owner, name))
 
     def end(self) -> None:
         """End the set-up that began last, and read what it has cached.
 
-        One round trip for each server, or none if it has cached nothing. An error is
-        raised by `restore`, while the set-up is in force.
+        One round trip for each server and 32 KiB of requests, or none if it has cached
+        nothing. An error is raised by `restore`, while the set-up is in force.
         """
-        ended = self._running.pop()
-        if not self._running:
-            unwatch(self._note)
-        changes = _Changes(
-            ended.name,
-            {
-                counter
-                for counter, at in ended.generations.items()
-                if at != counter.latest
-            },
-        )
+        ended = self._running[-1]
+        self._note_generations()
         try:
-            for binding in self._bindings_of(ended.keys):
-                changes.items[_store_of(binding)] = self._read(binding, ended)
+            for binding in self._bindings_of(ended):
+                ended.items[_store_of(binding)] = self._read(binding, ended)
         except Exception as error:  # noqa: BLE001  # raised later
-            changes.error = error
-        self._changes.pop(ended.owner, None)
-        if changes.items or changes.emptied or changes.error:
-            self._changes[ended.owner] = changes
-            self._warn_if_large(changes)
+            ended.error = error
+        self._note_generations()  # the read may have found a newer one
+        self.give_up()
+        ended.moment = next(self._moments)
+        self._ended.pop(ended.owner, None)
+        if ended.items or ended.emptied or ended.error:
+            self._ended[ended.owner] = ended
+            self._warn_if_large(ended)
         self._combine()
 
-    def end_all(self) -> None:
-        """End each set-up that is running: see `end`."""
-        while self._running:
-            self.end()
+    def give_up(self) -> None:
+        """End the set-up that began last, because it has failed. No round trip."""
+        self._running.pop()
+        if not self._running:
+            unwatch(self._note)
 
     def cancel(self) -> None:
         """Forget the set-ups that are running. No round trip."""
-        if self._running:
-            self._running.clear()
-            unwatch(self._note)
+        while self._running:
+            self.give_up()
 
     def forget(self, owner: Hashable) -> bool:
         """Take the changes of a set-up back. Tell whether there were any.
 
         The next `restore` stores what the others have cached. No round trip.
         """
-        if self._changes.pop(owner, None) is None:
+        if self._ended.pop(owner, None) is None:
             return False
         self._combine()
         return True
+
+    def begin_test_of(self, owner: Hashable) -> None:
+        """End the set-up of this owner, if it is running. Forget those of all others.
+
+        This is for owners of which nothing tells when their set-up has ended.
+        """
+        if [set_up.owner for set_up in self._running] == [owner]:
+            self.end()
+        self.cancel()
+        for other in [*self._ended]:
+            if other != owner:
+                self.forget(other)
 
     def restore(
         self, caches: Iterable[NamespacedCache], generations: Mapping[Counter, int]
@@ -154,14 +171,13 @@ class SetUps:
         One round trip for each server, or none if there is nothing to store. Raises
         NamespaceUnavailable if it cannot be stored, or could not be read.
         """
-        for recording in self._running:
-            for counter in recording.generations.keys() & generations:
-                recording.generations[counter] = generations[counter]
-        for changes in self._changes.values():
-            if changes.error is not None:
+        for counter in self._generations.keys() & generations:
+            self._generations[counter] = generations[counter]
+        for set_up in self._ended.values():
+            if set_up.error is not None:
                 raise NamespaceUnavailable(
-                    f"What {changes.name} has cached cannot be read: {changes.error}"
-                ) from changes.error
+                    f"What {set_up.name} has cached cannot be read: {set_up.error}"
+                ) from set_up.error
         if not self._items:
             return
         done = set()
@@ -175,39 +191,58 @@ class SetUps:
     def close(self) -> None:
         """Forget everything, and close the connections."""
         self.cancel()
-        self._changes.clear()
+        self._ended.clear()
         self._items.clear()
         while self._opened:
             _, (_, stored) = self._opened.popitem()
             stored.close()
 
     def _note(self, operation: Operation, binding: Binding, answer: object) -> None:
-        if not operation.changes_items:
+        # False: there was nothing to change, or already something.
+        if not operation.changes_items or answer is False:
             return
         seconds = operation.expiry
         expiry = None
-        if isinstance(seconds, int) and answer is not False:
+        if isinstance(seconds, int):
             expiry = Expiry(seconds, clock.monotonic())
-        for recording in self._running[-1:]:
-            noted = recording.keys.setdefault(binding.counter, {})
+        for set_up in self._running[-1:]:
+            self._generations.setdefault(binding.counter, binding.counter.latest)
+            self._note_generations()
+            set_up.bindings.setdefault(_store_of(binding), binding)
+            noted = set_up.keys.setdefault(binding.counter, {})
             for key in operation.keys:
-                noted[key] = expiry or noted.get(key)
+                # The client may have refused the key.
+                if not isinstance(answer, BaseException) or binding.accepts(key):
+                    noted[key] = expiry or noted.get(key)
 
-    def _bindings_of(self, counters: Iterable[Counter]) -> Iterable[Binding]:
-        """Return one binding for each store of these counters."""
-        found: dict[_Store, Binding] = {}
-        if counters:
-            for binding in map(_binding_of, self._find_caches()):
-                # If the server was never reached, nothing is there.
-                if binding.counter in counters and binding.counter.was_reached:
-                    found.setdefault(_store_of(binding), binding)
-        return found.values()
+    def _note_generations(self) -> None:
+        """Note which namespaces were invalidated since this was last called."""
+        for counter, generation in [*self._generations.items()]:
+            if counter.latest != generation:
+                self._generations[counter] = counter.latest
+                self._running[-1].emptied.append((next(self._moments), counter))
 
-    def _read(self, binding: Binding, ended: _Recording) -> dict[Key, Item | None]:
+    def _bindings_of(self, set_up: _SetUp) -> Iterable[Binding]:
+        """Return one binding for each store that a set-up has changed."""
+        if not set_up.keys:
+            return []
+        current = {
+            _store_of(each): each for each in map(_binding_of, self._find_caches())
+        }
+        # An alias may have other settings by now than it had during set-up.
+        found = set_up.bindings | current
+        return [
+            binding
+            for store, binding in found.items()
+            # If the server was never reached, nothing is there.
+            if store.counter in set_up.keys and store.counter.was_reached
+        ]
+
+    def _read(self, binding: Binding, ended: _SetUp) -> dict[Key, Item | None]:
         stored = self._stored(binding)
         before = self._items.get(_store_of(binding), {})
         expiries: dict[Key, Expiry] = {}
-        for used, noted in ended.keys[binding.counter].items():
+        for used, noted in [*ended.keys[binding.counter].items()]:
             key = stored.same(used)
             expiries[key] = noted or expiries.get(key) or _expiry_of(before.get(key))
         found = stored.read(expiries)
@@ -224,14 +259,15 @@ class SetUps:
         return stored
 
     def _combine(self) -> None:
+        events: list[tuple[int, Counter | _SetUp]] = []
+        for set_up in self._ended.values():
+            events += [*set_up.emptied, (set_up.moment, set_up)]
         items: dict[_Store, dict[Key, Item]] = {}
-        for changes in self._changes.values():
-            items = {
-                store: own
-                for store, own in items.items()
-                if store.counter not in changes.emptied
-            }
-            for store, changed in changes.items.items():
+        for _, event in sorted(events, key=itemgetter(0)):
+            if isinstance(event, Counter):
+                items = {k: own for k, own in items.items() if k.counter is not event}
+                continue
+            for store, changed in event.items.items():
                 all_items = items.setdefault(store, {})
                 for key, item in changed.items():
                     all_items.pop(key, None)
@@ -239,16 +275,15 @@ class SetUps:
                         all_items[key] = item
         self._items = items
 
-    def _warn_if_large(self, changes: _Changes) -> None:
-        items = [
-            item for own in changes.items.values() for item in own.values() if item
-        ]
+    def _warn_if_large(self, set_up: _SetUp) -> None:
+        items = [item for own in set_up.items.values() for item in own.values() if item]
         size = sum(len(item.value) for item in items if isinstance(item, RawItem))
         if len(items) > _MANY_ITEMS or size > _MANY_BYTES:
             self._warn(
-                f"{changes.name} caches {len(items):,} items of {size / 2**20:,.1f} "
-                f"MiB, which are stored again before each test. To let the tests share "
-                f'them instead: cache_isolation = "class".'
+                f"{set_up.name[0].upper()}{set_up.name[1:]} caches {len(items):,} "
+                f"items of {size / 2**20:,.1f} MiB, which are stored again before each "
+                f"test. To let the tests share them instead: "
+                f'cache_isolation = "class".'
             )
 
 
@@ -258,4 +293,5 @@ def _binding_of(cache: NamespacedCache) -> Binding:
 
 
 def _expiry_of(item: Item | None) -> Expiry:
-    return Expiry((item and item.timeout) or 0, clock.monotonic())
+    timeout = None if item is None else item.timeout
+    return Expiry(0 if timeout is None else max(timeout, 1), clock.monotonic())

@@ -12,6 +12,7 @@ import time
 from contextlib import closing, contextmanager
 
 import pytest
+from django.core.cache.backends.memcached import PyMemcacheCache
 from pymemcache import Client, HashClient
 
 from namespaced_cache import NamespaceUnavailable
@@ -23,6 +24,7 @@ from namespaced_cache.keys import parse
 from namespaced_cache.test import set_up
 from namespaced_cache.test.set_up import SetUps
 from tests.support.caches import BACKENDS, our_cache
+from tests.support.dictionary import outcome
 from tests.support.round_trips import CountingProxy
 from tests.support.servers import Twemproxy, ask, stat
 
@@ -40,7 +42,7 @@ class Site:
     @contextmanager
     def set_up(self, owner="class"):
         """Run a set-up, and then begin a test."""
-        self.set_ups.begin(owner, f"The set-up of the {owner}")
+        self.set_ups.begin(owner, f"the set-up of the {owner}")
         yield
         self.set_ups.end()
         self.begin_test()
@@ -243,6 +245,77 @@ def test_a_set_up_may_run_within_another(site):
     assert site.cache.get_many(KEYS) == {"k": "of the module", "l": "of the module"}
 
 
+def test_what_an_outer_set_up_clears_is_gone(site):
+    with site.set_up("module"):
+        site.set_ups.begin("inner", "a fixture")
+        site.cache.set("k", 1)
+        site.set_ups.end()
+        site.cache.clear()
+        site.cache.set("l", 1)
+    assert site.cache.get_many(KEYS) == {"l": 1}
+    site.set_ups.forget("module")
+    site.begin_test()
+    assert site.cache.get_many(KEYS) == {"k": 1}
+
+
+def test_what_an_inner_set_up_caches_after_that_is_there(site):
+    with site.set_up("session"):
+        site.cache.set("n", 1)
+    with site.set_up("module"):
+        site.cache.clear()
+        site.set_ups.begin("inner", "a fixture")
+        site.cache.set("k", 1)
+        site.set_ups.end()
+        site.cache.set("l", 1)
+    assert site.cache.get_many(KEYS) == {"k": 1, "l": 1}
+    site.set_ups.forget("inner")
+    site.begin_test()
+    assert site.cache.get_many(KEYS) == {"l": 1}
+    site.set_ups.forget("module")
+    site.begin_test()
+    assert site.cache.get_many(KEYS) == {"n": 1}
+
+
+def test_an_item_of_a_test_that_a_late_set_up_leaves_is_the_tests_own(site):
+    site.cache.set("k", "of the test")
+    with site.set_up("late"):
+        assert not site.cache.add("k", "of the set-up")
+        assert not site.cache.delete("none")
+    assert site.cache.get("k") is None
+
+
+class StopError(BaseException):
+    """What a time limit raises."""
+
+
+def test_a_command_counts_that_was_broken_off(site, monkeypatch):
+    real = site.cache._cache.wrapped
+    with site.set_up():
+        site.cache.set("l", 1)  # there is a counter
+        stored = type(real).set
+
+        def store_and_stop(*args, **kwargs):
+            stored(*args, **kwargs)
+            raise StopError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(real), "set", store_and_stop)
+            with pytest.raises(StopError):
+                site.cache.set("k", 1)
+    assert site.cache.get("k") == 1
+
+
+BAD_KEYS = 5, "k" * 251, "a b", "k\ud800", None
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=repr)
+def test_a_key_that_the_client_refuses_does_no_harm(key, site):
+    with site.set_up():
+        site.cache.set("k", 1)
+        assert outcome(site.cache._cache.set, key, b"v")[0] == "raises"
+    assert site.cache.get("k") == 1
+
+
 def test_what_a_set_up_does_that_was_given_up_does_not_count(site):
     site.set_ups.begin("class", "a class without a test")
     site.cache.set("k", 1)
@@ -440,6 +513,11 @@ WAYS = {
     "the binary protocol": lambda locations: our_cache(
         BACKENDS["pylibmc"], locations, OPTIONS={"binary": True}
     ),
+    "servers in another order": lambda locations: our_cache(
+        BACKENDS["pylibmc"],
+        sorted(locations, reverse=True),
+        OPTIONS={"behaviors": {"_sort_hosts": True}},
+    ),
     "ketama": lambda locations: our_cache(
         BACKENDS["pylibmc"], locations, OPTIONS={"behaviors": {"ketama": True}}
     ),
@@ -590,6 +668,51 @@ def test_an_alias_that_is_not_isolated_is_left_alone(build):
     assert other.get("k") is None
 
 
+class OwnSerializer(PyMemcacheCache):
+    """A backend whose options differ from object to object."""
+
+    def __init__(self, server, params):
+        super().__init__(server, params)
+        self._options["serde"] = Reverses()
+
+
+def test_a_backend_that_is_opened_again_finds_its_items(start):
+    locations = [start().location for _ in range(3)]
+    opened = [
+        our_cache(
+            f"{__name__}.OwnSerializer", locations, OPTIONS={"NAMESPACE": "again"}
+        )
+        for _ in range(2)
+    ]
+    site = Site(opened[0])
+    values = {f"k{number}": str(number) for number in range(50)}
+    with site.set_up():
+        site.cache.set_many(values)
+    site.cache, *_ = site.caches = opened[1:]
+    site.begin_test()
+    assert site.cache.get_many(values) == values
+    for cache in opened:
+        cache.close()
+
+
+def test_an_alias_whose_settings_are_overridden_for_a_time_keeps_its_items(
+    build, start
+):
+    usual, other = (
+        build(start().location, OPTIONS={"NAMESPACE": "overridden"}) for _ in range(2)
+    )
+    site = Site(usual)
+    with site.set_up():
+        other.set("k", 1)
+        usual.set("l", 1)
+    site.cache, *_ = site.caches = (other,)
+    site.begin_test()
+    assert other.get("k") == 1
+    site.cache, *_ = site.caches = (usual,)
+    site.begin_test()
+    assert usual.get("l") == 1
+
+
 # Other processes, and outages.
 
 
@@ -604,6 +727,29 @@ def test_an_invalidation_by_another_process_counts(site):
     assert site.cache.get("k") is None
 
 
+def test_it_also_counts_for_the_items_of_an_outer_set_up(site):
+    with site.set_up("module"):
+        site.cache.set("k", 1)
+    site.set_ups.begin("class", "a class")
+    site.cache.set("l", 1)
+    site.cache._cache.wrapped.incr(site.cache._cache.counter.key, 1)
+    site.set_ups.end()
+    site.begin_test()
+    assert site.cache.get_many(KEYS) == {}
+
+
+def test_an_item_in_its_last_second_does_not_become_one_that_never_expires(start):
+    server = start()
+    site = Site(of_class(Tunnels)([server.location]))
+    with site.set_up("module"):
+        site.cache.set("n", 1, timeout=2)
+        time.sleep(1.2)
+    with site.set_up("class"):
+        site.cache.incr("n")
+    assert 0 <= on_server(server, site.cache, b":1:n")[2] <= 2
+    site.cache.close()
+
+
 def test_a_lost_counter_counts(site):
     site.set_ups.begin("class", "a class")
     site.cache.set("k", 1)
@@ -616,7 +762,7 @@ def test_a_lost_counter_counts(site):
 def test_what_cannot_be_read_fails_each_test_until_it_is_torn_down(make_site, start):
     server = start()
     site = make_site(server.location)
-    site.set_ups.begin("class", "The set-up of the class")
+    site.set_ups.begin("class", "the set-up of the class")
     site.cache.set("k", 1)
     server.kill()
     site.set_ups.end()
@@ -624,7 +770,7 @@ def test_what_cannot_be_read_fails_each_test_until_it_is_torn_down(make_site, st
     site.cache._cache.disconnect_all()
     for _ in range(2):
         with pytest.raises(
-            NamespaceUnavailable, match="What The set-up of the class has cached cannot"
+            NamespaceUnavailable, match="What the set-up of the class has cached cannot"
         ):
             site.set_ups.restore(site.caches, {})
     site.set_ups.forget("class")
