@@ -17,7 +17,7 @@ async def leave():
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def of_the_module():
-    await leave()
+    assert await cache.aadd("module", 1)
 
 @pytest_asyncio.fixture
 async def of_the_test():
@@ -43,6 +43,7 @@ async def test_with_a_fixture_of_its_own(of_the_test):
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_after_a_fixture_of_the_module(of_the_module):
+    assert await cache.aget("module") == 1
     assert await leave()
 
 class TestClass:
