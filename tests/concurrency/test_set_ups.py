@@ -10,19 +10,18 @@ from copy import deepcopy
 
 import pytest
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from namespaced_cache.test.set_up import SetUps
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.dictionary import Dictionary, outcome
+from tests.support.machines import run_machine
 from tests.support.uses import WAYS_TO_INVALIDATE
 
 OPTIONS = {"pymemcache": {}, "pylibmc": {"behaviors": {"cas": True}}}
@@ -192,14 +191,4 @@ class SetUpsAndTests(RuleBasedStateMachine):
 )
 def test_each_test_finds_what_set_up_has_left(client, start, count, times, steps):
     locations = [start().location for _ in range(count)]
-    run_state_machine_as_test(
-        type("Machine", (SetUpsAndTests,), {"client": client, "locations": locations}),
-        settings=settings(
-            max_examples=times,
-            stateful_step_count=steps,
-            deadline=None,
-            print_blob=True,
-            report_multiple_bugs=False,
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
-    )
+    run_machine(SetUpsAndTests, times, steps, client=client, locations=locations)

@@ -16,7 +16,6 @@ import pylibmc
 import pymemcache
 import pytest
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -26,13 +25,13 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from namespaced_cache.core import generation, registry
 from namespaced_cache.keys import counter_key
 from tests.support.caches import BACKENDS, bare_cache, our_cache
 from tests.support.dictionary import Dictionary, asynchronous, outcome, text_of
+from tests.support.machines import run_machine
 from tests.support.servers import Memcached
 from tests.support.uses import WAYS_TO_INVALIDATE
 
@@ -516,15 +515,4 @@ class Neighbours(RuleBasedStateMachine):
     ("times", "steps"), [(30, 50), pytest.param(1000, 100, marks=pytest.mark.stress)]
 )
 def test_each_namespace_answers_like_a_dictionary(client, start, times, steps):
-    machine = type("Machine", (Neighbours,), {"client": client, "server": start()})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=times,
-            stateful_step_count=steps,
-            deadline=None,
-            print_blob=True,
-            report_multiple_bugs=False,
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
-    )
+    run_machine(Neighbours, times, steps, client=client, server=start())

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import django
 import pytest
 
-from tests.support.projects import RUNNER, Project
+from tests.support.projects import RUNNER, WRAP, Project, ways_to_run
 from tests.support.round_trips import CountingProxy
 
-WRAP = "--override-ini=cache_namespace_wrap=true"
-
-WAYS = {
-    "pytest": lambda project: project.pytest(WRAP),
-    "pytest-xdist": lambda project: project.pytest(WRAP, "--numprocesses=2"),
-    "Django": lambda project: project.manage("test", RUNNER),
-    "Django, fork": lambda project: project.manage_by(
-        "fork", "test", RUNNER, "--parallel=2"
-    ),
-    "Django, spawn": lambda project: project.manage_by(
-        "spawn", "test", RUNNER, "--parallel=2"
-    ),
-}
-if django.VERSION >= (6, 0):  # only these versions support it
-    WAYS["Django, forkserver"] = lambda project: project.manage_by(
-        "forkserver", "test", RUNNER, "--parallel=2"
-    )
+WAYS = ways_to_run(processes=2)
 
 ONE_PROCESS = {name: WAYS[name] for name in ("pytest", "Django")}
 
@@ -102,7 +85,8 @@ EMPTY = '    cache_isolation = "empty"\n\n    @classmethod'
 MARKER = 'import pytest\n@pytest.mark.cache_isolation("empty")\nclass Menu'
 MIXIN = "from namespaced_cache.test import NamespacedCacheMixin\n"
 
-#: What is replaced in the tests, by what, and how they run.
+#: Each way to set the scope: a text in the tests above, the text that replaces it, and
+#: the command that runs the tests.
 WAYS_TO_EMPTY = {
     "ini": ("", "", ["pytest", WRAP, "--override-ini=cache_isolation=empty"]),
     "marker": ("class Menu", MARKER, ["pytest", WRAP]),
@@ -438,7 +422,7 @@ def fails():
     raise ValueError
 
 class TestFails:
-    @pytest.mark.xfail(raises=ValueError, strict=True)
+    @pytest.mark.xfail(raises=ValueError, strict=True, reason="its fixture fails")
     def test_12(self, fails):
         pass
 

@@ -6,35 +6,20 @@ isolates them.
 
 from __future__ import annotations
 
-import django
 import pytest
 
-from tests.support.projects import RUNNER, SHOP, Project, finish
+from tests.support.projects import RUNNER, SHOP, WRAP, Project, finish, ways_to_run
 from tests.support.servers import Memcached
-
-WRAP = "--override-ini=cache_namespace_wrap=true"
 
 #: Excludes tests that cannot be sent to the processes of Django's runner.
 PICKLED = "--exclude-tag=cannot be pickled"
 
 WAYS = {
-    "pytest": lambda project: project.pytest(WRAP),
-    "pytest-xdist": lambda project: project.pytest(WRAP, "--numprocesses=4"),
-    "Django": lambda project: project.manage("test", RUNNER),
-    "Django, fork": lambda project: project.manage_by(
-        "fork", "test", RUNNER, PICKLED, "--parallel=4"
-    ),
-    "Django, spawn": lambda project: project.manage_by(
-        "spawn", "test", RUNNER, PICKLED, "--parallel=4"
-    ),
+    **ways_to_run(PICKLED, processes=4),
     "Django, other order": lambda project: project.manage(
         "test", RUNNER, "--keepdb", "--shuffle", "--reverse"
     ),
 }
-if django.VERSION >= (6, 0):  # only these versions support it
-    WAYS["Django, forkserver"] = lambda project: project.manage_by(
-        "forkserver", "test", RUNNER, PICKLED, "--parallel=4"
-    )
 
 #: Acts as the running site: fills its cache, and reports damage when it is asked.
 RUNNING_SITE = """

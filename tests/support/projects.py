@@ -7,9 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+
+import django
 
 from tests.support import ROOT
 
@@ -20,6 +23,8 @@ ISOLATED = ROOT / "tests" / "integration" / "isolated_project"
 SHOP = ROOT / "examples" / "shop"
 
 RUNNER = "--testrunner=namespaced_cache.test.NamespacedDiscoverRunner"
+
+WRAP = "--override-ini=cache_namespace_wrap=true"
 
 #: pylibmc prints this on Python 3.13, and pytest makes a warning of it.
 HARMLESS = ("-W", "ignore:Exception ignored in PyMapping_HasKeyString")
@@ -133,3 +138,25 @@ def finish(process: subprocess.Popen[str]) -> Run:
     finally:
         process.kill()
     return Run(process.returncode, _HARMLESS_LINES.sub("", output))
+
+
+def ways_to_run(*parallel: str, processes: int) -> dict[str, Callable[[Project], Run]]:
+    """Return each way to run the tests of a project isolated, by its name.
+
+    `parallel` are more arguments for Django's runner if it has several processes.
+    """
+    ways: dict[str, Callable[[Project], Run]] = {
+        "pytest": lambda project: project.pytest(WRAP),
+        "pytest-xdist": lambda project: project.pytest(
+            WRAP, f"--numprocesses={processes}"
+        ),
+        "Django": lambda project: project.manage("test", RUNNER),
+    }
+    methods = ["fork", "spawn"]
+    if django.VERSION >= (6, 0):  # only these versions support it
+        methods.append("forkserver")
+    for method in methods:
+        ways[f"Django, {method}"] = lambda project, method=method: project.manage_by(
+            method, "test", RUNNER, *parallel, f"--parallel={processes}"
+        )
+    return ways

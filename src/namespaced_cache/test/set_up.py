@@ -101,7 +101,7 @@ class SetUps:
     def begin(self, owner: Hashable, name: str) -> None:
         """Note what is cached from now on, for this owner. No round trip."""
         if self._running:
-            self._note_generations()
+            self._note_generations(self._running[-1])
         else:
             watch(self._note)
             counters = {store.counter for store in self._items}
@@ -115,13 +115,13 @@ class SetUps:
         nothing. An error is raised by `restore`, while the set-up is in force.
         """
         ended = self._running[-1]
-        self._note_generations()
+        self._note_generations(ended)
         try:
             for binding in self._bindings_of(ended):
                 ended.items[_store_of(binding)] = self._read(binding, ended)
         except Exception as error:  # noqa: BLE001  # raised later
             ended.error = error
-        self._note_generations()  # the read may have found a newer one
+        self._note_generations(ended)  # the read may have found a newer one
         self.give_up()
         ended.moment = next(self._moments)
         self._ended.pop(ended.owner, None)
@@ -205,9 +205,9 @@ class SetUps:
         expiry = None
         if isinstance(seconds, int):
             expiry = Expiry(seconds, clock.monotonic())
-        for set_up in self._running[-1:]:
+        for set_up in self._running[-1:]:  # another thread may have ended it
             self._generations.setdefault(binding.counter, binding.counter.latest)
-            self._note_generations()
+            self._note_generations(set_up)
             set_up.bindings.setdefault(_store_of(binding), binding)
             noted = set_up.keys.setdefault(binding.counter, {})
             for key in operation.keys:
@@ -215,12 +215,12 @@ class SetUps:
                 if not isinstance(answer, BaseException) or binding.accepts(key):
                     noted[key] = expiry or noted.get(key)
 
-    def _note_generations(self) -> None:
+    def _note_generations(self, set_up: _SetUp) -> None:
         """Note which namespaces were invalidated since this was last called."""
         for counter, generation in [*self._generations.items()]:
             if counter.latest != generation:
                 self._generations[counter] = counter.latest
-                self._running[-1].emptied.append((next(self._moments), counter))
+                set_up.emptied.append((next(self._moments), counter))
 
     def _bindings_of(self, set_up: _SetUp) -> Iterable[Binding]:
         """Return one binding for each store that a set-up has changed."""

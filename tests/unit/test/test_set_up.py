@@ -430,7 +430,7 @@ def test_a_forked_child_has_connections_of_its_own(site):
     with site.set_up():
         site.cache.set("k", 1)
     child = os.fork()
-    if child == 0:  # pragma: no cover
+    if child == 0:
         site.begin_test()
         os._exit(0 if site.cache.get("k") == 1 else 1)
     assert os.waitpid(child, 0)[1] == 0
