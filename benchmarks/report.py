@@ -220,6 +220,20 @@ def _set_up(rows: Sequence[Row]) -> Iterator[str]:
     yield _table(head, lines)
 
 
+def _leaks(rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        "The time of a command while a test run looks for leaks (`--cache-leaks`), "
+        "compared with the time while it does not. Each key was cached by another "
+        "test. memcached has one thread, and both use the same connection."
+    )
+    head = ["command", "client", "off", "on", "ratio"]
+    lines = []
+    for (command, client), (off, on) in _groups(rows, "command", "client"):
+        times = _time(off["value"]), _time(on["value"])
+        lines.append([command, client, *times, _ratio(on["ratio"])])
+    yield _table(head, lines)
+
+
 def _neighbour(rows: Sequence[Row]) -> Iterator[str]:
     yield (
         f"A server of {rows[0]['megabytes']} MB. Half of it holds a neighbour's items "
@@ -251,6 +265,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[Row]], Iterator[str]]]] = {
     "suite": ("A suite of tests", _suite),
     "start-up": ("Start-up", _start_up),
     "set-up": ("What set-up has cached", _set_up),
+    "leaks": ("Looking for leaks", _leaks),
     "delayed-link": ("A delayed link", _delayed_link),
     "neighbour": ("A neighbour on a small server", _neighbour),
 }

@@ -23,6 +23,7 @@ import commands
 import concurrency
 import delayed_link
 import invalidation
+import leaks
 import machine
 import measure
 import neighbour
@@ -41,7 +42,8 @@ SECTIONS: dict[str, tuple[Section, float]] = {
     "suite": (suite.run, 0.05),
     "start-up": (start_up.run, 0.04),
     "set-up": (set_up.run, 0.03),
-    "delayed-link": (delayed_link.run, 0.14),
+    "leaks": (leaks.run, 0.03),
+    "delayed-link": (delayed_link.run, 0.11),
     "neighbour": (neighbour.run, 0.03),
 }
 

@@ -1,17 +1,19 @@
 #!/usr/bin/env python
 """Shows on a real Django site and a real memcached what a namespace does.
 
-It has five steps and prints a table at the end. The exit status is 1 if a promise was
+It has six steps and prints a table at the end. The exit status is 1 if a promise was
 not kept. Run it with `make demo`. The README.md beside it explains the output.
 """
 
 import contextlib
+import json
 import os
 import re
 import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -56,12 +58,21 @@ class SuiteRun:
 
     name: str
     tests: int
-    failed: int
+    failed: frozenset[str]
     workers: int
     seconds: float
     green: bool
     output: str
     damage: "Damage"
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """The report of leaks, and the tests that fail because of another test."""
+
+    lines: tuple[str, ...]
+    failed: frozenset[str]
+    asking: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ def main() -> int:
         signal.signal(number, _leave)
     try:
         with _memcached_of_the_site() as location:
-            runs = compare_suites(location)
+            runs, leaks = compare_suites(location)
             measurements = compare_emptying(location)
     except NoMemcachedError as error:
         say(f"demo: {error}")
@@ -93,15 +104,21 @@ def main() -> int:
     except KeyboardInterrupt:
         say("\ndemo: interrupted")
         return 130
-    say_step("[5/5] What came out\n")
+    say_step("[6/6] What came out\n")
     say("\n".join([*suite_table(runs), "", *emptying_table(measurements), ""]))
-    expectations = [*expect_of_suites(*runs), *expect_of_emptying(measurements)]
+    expectations = [
+        *expect_of_suites(*runs),
+        expect_of_report(leaks),
+        *expect_of_emptying(measurements),
+    ]
     say("\n".join(map(str, expectations)))
     return 0 if all(expectation.met for expectation in expectations) else 1
 
 
-def compare_suites(location: str) -> tuple[SuiteRun, SuiteRun, SuiteRun]:
+def compare_suites(location: str) -> tuple[tuple[SuiteRun, ...], LeakReport]:
     """Run the tests beside the running site: plain, namespaced, namespaced in parallel.
+
+    Between them, the report of leaks explains why tests fail.
 
     The running site's keys are restored after each run, so each run starts with all.
     """
@@ -116,24 +133,56 @@ def compare_suites(location: str) -> tuple[SuiteRun, SuiteRun, SuiteRun]:
     django.setup()
     from running_site import RunningSite  # noqa: PLC0415 - needs Django set up
 
-    say_step("[1/5] The running site fills its cache")
+    say_step("[1/6] The running site fills its cache")
     with going_on("filling"):
         running = RunningSite()
     with contextlib.closing(running) as site:
         say(f"      {len(site.values)} keys: cards, view counters, holds, sessions")
 
-        say_step("[2/5] Its tests run on the plain backend: same server, same prefix")
+        say_step("[2/6] Its tests run on the plain backend: same server, same prefix")
         plain = run_suite(site, "plain backend")
         tell(plain)
 
-        say_step("[3/5] The same tests run by NamespacedDiscoverRunner")
+        say_step("[3/6] Which of the tests leak into each other")
+        leaks = report_leaks(site)
+
+        say_step("[4/6] The same tests run by NamespacedDiscoverRunner")
         serial = run_suite(site, "NamespacedCache, one after another", RUNNER)
         tell(serial)
         parallel = run_suite(
             site, "NamespacedCache, in parallel", RUNNER, f"--parallel={WORKERS}"
         )
         tell(parallel)
-    return plain, serial, parallel
+    return (plain, serial, parallel), leaks
+
+
+def report_leaks(site: "RunningSite") -> LeakReport:
+    """Report which tests leak, and run them on the plain backend without the site.
+
+    Without the site's keys, tests fail only because of another test.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "leaks.json"
+        report = run_suite(site, "the report", RUNNER, f"--cache-leaks-json={path}")
+        leaks = json.loads(path.read_text()) if path.exists() else []
+    prefix = os.environ["SHOP_CACHE_PREFIX"]
+    os.environ["SHOP_CACHE_PREFIX"] = f"{prefix}-empty"
+    alone = run_suite(site, "plain backend without the site's keys")
+    os.environ["SHOP_CACHE_PREFIX"] = prefix
+    found = LeakReport(
+        lines=tuple(_shortened(report.output)),
+        failed=alone.failed,
+        asking=frozenset(
+            asked["test"] for leak in leaks for asked in leak["asked_for_by"]
+        ),
+    )
+    say("      manage.py test --cache-leaks, with short names of tests:")
+    say("\n".join(f"      {line}" for line in found.lines))
+    say(
+        f"      {len(found.failed)} tests fail because of another test. The other "
+        f"failures above come from the running site's keys."
+    )
+    return found
 
 
 def run_suite(site: "RunningSite", name: str, *options: str) -> SuiteRun:
@@ -158,14 +207,14 @@ def run_suite(site: "RunningSite", name: str, *options: str) -> SuiteRun:
             _end_group(process.pid)
             raise
     # A test that fails in its body and in its teardown is reported twice.
-    failed = set(re.findall(r"^(?:FAIL|ERROR): (.+)$", output, re.MULTILINE))
+    failed = re.findall(r"^(?:FAIL|ERROR): \w+ \((.+)\)$", output, re.MULTILINE)
     ran = re.search(r"^Ran (\d+) tests? in ([\d.]+)s$", output, re.MULTILINE)
     damage = site.damage()
     site.restore()
     return SuiteRun(
         name=name,
         tests=int(ran[1]) if ran else 0,
-        failed=len(failed),
+        failed=frozenset(failed),
         workers=max(1, output.count("Cloning test database")),
         seconds=float(ran[2]) if ran else 0.0,
         green=ran is not None and process.returncode == 0,
@@ -180,7 +229,7 @@ def tell(run: SuiteRun) -> None:
         last_lines = "\n".join(run.output.splitlines()[-OUTPUT_LINES:])
         say(f"      {run.name}: the tests did not run to their end:\n{last_lines}")
         return
-    say(f"      {run.name}: {run.failed} of {run.tests} tests failed")
+    say(f"      {run.name}: {len(run.failed)} of {run.tests} tests failed")
     failures = re.findall(
         r"^(?:FAIL|ERROR): (\w+) \(([\w.]+)\.\w+\)$.*?^([\w.]+: .*?)$",
         run.output,
@@ -194,7 +243,7 @@ def tell(run: SuiteRun) -> None:
         say(f"        {test}")
         say(f"          {textwrap.shorten(reason, WIDTH - 10, placeholder=' ...')}")
     if shown:
-        say(f"        {len(shown)} of {run.failed} failures shown")
+        say(f"        {len(shown)} of {len(run.failed)} failures shown")
     say(f"      keys of the running site that changed: {run.damage}")
 
 
@@ -205,7 +254,7 @@ def compare_emptying(site_location: str) -> list[Measurement]:
     out, because it would delete all keys on that server.
     """
     say_step(
-        "[4/5] A cache is filled and emptied, beside a neighbour on the same server"
+        "[5/6] A cache is filled and emptied, beside a neighbour on the same server"
     )
     measurements = []
     with contextlib.ExitStack() as stack:
@@ -234,7 +283,7 @@ def suite_table(runs: Iterable[SuiteRun]) -> Iterator[str]:
     )
     for run in runs:
         yield (
-            f"{run.name:<35}{run.tests:>5}{run.failed:>7}{run.workers:>8}"
+            f"{run.name:<35}{run.tests:>5}{len(run.failed):>7}{run.workers:>8}"
             f"{run.seconds:>8.2f}  {run.damage.changed} of {run.damage.keys}"
         )
 
@@ -263,14 +312,16 @@ def expect_of_suites(
     """Yield the promises about the three runs of the tests."""
     yield Expectation(
         "On the plain backend keys recur and tests fail",
-        f"{plain.failed} of {plain.tests} failed",
-        met=plain.failed > 0,
+        f"{len(plain.failed)} of {plain.tests} failed",
+        met=bool(plain.failed),
     )
     for run in (serial, parallel):
         yield Expectation(
             f"{run.name}, the tests pass",
-            f"{run.failed} of {run.tests} failed" if run.tests else "they did not run",
-            met=run.green and run.failed == 0 and run.tests == plain.tests,
+            f"{len(run.failed)} of {run.tests} failed"
+            if run.tests
+            else "they did not run",
+            met=run.green and not run.failed and run.tests == plain.tests,
         )
     yield Expectation(
         f"In parallel means {WORKERS} workers",
@@ -281,6 +332,16 @@ def expect_of_suites(
         "NamespacedCache leaves the running site's keys as they are",
         f"{serial.damage} and {parallel.damage} changed",
         met=not serial.damage and not parallel.damage,
+    )
+
+
+def expect_of_report(leaks: LeakReport) -> Expectation:
+    """Return the promise about the report of leaks."""
+    explained = leaks.failed & leaks.asking
+    return Expectation(
+        "The report names each test that fails because of another test",
+        f"{len(explained)} of {len(leaks.failed)}",
+        met=bool(explained) and explained == leaks.failed,
     )
 
 
@@ -343,6 +404,17 @@ def going_on(what: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def _shortened(output: str) -> Iterator[str]:
+    """Yield the lines of the report of leaks, without modules and classes."""
+    yield from re.findall(r"^cache leaks: .*$", output, re.MULTILINE)
+    for head, role, tests in re.findall(
+        r"^ (.*)  ((?:cached|asked for) by +)(.*)$", output, re.MULTILINE
+    ):
+        if head.strip():
+            yield f"  {' '.join(head.split())}"
+        yield f"    {role}{re.sub(r'(?:[a-zA-Z_]+[.])+test_', 'test_', tests)}"
 
 
 def _wrapped(line: str, indent: str) -> str:

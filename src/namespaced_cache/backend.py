@@ -192,7 +192,13 @@ class NamespacedCache(BaseMemcachedCache):
 
 def _read(params: dict[str, Any]) -> options.Options:
     settings = options.read(params, wrapper=NamespacedCache)
-    return replace(settings, find_alias=partial(_alias_with, params))
+    # A test run changes the settings of an alias, but names it.
+    find_alias = partial(_named_or_found, options.named(), params)
+    return replace(settings, find_alias=find_alias)
+
+
+def _named_or_found(named: str | None, params: dict[str, Any]) -> str | None:
+    return _alias_with(params) if named is None else named
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from namespaced_cache.test.findings import LEAK_ARGUMENTS
 from namespaced_cache.test.pytest_run import Run
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ _RUN = pytest.StashKey[Run]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the ini options."""
+    """Add the options."""
+    group = parser.getgroup("namespaced_cache", "Django's caches on memcached")
+    for name, how in LEAK_ARGUMENTS.items():
+        group.addoption(name, **how)
     parser.addini(
         "cache_isolation",
         "when the namespaces of Django's caches are invalidated: function (before each "
@@ -94,13 +98,13 @@ def pytest_fixture_setup(
     if run.is_own(fixturedef.scope):
         run.begin_own_fixture()
         return (yield)
-    run.begin_wider_fixture(fixturedef, request.node.nodeid or "the session")
+    run.begin_wider_fixture(fixturedef, request)
     has_failed = True
     try:
         value = yield
         has_failed = False
     finally:
-        run.end_wider_fixture(has_failed=has_failed)
+        run.end_wider_fixture(fixturedef, has_failed=has_failed)
     return value
 
 
@@ -134,12 +138,15 @@ def namespaced_cache() -> NamespacedCache:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send this worker's count."""
+    """Send this worker's count, or report what leaks."""
     output = getattr(session.config, "workeroutput", None)
-    if output is not None:
-        run = session.config.stash[_RUN]
+    run = session.config.stash[_RUN]
+    if output is None:
+        run.report_leaks(show_all=session.config.option.verbose > 0)
+    else:
         output["cache_isolation"] = dict(run.invalidations)
         output["cache_isolation_notices"] = run.notices
+        output["cache_leaks"] = run.found_leaks()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -149,6 +156,7 @@ def pytest_testnodedown(node: Any) -> None:
     run = node.config.stash[_RUN]
     run.invalidations.update(output.get("cache_isolation", {}))
     run.add_notices(output.get("cache_isolation_notices", []))
+    run.add_found_leaks(output.get("cache_leaks"))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -159,7 +167,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Report notices, and how often namespaces were invalidated."""
+    """Report notices, leaks, and how often namespaces were invalidated."""
     is_quiet = config.option.verbose < 0
     for line in config.stash[_RUN].last_lines(is_quiet=is_quiet):
         terminalreporter.write_line(line)

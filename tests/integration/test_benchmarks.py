@@ -49,6 +49,7 @@ SIZED_COMMANDS = (
     "set_many of 10",
     "set_many of 100",
 )
+WATCHED_COMMANDS = ("get, hit", "set", "incr", "get_many of 100", "set_many of 100")
 WRITERS = (
     "invalidations, each with an item",
     "invalidations alone",
@@ -113,6 +114,14 @@ ROWS = {
             "threads": ("1",),
             "items": (10, 20),
             "way": ("hand-written", "restored"),
+        }
+    ],
+    "leaks": [
+        {
+            "client": CLIENTS,
+            "threads": ("1",),
+            "command": WATCHED_COMMANDS,
+            "way": ("off", "on"),
         }
     ],
     "delayed-link": [
@@ -238,6 +247,7 @@ def test_the_report_has_the_tables(folder):
         "| each test does | runner | time a test | ratio | round trips a test |": 1,
         "| client | bare | strict |": 1,
         "| items | client | written by hand | stored again | ratio |": 1,
+        "| command | client | off | on | ratio |": 1,
         "| neighbour | beside it | its hit rate | evictions | seconds |": 1,
     }
     assert {head: lines.count(head) for head in heads} == heads
@@ -245,7 +255,8 @@ def test_the_report_has_the_tables(folder):
         rows = sum(line.startswith(f"| {command} | ") for line in lines)
         large = 4 if command in SIZED_COMMANDS else 0
         far = 4 if command in FAR_COMMANDS else 0
-        assert rows == 8 + large + far, command
+        leaks = 2 if command in WATCHED_COMMANDS else 0
+        assert rows == 8 + large + far + leaks, command
     for what in "processor", "kernel", "Python", "Django", "memcached", *CLIENTS:
         assert any(line.startswith(f"| {what} | ") for line in lines)
 

@@ -140,23 +140,26 @@ def finish(process: subprocess.Popen[str]) -> Run:
     return Run(process.returncode, _HARMLESS_LINES.sub("", output))
 
 
-def ways_to_run(*parallel: str, processes: int) -> dict[str, Callable[[Project], Run]]:
+def ways_to_run(*parallel: str, processes: int) -> dict[str, Callable[..., Run]]:
     """Return each way to run the tests of a project isolated, by its name.
 
-    `parallel` are more arguments for Django's runner if it has several processes.
+    A way takes the project and more arguments for the command. `parallel` are more
+    arguments for Django's runner if it has several processes.
     """
-    ways: dict[str, Callable[[Project], Run]] = {
-        "pytest": lambda project: project.pytest(WRAP),
-        "pytest-xdist": lambda project: project.pytest(
-            WRAP, f"--numprocesses={processes}"
+    ways: dict[str, Callable[..., Run]] = {
+        "pytest": lambda project, *more: project.pytest(WRAP, *more),
+        "pytest-xdist": lambda project, *more: project.pytest(
+            WRAP, f"--numprocesses={processes}", "--dist=loadfile", *more
         ),
-        "Django": lambda project: project.manage("test", RUNNER),
+        "Django": lambda project, *more: project.manage("test", RUNNER, *more),
     }
     methods = ["fork", "spawn"]
     if django.VERSION >= (6, 0):  # only these versions support it
         methods.append("forkserver")
     for method in methods:
-        ways[f"Django, {method}"] = lambda project, method=method: project.manage_by(
-            method, "test", RUNNER, *parallel, f"--parallel={processes}"
+        ways[f"Django, {method}"] = lambda project, *more, method=method: (
+            project.manage_by(
+                method, "test", RUNNER, *parallel, f"--parallel={processes}", *more
+            )
         )
     return ways

@@ -102,7 +102,7 @@ def as_another_process(cache):
                 mine.counter_client,
                 theirs,
                 mine.server,
-                mine.max_staleness,
+                mine.options,
             )
         return bindings[mine]
 

@@ -31,9 +31,22 @@ class Effect(Enum):
     """What a command does on the server."""
 
     READS = auto()
-    #: It stores, changes or deletes; it may read as well.
-    STORES = auto()
+    #: It stores an item, whatever is there.
+    SETS = auto()
+    #: What it stores, or whether it does, depends on what is there.
+    CHANGES = auto()
+    #: It gives an item that is there another expiry.
+    TOUCHES = auto()
+    DELETES = auto()
     NONE = auto()
+
+    @property
+    def asks(self) -> bool:
+        """Whether the command depends on what is there."""
+        return self in _ASKING
+
+
+_ASKING = {Effect.READS, Effect.CHANGES, Effect.TOUCHES}
 
 
 #: The names of commands that close connections, in any library.
@@ -90,6 +103,7 @@ def many_keys(
 
 def mapping(
     name: str,
+    effect: Effect,
     outage_default: Any,
     expiry: tuple[str, int] | None,
     parameters: str = "",
@@ -98,7 +112,7 @@ def mapping(
     return Command(
         name,
         Shape.MAPPING,
-        Effect.STORES,
+        effect,
         outage_default,
         expiry,
         tuple(parameters.split()),
@@ -112,7 +126,7 @@ def keyless(names: str, shape: Shape = Shape.NO_KEY) -> Iterable[Command]:
 
 def refused(name: str, reason: str) -> Command:
     """Describe a command that cannot be namespaced."""
-    return Command(name, Shape.REFUSED, Effect.STORES, reason=reason)
+    return Command(name, Shape.REFUSED, Effect.NONE, reason=reason)
 
 
 def table(*commands: Command | Iterable[Command]) -> Mapping[str, Command]:

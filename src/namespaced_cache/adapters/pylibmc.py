@@ -31,31 +31,35 @@ from namespaced_cache.adapters.parallel import ParallelReader
 from namespaced_cache.adapters.raw_items import RawServers
 from namespaced_cache.keys import MAX_KEY_BYTES, Key, as_bytes
 
-_READS, _STORES = Effect.READS, Effect.STORES
+_READS, _SETS, _CHANGES = Effect.READS, Effect.SETS, Effect.CHANGES
+_TOUCHES, _DELETES = Effect.TOUCHES, Effect.DELETES
 
 #: The parameters of `set_multi` and `add_multi` after the mapping.
 _STORING = "time key_prefix min_compress_len compress_level"
+
+#: The expiry of commands whose first parameter it is.
+_TIME = "time", 0
 
 # During an outage, nearly all commands of libmemcached raise an error. For the others,
 # the outage defaults are those of pymemcache, for which Django's backends are written.
 COMMANDS = table(
     one_key("get", _READS, CALLERS_DEFAULT),
     one_key("gets", _READS, None),
-    one_key("set", _STORES, False, expiry=("time", 1)),
-    one_key("add", _STORES, False, expiry=("time", 1)),
-    one_key("replace", _STORES, False, expiry=("time", 1)),
-    one_key("append", _STORES, False),
-    one_key("prepend", _STORES, False),
-    one_key("cas", _STORES, False, expiry=("time", 2)),
-    one_key("touch", _STORES, False, expiry=("time", 0)),
-    one_key("delete", _STORES, False),
-    one_key("incr", _STORES, False),
-    one_key("decr", _STORES, False),
+    one_key("set", _SETS, False, expiry=("time", 1)),
+    one_key("add", _CHANGES, False, expiry=("time", 1)),
+    one_key("replace", _CHANGES, False, expiry=("time", 1)),
+    one_key("append", _CHANGES, False),
+    one_key("prepend", _CHANGES, False),
+    one_key("cas", _CHANGES, False, expiry=("time", 2)),
+    one_key("touch", _TOUCHES, False, expiry=_TIME),
+    one_key("delete", _DELETES, False),
+    one_key("incr", _CHANGES, False),
+    one_key("decr", _CHANGES, False),
     many_keys("get_multi", _READS, {}, parameters="key_prefix"),
-    many_keys("delete_multi", _STORES, True, parameters="key_prefix"),
-    many_keys("incr_multi", _STORES, CALLERS_KEYS, parameters="key_prefix delta"),
-    mapping("set_multi", CALLERS_KEYS, expiry=("time", 0), parameters=_STORING),
-    mapping("add_multi", CALLERS_KEYS, expiry=("time", 0), parameters=_STORING),
+    many_keys("delete_multi", _DELETES, True, parameters="key_prefix"),
+    many_keys("incr_multi", _CHANGES, CALLERS_KEYS, parameters="key_prefix delta"),
+    mapping("set_multi", _SETS, CALLERS_KEYS, expiry=_TIME, parameters=_STORING),
+    mapping("add_multi", _CHANGES, CALLERS_KEYS, expiry=_TIME, parameters=_STORING),
     keyless("get_stats hash serialize deserialize get_behaviors set_behaviors"),
     keyless("clone", Shape.CLONE),
     keyless("disconnect_all", Shape.DISCONNECT),

@@ -42,7 +42,8 @@ from namespaced_cache.adapters.parallel import ParallelReader
 from namespaced_cache.adapters.raw_items import RawServers
 from namespaced_cache.keys import MAX_KEY_BYTES, Key, as_bytes
 
-_READS, _STORES = Effect.READS, Effect.STORES
+_READS, _SETS, _CHANGES = Effect.READS, Effect.SETS, Effect.CHANGES
+_TOUCHES, _DELETES = Effect.TOUCHES, Effect.DELETES
 
 #: Reasons why commands are refused.
 _FOR_EVERYBODY = "it changes the server for everybody"
@@ -53,24 +54,24 @@ _COUNTER_SERVER = "the counter is stored on one of the servers of LOCATION"
 COMMANDS = table(
     one_key("get", _READS, CALLERS_DEFAULT),
     one_key("gets", _READS, None),
-    one_key("set", _STORES, False, expiry=("expire", 1)),
-    one_key("add", _STORES, False, expiry=("expire", 1)),
-    one_key("replace", _STORES, False, expiry=("expire", 1)),
-    one_key("append", _STORES, False),
-    one_key("prepend", _STORES, False),
-    one_key("cas", _STORES, False, expiry=("expire", 2)),
-    one_key("touch", _STORES, False, expiry=("expire", 0)),
-    one_key("delete", _STORES, False),
-    one_key("incr", _STORES, False),
-    one_key("decr", _STORES, False),
+    one_key("set", _SETS, False, expiry=("expire", 1)),
+    one_key("add", _CHANGES, False, expiry=("expire", 1)),
+    one_key("replace", _CHANGES, False, expiry=("expire", 1)),
+    one_key("append", _CHANGES, False),
+    one_key("prepend", _CHANGES, False),
+    one_key("cas", _CHANGES, False, expiry=("expire", 2)),
+    one_key("touch", _TOUCHES, False, expiry=("expire", 0)),
+    one_key("delete", _DELETES, False),
+    one_key("incr", _CHANGES, False),
+    one_key("decr", _CHANGES, False),
     many_keys("get_many", _READS, {}, parameters="gets"),
     many_keys("get_multi", _READS, {}, parameters="gets"),
     many_keys("gets_many", _READS, {}),
     many_keys("gets_multi", _READS, {}),
-    many_keys("delete_many", _STORES, True),
-    many_keys("delete_multi", _STORES, True),
-    mapping("set_many", CALLERS_KEYS, expiry=("expire", 0)),
-    mapping("set_multi", CALLERS_KEYS, expiry=("expire", 0)),
+    many_keys("delete_many", _DELETES, True),
+    many_keys("delete_multi", _DELETES, True),
+    mapping("set_many", _SETS, CALLERS_KEYS, expiry=("expire", 0)),
+    mapping("set_multi", _SETS, CALLERS_KEYS, expiry=("expire", 0)),
     keyless("stats version check_key"),
     keyless("close disconnect_all quit", Shape.DISCONNECT),
     refused("raw_command", "its text may name any key"),

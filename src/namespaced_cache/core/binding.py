@@ -41,7 +41,8 @@ class Binding:
     """The real client, the counter client and the counter, as they are at the moment.
 
     The counter client reaches the counter server. With one server, it is the real
-    client. `max_staleness` is how many seconds the latest generation is trusted.
+    client. `options` are the alias's. `max_staleness`, which is one of them, is how
+    many seconds the latest generation is trusted.
     """
 
     counter_client: Any
@@ -52,15 +53,16 @@ class Binding:
         counter_client: Any,
         counter: Counter,
         server: CounterServer,
-        max_staleness: float,
+        options: Options,
     ) -> None:
         self.client = client
+        self.options = options
         if counter_client is not None:
             self.counter_client = counter_client
         self.counter = counter
-        self.max_staleness = max_staleness
+        self.max_staleness = options.max_staleness
         self.server = server
-        if max_staleness:
+        if options.max_staleness:
             counter.is_timed = True
         self.adapter = adapter_of(client)
         clients = {client, self.counter_client}
@@ -117,6 +119,16 @@ class Binding:
         limit = self.adapter.key_limit(self.client, self.server.options)
         return len(as_bytes(wire_key)) <= limit
 
+    def same_key(self, key: Key) -> Key:
+        """Return the same key for a text and its UTF-8 bytes, if both are one item."""
+        if type(key) is str and key.isascii():  # the fast path
+            return key
+        if len(self.server.all_locations) > 1 and self.adapter.places_text:
+            return key
+        raw = as_bytes(key)
+        # Text has the faster way to a wire key.
+        return raw.decode() if raw.isascii() else raw
+
     def ask_counter(self, question: Callable[[Counter, CounterAccess], int]) -> int:
         """Call a method of the counter, such as `Counter.current`."""
         try:
@@ -153,10 +165,10 @@ class SeveralServersBinding(Binding):
         counter_clients: ThreadsClients,
         counter: Counter,
         server: CounterServer,
-        max_staleness: float,
+        options: Options,
     ) -> None:
         self._counter_clients = counter_clients
-        super().__init__(client, None, counter, server, max_staleness)
+        super().__init__(client, None, counter, server, options)
 
     @property
     def counter_client(self) -> Any:
@@ -314,12 +326,10 @@ class BackendBinder:
             self._backend._options,
             self._backend.client_servers,
         )
-        staleness = self._options.max_staleness
         if len(servers) == 1:
-            return Binding(client, client, counter, server, staleness)
-        counter_clients = self._counter_clients
+            return Binding(client, client, counter, server, self._options)
         return SeveralServersBinding(
-            client, counter_clients, counter, server, staleness
+            client, self._counter_clients, counter, server, self._options
         )
 
     def _new_counter_client(self) -> Any:
@@ -394,7 +404,7 @@ class CloneBinder:
                 counter_client,
                 original.counter,
                 original.server,
-                original.max_staleness,
+                original.options,
             )
         return binding
 

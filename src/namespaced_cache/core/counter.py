@@ -42,12 +42,13 @@ class Counter:
     There is one object for all threads and all aliases that use the same counter. The
     caller passes the access to its server to each method that needs it. `latest` is the
     latest generation: the newest that this process has seen. It is 0 at first, and
-    never goes back.
+    never goes back. `client_prefix` describes what the clients put before each key.
     """
 
-    def __init__(self, namespace: str, server: str) -> None:
+    def __init__(self, namespace: str, server: str, client_prefix: str = "") -> None:
         self.namespace = namespace
         self.server = server
+        self.client_prefix = client_prefix
         self.key = counter_key(namespace)
         self.latest = 0
         #: Whether this process has ever read the counter.

@@ -76,9 +76,21 @@ class Operation:
         raise NotImplementedError
 
     @property
-    def changes_items(self) -> bool:
-        """Whether it may store, change or delete items."""
-        return self.command is not None and self.command.effect is Effect.STORES
+    def name(self) -> str:
+        """The name of the command, or of the method of Python for item access."""
+        return self.command.name  # type: ignore[union-attr]  # item access has its own
+
+    @property
+    def effect(self) -> Effect:
+        """What it does on the server."""
+        return self.command.effect  # type: ignore[union-attr]  # as above
+
+    def stored_keys(self, answer: object) -> Sequence[Key]:
+        """Return the keys that it has stored or touched, as the answer tells.
+
+        The answer may be the error that it has raised. Then it has stored none.
+        """
+        raise NotImplementedError
 
     @property
     def expiry(self) -> object:
@@ -225,6 +237,13 @@ class _OfOneKey(Operation):
         """The caller's key."""
         return (self.key,)
 
+    def stored_keys(self, answer: object) -> Sequence[Key]:
+        """Return the key, if it was stored or touched."""
+        if isinstance(answer, BaseException) or answer is False:
+            return ()
+        # A command that finds nothing to change returns False or None.
+        return () if answer is None and self.effect.asks else self.keys
+
 
 class Get(_OfOneKey):
     """`get`, which a read of many keys can replace."""
@@ -314,6 +333,16 @@ class _OfManyKeys(Operation):
     def keys(self) -> Sequence[Key]:
         """The caller's keys."""
         return self.arguments.keys
+
+    def stored_keys(self, answer: object) -> Sequence[Key]:
+        """Return all keys but those that the answer names as failed."""
+        if isinstance(answer, BaseException) or answer is False:
+            return ()
+        keys = self.arguments.keys
+        if not answer or not isinstance(answer, list):
+            return keys
+        spelled = zip(keys, self.arguments.callers_keys, strict=True)
+        return [key for key, callers_key in spelled if callers_key not in answer]
 
 
 class GetMany(_OfManyKeys):
@@ -415,9 +444,14 @@ class Item(_OfOneKey):
         return None
 
     @property
-    def changes_items(self) -> bool:
-        """Whether it stores or deletes the item."""
-        return self.access in (operator.setitem, operator.delitem)
+    def name(self) -> str:
+        """The name of the method that Python calls, such as `__getitem__`."""
+        return f"__{self.access.__name__}__"
+
+    @property
+    def effect(self) -> Effect:
+        """What it does on the server."""
+        return _EFFECTS.get(self.access, Effect.READS)
 
     @property
     def expiry(self) -> object:
@@ -435,3 +469,6 @@ def _fetch(binding: Binding, wire_keys: list[Key], read: CounterRead) -> dict[Ke
 
 def _gets_defaults(default: Any = None, cas_default: Any = None) -> tuple[Any, Any]:
     return default, cas_default
+
+
+_EFFECTS = {operator.setitem: Effect.SETS, operator.delitem: Effect.DELETES}

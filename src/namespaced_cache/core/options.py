@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -38,7 +39,7 @@ class Options:
     `wrapped_backend` is the class of the wrapped backend, or a function that returns
     the wrapped backend. `wrapped_params` are the settings that it gets: the alias's
     settings without this package's OPTIONS. `find_alias` returns the alias that has
-    these settings, or None.
+    these settings, or None if it is not known.
     """
 
     wrapped_backend: Callable[[Any, dict[str, Any]], Any]
@@ -112,12 +113,13 @@ def of_setting(setting: Mapping[str, Any]) -> Mapping[Any, Any]:
 
 @contextmanager
 def naming(alias: str | None) -> Iterator[None]:
-    """Name the alias (None: unknown) in errors about its settings.
+    """Name the alias (None: unknown) for `named()`, and in errors about its settings.
 
     If its client library is missing, the error also says how to install it. Errors keep
     their classes, because an application may catch them.
     """
     place = f"CACHES[{alias!r}]"
+    outer = _named.set(alias)
     try:
         yield
     except ModuleNotFoundError as error:
@@ -137,6 +139,16 @@ def naming(alias: str | None) -> Iterator[None]:
         ):
             raise
         raise kind(f"{place}: {error}") from error.__cause__
+    finally:
+        _named.reset(outer)
+
+
+_named: ContextVar[str | None] = ContextVar("named", default=None)
+
+
+def named() -> str | None:
+    """Return the alias whose settings are used at the moment, or None if unknown."""
+    return _named.get()
 
 
 def _check_not_ours(name: object, backend: object) -> None:

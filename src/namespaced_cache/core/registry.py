@@ -17,5 +17,6 @@ def counter(namespace: str, server: str, client_prefix: str) -> Counter:
     """
     with _lock:
         return _counters.setdefault(
-            (namespace, server, client_prefix), Counter(namespace, server)
+            (namespace, server, client_prefix),
+            Counter(namespace, server, client_prefix),
         )

@@ -24,7 +24,7 @@ from namespaced_cache.core.binding import Binding
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.core.generation import generation_in
 from namespaced_cache.errors import NamespaceUnavailable
-from namespaced_cache.keys import Key, as_bytes
+from namespaced_cache.keys import Key
 
 _log = logging.getLogger(__name__)
 
@@ -75,15 +75,6 @@ class StoredItems:
             self._raw = RawItems(servers)
         except NoConnectionError as reason:
             self._give_up(reason)
-
-    def same(self, key: Key) -> Key:
-        """Return the same key for a text and its UTF-8 bytes, if both are one item."""
-        several = len(self._binding.server.all_locations) > 1
-        if several and self._binding.adapter.places_text:
-            return key
-        raw = as_bytes(key)
-        # Text has the faster way to a wire key.
-        return raw.decode() if raw.isascii() else raw
 
     def read(self, expiries: Mapping[Key, Expiry]) -> dict[Key, Item]:
         """Return those of these items that exist in the generation on the server.

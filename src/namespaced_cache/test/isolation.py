@@ -31,6 +31,7 @@ from namespaced_cache.errors import NamespaceUnavailable, UnsupportedClientError
 from namespaced_cache.forks import new_lock
 from namespaced_cache.test.examples import invalidate_before_examples
 from namespaced_cache.test.guard import Guard
+from namespaced_cache.test.leaks import Leaks
 from namespaced_cache.test.scopes import scope_of
 from namespaced_cache.test.set_up import SetUps
 
@@ -88,6 +89,8 @@ class Isolation:
         self._is_started = False
         #: What set-up has cached.
         self.set_ups = SetUps(self._opened_caches, self._guard.warn)
+        #: The keys that leak. Whoever has a use for them starts it.
+        self.leaks = Leaks()
         #: Whether an invalidation stores again what set-up has cached.
         self._restores = True
         #: Whether opening an alias invalidates its namespace, if it is not fresh.
@@ -141,6 +144,7 @@ class Isolation:
             os.environ[WRAP_VARIABLE] = self._outer_wrap
         self._is_started = False
         self.set_ups.close()
+        self.leaks.stop()
         self._guard.close()
         handlers: Any = CacheHandler
         if (
@@ -226,9 +230,10 @@ class Isolation:
             if not counter.was_reached:
                 counter.invalidate_unreached()
                 del stale[counter]
-        generations, failed = aliases.invalidate(
-            {counter: found[alias] for counter, alias in stale.items()}
-        )
+        with self.leaks.invalidating():
+            generations, failed = aliases.invalidate(
+                {counter: found[alias] for counter, alias in stale.items()}
+            )
         for counter in generations:
             self._fresh.add(counter)
             name = f"{counter.namespace} on {counter.server}"
@@ -348,7 +353,9 @@ class Isolation:
                 self._check(alias, opened)
                 continue
             if not isinstance(opened, NamespacedCache):
-                for client in adopt(opened, dict(isolated)):
+                with options.naming(alias):
+                    clients = adopt(opened, dict(isolated))
+                for client in clients:
                     self._guard.watch_taken(alias, client)
             del caches[alias]
 

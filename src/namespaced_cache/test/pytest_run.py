@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from namespaced_cache.test import scopes
+from namespaced_cache.test import pytest_actors, scopes
+from namespaced_cache.test.actors import Actor, group_of
 from namespaced_cache.test.examples import invalidate_before_examples
+from namespaced_cache.test.findings import MISSING
 
 if TYPE_CHECKING:
     from namespaced_cache.test.isolation import Isolation
@@ -30,7 +34,8 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self.invalidations: Tally[str] = Tally()
-        self._wrap: bool = config.getini("cache_namespace_wrap")
+        self._leaks_path, self._finds_leaks = _leak_options(config)
+        self._wrap: bool = config.getini("cache_namespace_wrap") or self._finds_leaks
         self._exclude: list[str] = config.getini("cache_namespace_exclude")
         self._require: bool = config.getini("cache_namespace_require")
         try:
@@ -57,6 +62,14 @@ class Run:
         self._is_wider_set_up = False
         #: The error of an invalidation before a fixture of the current test's own.
         self._failed: Exception | None = None
+        #: What the leak report calls the current test.
+        self._actor = Actor("")
+        #: The fixtures of a wider scope that are being set up, and torn down.
+        self._set_ups: list[Actor] = []
+        self._tear_downs: list[pytest.FixtureDef[Any]] = []
+        #: What workers have found.
+        self._findings: list[Mapping[str, Any]] = []
+        self._leak_lines: list[str] = []
         if self._wrap:
             self._start()
 
@@ -79,6 +92,10 @@ class Run:
         self._restores = scope == "function"
         is_alone = scope in ("function", "empty")
         self._is_isolated_alone = self._is_in_wider_set_up = is_alone
+        if self._finds_leaks:
+            group = group_of(scope, node and node.nodeid)
+            self._actor = pytest_actors.of_test(item, group)
+            self._start().leaks.begin_test(self._actor)
         if is_alone or (scope == "class" and is_first):
             self._invalidate()
         elif scope == "off" and self._isolation is not None:
@@ -101,7 +118,9 @@ class Run:
         except Exception as error:  # noqa: BLE001  # raised later
             self._failed = error
 
-    def begin_wider_fixture(self, fixture: object, name: str) -> None:
+    def begin_wider_fixture(
+        self, fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> None:
         """Note what the set-up of a fixture of a wider scope caches, until it ends."""
         self._is_wider_set_up = True
         self._is_noted.append(self._is_configured())
@@ -112,25 +131,45 @@ class Run:
                 self._invalidate()
             except Exception as error:  # noqa: BLE001  # raised later, as above
                 self._failed = error
-        self._start().set_ups.begin(fixture, f"the set-up of {name}")
+        isolation = self._start()
+        name = request.node.nodeid or "the session"
+        isolation.set_ups.begin(fixture, f"the set-up of {name}")
+        if self._finds_leaks:
+            actor = pytest_actors.of_set_up(fixture, request, self._actor)
+            isolation.leaks.enter(actor)
+            self._set_ups.append(actor)
 
-    def end_wider_fixture(self, *, has_failed: bool) -> None:
+    def end_wider_fixture(
+        self, fixture: pytest.FixtureDef[Any], *, has_failed: bool
+    ) -> None:
         """Note that the set-up of a fixture of a wider scope has ended.
 
         If it has failed, nothing that it has cached counts.
         """
         if not self._is_noted.pop():
             return
-        set_ups = self._start().set_ups
+        isolation = self._start()
         if has_failed:
-            set_ups.give_up()
+            isolation.set_ups.give_up()
         else:
-            set_ups.end()
+            isolation.set_ups.end()
+        if self._finds_leaks:
+            isolation.leaks.leave()
+            # The finalizer that is added last runs first.
+            actor = self._set_ups.pop().tear_down()
+            fixture.addfinalizer(partial(self._begin_tear_down, fixture, actor))
 
-    def forget_fixture(self, fixture: object) -> None:
+    def _begin_tear_down(self, fixture: pytest.FixtureDef[Any], actor: Actor) -> None:
+        self._tear_downs.append(fixture)
+        self._start().leaks.enter(actor)
+
+    def forget_fixture(self, fixture: pytest.FixtureDef[Any]) -> None:
         """Forget what a fixture that is torn down has cached."""
         if self._isolation is not None and self._isolation.set_ups.forget(fixture):
             self._has_forgotten = True
+        if self._tear_downs[-1:] == [fixture]:
+            self._tear_downs.pop()
+            self._start().leaks.leave()
 
     def begin_own_set_up(self) -> None:
         """Invalidate after fixtures of a wider scope, before the test's own.
@@ -169,13 +208,32 @@ class Run:
         return report.first_lines(isolation, self._scope)
 
     def last_lines(self, *, is_quiet: bool) -> list[str]:
-        """Return the lines for the end of a run: with -q, only the notices."""
+        """Return the lines for the end of a run: with -q, no count."""
+        lines = [f"cache isolation: {notice}" for notice in self.notices]
+        lines += self._leak_lines
         if not self.invalidations or is_quiet:
-            return self._notices()
+            return lines
         from namespaced_cache.test import report  # noqa: PLC0415  # as above
 
         total = report.last_line(len(self.invalidations), self.invalidations.total())
-        return [total, *self._notices()]
+        return [total, *lines]
+
+    def found_leaks(self) -> Mapping[str, Any] | None:
+        """Return what leaks in this worker, or None if nothing is to be found."""
+        return self._start().leaks.take().as_plain() if self._finds_leaks else None
+
+    def add_found_leaks(self, found: Mapping[str, Any] | None) -> None:
+        """Add what a worker has found. None: it has sent nothing."""
+        if self._finds_leaks:
+            self._findings.append(found or MISSING)
+
+    def report_leaks(self, *, show_all: bool) -> None:
+        """Make the lines of the report, and write the file."""
+        if self._finds_leaks:
+            findings = self._start().leaks.take()
+            for found in self._findings:
+                findings.merge(found)
+            self._leak_lines = findings.report(self._leaks_path, show_all=show_all)
 
     @property
     def notices(self) -> list[str]:
@@ -186,9 +244,6 @@ class Run:
     def add_notices(self, notices: Iterable[str]) -> None:
         """Add the notices of a worker. Another one may have had the same."""
         self._workers_notices |= dict.fromkeys(notices)
-
-    def _notices(self) -> list[str]:
-        return [f"cache isolation: {notice}" for notice in self.notices]
 
     def _is_configured(self) -> bool:
         django_conf = sys.modules.get("django.conf")
@@ -233,12 +288,23 @@ class Run:
             )
             self._isolation.invalidations = self.invalidations
             self._isolation.start()
+            if self._finds_leaks:
+                self._isolation.leaks.start()
         return self._isolation
 
     def _invalidate(self) -> None:
         if self._is_configured():
             self._has_forgotten = False
             self._start().invalidate(restore=self._restores)
+
+
+def _leak_options(config: pytest.Config) -> tuple[Path | None, bool]:
+    """Return where leaks are to be written, and whether they are to be found."""
+    # The first are the options as far as they are known while plugins are loaded.
+    early = getattr(config, "known_args_namespace", None)
+    given = {**vars(config.option), **vars(early or config.option)}
+    path = given.get("cache_leaks_json")
+    return Path(path) if path else None, bool(path or given.get("cache_leaks"))
 
 
 def _scope_set_on(node: Any) -> str | None:

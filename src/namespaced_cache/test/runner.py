@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import unittest
+from argparse import ArgumentParser
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 from unittest import util
 
@@ -11,6 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import runner
 
 from namespaced_cache.test import isolation, report
+from namespaced_cache.test.actors import Actor, group_of, set_up_of
+from namespaced_cache.test.findings import LEAK_ARGUMENTS
 from namespaced_cache.test.isolation import Isolation, SharedCount, begin_test
 from namespaced_cache.test.scopes import scope_of
 
@@ -57,11 +63,19 @@ class NamespacedTestSuite(unittest.TestSuite):
             if self._is_noted:
                 self._is_noted = False
                 _active().set_ups.end()
+                _active().leaks.leave()
 
     def _handleModuleTearDown(self, result: Any) -> None:  # noqa: N802
         # unittest also calls this from the method above, before it sets up a module.
-        super()._handleModuleTearDown(result)  # type: ignore[misc]
+        module = self._get_previous_module(result)  # type: ignore[attr-defined]
+        with _acting(_set_up_of_module(module or "").tear_down()):
+            super()._handleModuleTearDown(result)  # type: ignore[misc]
         self._begin_class()
+
+    def _tearDownPreviousClass(self, test: Any, result: Any) -> None:  # noqa: N802
+        test_class = getattr(result, "_previousTestClass", None) or type(test)
+        with _acting(_set_up_of_class(test_class).tear_down()):
+            super()._tearDownPreviousClass(test, result)  # type: ignore[misc]
 
     def _begin_class(self) -> None:
         """Invalidate the namespaces if a class is about to begin."""
@@ -87,6 +101,7 @@ class NamespacedTestSuite(unittest.TestSuite):
         if self._is_new_module:
             name = f"the set-up of the module {test_class.__module__}"
             isolated.set_ups.begin(_MODULE, name)
+            isolated.leaks.enter(_set_up_of_module(test_class.__module__))
             self._is_noted = True
 
     def _handleClassSetUp(self, test: Any, result: Any) -> None:  # noqa: N802
@@ -98,6 +113,7 @@ class NamespacedTestSuite(unittest.TestSuite):
             self._set_class_up(test, result)
         if getattr(test_class, "_classSetupFailed", False):
             return  # none of its tests runs
+        _active().leaks.begin_test(_of_test(test))
         begin_test(test, _active())
 
     def _set_class_up(self, test: Any, result: Any) -> None:
@@ -105,7 +121,8 @@ class NamespacedTestSuite(unittest.TestSuite):
         set_ups = _active().set_ups
         set_ups.begin(_CLASS, f"the set-up of the class {util.strclass(type(test))}")
         try:
-            super()._handleClassSetUp(test, result)  # type: ignore[misc]
+            with _acting(_set_up_of_class(type(test))):
+                super()._handleClassSetUp(test, result)  # type: ignore[misc]
         finally:
             set_ups.end()
 
@@ -127,16 +144,55 @@ def _active() -> Isolation:
     return isolated
 
 
-def _begin_process(shared: SharedCount | None = None) -> None:
+# The actors of the leak report.
+
+
+def _acting(actor: Actor) -> AbstractContextManager[None]:
+    isolated = isolation.current()
+    return nullcontext() if isolated is None else isolated.leaks.acting(actor)
+
+
+def _set_up_of_module(name: str) -> Actor:
+    return set_up_of("module", name, (_MODULE, name))
+
+
+def _set_up_of_class(test_class: type) -> Actor:
+    name = util.strclass(test_class)
+    uses = {(_MODULE, test_class.__module__)}
+    return set_up_of("class", name, (_CLASS, name), uses.__contains__)
+
+
+def _of_test(test: Any) -> Actor:
+    test_class = type(test)
+    name = util.strclass(test_class)
+    uses = {(_MODULE, test_class.__module__), (_CLASS, name)}
+    group = group_of(scope_of(test_class), name)
+    return Actor(test.id(), uses=uses.__contains__, group=group)
+
+
+def _begin_process(
+    shared: SharedCount | None = None, leaks_folder: Path | None = None
+) -> None:
     """Isolate a worker that was not forked, before Django is set up in it."""
     isolation.join_run()
     _active().shared = shared
+    if leaks_folder is not None:
+        _active().leaks.start(leaks_folder)
+
+
+def _run_subsuite(arguments: Any) -> Any:
+    """Run a part of the tests in a worker, and hand over what leaks there."""
+    try:
+        return runner.ParallelTestSuite.run_subsuite(arguments)
+    finally:
+        _active().leaks.hand_over()
 
 
 class NamespacedParallelTestSuite(runner.ParallelTestSuite):
     """A suite in which each worker has its own namespace."""
 
     process_setup = _begin_process
+    run_subsuite = _run_subsuite
 
 
 class NamespacedRunnerMixin:
@@ -160,6 +216,25 @@ class NamespacedRunnerMixin:
     #: Whether each test fails if a memcached server cannot be reached.
     cache_namespace_require = False
 
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        """Add the arguments of `manage.py test`."""
+        super().add_arguments(parser)  # type: ignore[misc]  # the runner's
+        for name, how in LEAK_ARGUMENTS.items():
+            parser.add_argument(name, **how)
+
+    def __init__(
+        self,
+        *args: Any,
+        cache_leaks: bool = False,
+        cache_leaks_json: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._leaks_path = Path(cache_leaks_json) if cache_leaks_json else None
+        self._leaks_folder: Path | None = None
+        self._finds_leaks = cache_leaks or self._leaks_path is not None
+
     def setup_test_environment(self, **kwargs: Any) -> None:
         """Start the isolation."""
         super().setup_test_environment(**kwargs)  # type: ignore[misc]  # the runner's
@@ -171,6 +246,9 @@ class NamespacedRunnerMixin:
         self._isolation.check_exclude()
         self._isolation.shared = self._shared = SharedCount()
         self._isolation.start()
+        if self._finds_leaks:
+            self._leaks_folder = Path(tempfile.mkdtemp())
+            self._isolation.leaks.start(self._leaks_folder)
         for line in report.first_lines(self._isolation, "function"):
             self.log(line)  # type: ignore[attr-defined]  # the runner's
 
@@ -183,7 +261,7 @@ class NamespacedRunnerMixin:
                 f"NamespacedParallelTestSuite, or its tests are not isolated."
             )
         if isinstance(suite, NamespacedParallelTestSuite):
-            suite.process_setup_args = (self._shared,)
+            suite.process_setup_args = (self._shared, self._leaks_folder)
         return super().run_suite(suite, **kwargs)  # type: ignore[misc]  # as above
 
     def teardown_test_environment(self, **kwargs: Any) -> None:
@@ -194,6 +272,12 @@ class NamespacedRunnerMixin:
             self.log(report.last_line(namespaces, invalidations))  # type: ignore[attr-defined]
         for notice in self._isolation.notices:
             self.log(f"cache isolation: {notice}")  # type: ignore[attr-defined]
+        if self._leaks_folder is not None:
+            findings = self._isolation.leaks.take()
+            findings.merge_folder(self._leaks_folder)
+            is_verbose = self.verbosity > 1  # type: ignore[attr-defined]
+            for line in findings.report(self._leaks_path, show_all=is_verbose):
+                self.log(line)  # type: ignore[attr-defined]
         super().teardown_test_environment(**kwargs)  # type: ignore[misc]  # as above
 
 

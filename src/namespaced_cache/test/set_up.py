@@ -11,9 +11,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from operator import itemgetter
-from typing import NamedTuple
 
-from namespaced_cache.adapters import locations
+from namespaced_cache.adapters.commands import Effect
 from namespaced_cache.adapters.raw_items import RawItem
 from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.core import clock
@@ -24,32 +23,11 @@ from namespaced_cache.core.stored_items import Expiry, Item, StoredItems
 from namespaced_cache.core.watching import unwatch, watch
 from namespaced_cache.errors import NamespaceUnavailable
 from namespaced_cache.keys import Key
+from namespaced_cache.test.stores import Store, store_of
 
 #: If a set-up caches more, its tests had better share it.
 _MANY_ITEMS = 10_000
 _MANY_BYTES = 64 * 1024 * 1024
-
-
-class _Store(NamedTuple):
-    """Where items are. Aliases with the same servers and namespace are one store."""
-
-    counter: Counter
-    #: How clients find the server of a key, if there are several.
-    placement: Hashable
-
-
-def _store_of(binding: Binding) -> _Store:
-    if len(binding.server.all_locations) == 1:
-        return _Store(binding.counter, None)
-    options = binding.server.options
-    hasher = options.get("hasher")
-    placement = (
-        type(binding.adapter),
-        tuple(map(locations.name, binding.server.all_locations)),
-        hasher if isinstance(hasher, type) else type(hasher),
-        repr(options.get("behaviors")),
-    )
-    return _Store(binding.counter, placement)
 
 
 @dataclass
@@ -65,10 +43,10 @@ class _SetUp:
     owner: Hashable
     name: str
     keys: dict[Counter, dict[Key, Expiry | None]] = field(default_factory=dict)
-    bindings: dict[_Store, Binding] = field(default_factory=dict)
+    bindings: dict[Store, Binding] = field(default_factory=dict)
     emptied: list[tuple[int, Counter]] = field(default_factory=list)
     moment: int = 0
-    items: dict[_Store, dict[Key, Item | None]] = field(default_factory=dict)
+    items: dict[Store, dict[Key, Item | None]] = field(default_factory=dict)
     error: Exception | None = None
 
 
@@ -92,11 +70,11 @@ class SetUps:
         #: Those that have ended, the latest last.
         self._ended: dict[Hashable, _SetUp] = {}
         #: What they all result in.
-        self._items: dict[_Store, dict[Key, Item]] = {}
+        self._items: dict[Store, dict[Key, Item]] = {}
         #: The generations of namespaces, while set-ups run.
         self._generations: dict[Counter, int] = {}
         self._moments = count(1)
-        self._opened: dict[_Store, tuple[Binding, StoredItems]] = {}
+        self._opened: dict[Store, tuple[Binding, StoredItems]] = {}
 
     def begin(self, owner: Hashable, name: str) -> None:
         """Note what is cached from now on, for this owner. No round trip."""
@@ -118,7 +96,7 @@ class SetUps:
         self._note_generations(ended)
         try:
             for binding in self._bindings_of(ended):
-                ended.items[_store_of(binding)] = self._read(binding, ended)
+                ended.items[store_of(binding)] = self._read(binding, ended)
         except Exception as error:  # noqa: BLE001  # raised later
             ended.error = error
         self._note_generations(ended)  # the read may have found a newer one
@@ -182,7 +160,7 @@ class SetUps:
             return
         done = set()
         for binding in map(_binding_of, caches):
-            store = _store_of(binding)
+            store = store_of(binding)
             items = self._items.get(store)
             if items and store.counter in generations and store not in done:
                 done.add(store)
@@ -199,7 +177,7 @@ class SetUps:
 
     def _note(self, operation: Operation, binding: Binding, answer: object) -> None:
         # False: there was nothing to change, or already something.
-        if not operation.changes_items or answer is False:
+        if operation.effect is Effect.READS or answer is False:
             return
         seconds = operation.expiry
         expiry = None
@@ -208,7 +186,7 @@ class SetUps:
         for set_up in self._running[-1:]:  # another thread may have ended it
             self._generations.setdefault(binding.counter, binding.counter.latest)
             self._note_generations(set_up)
-            set_up.bindings.setdefault(_store_of(binding), binding)
+            set_up.bindings.setdefault(store_of(binding), binding)
             noted = set_up.keys.setdefault(binding.counter, {})
             for key in operation.keys:
                 # The client may have refused the key.
@@ -227,7 +205,7 @@ class SetUps:
         if not set_up.keys:
             return []
         current = {
-            _store_of(each): each for each in map(_binding_of, self._find_caches())
+            store_of(each): each for each in map(_binding_of, self._find_caches())
         }
         # An alias may have other settings by now than it had during set-up.
         found = set_up.bindings | current
@@ -240,16 +218,16 @@ class SetUps:
 
     def _read(self, binding: Binding, ended: _SetUp) -> dict[Key, Item | None]:
         stored = self._stored(binding)
-        before = self._items.get(_store_of(binding), {})
+        before = self._items.get(store_of(binding), {})
         expiries: dict[Key, Expiry] = {}
         for used, noted in [*ended.keys[binding.counter].items()]:
-            key = stored.same(used)
+            key = binding.same_key(used)
             expiries[key] = noted or expiries.get(key) or _expiry_of(before.get(key))
         found = stored.read(expiries)
         return {key: found.get(key) for key in expiries}
 
     def _stored(self, binding: Binding) -> StoredItems:
-        store = _store_of(binding)
+        store = store_of(binding)
         opened, stored = self._opened.get(store, (None, None))
         if stored is None or opened is not binding:
             if stored is not None:
@@ -262,7 +240,7 @@ class SetUps:
         events: list[tuple[int, Counter | _SetUp]] = []
         for set_up in self._ended.values():
             events += [*set_up.emptied, (set_up.moment, set_up)]
-        items: dict[_Store, dict[Key, Item]] = {}
+        items: dict[Store, dict[Key, Item]] = {}
         for _, event in sorted(events, key=itemgetter(0)):
             if isinstance(event, Counter):
                 items = {k: own for k, own in items.items() if k.counter is not event}
