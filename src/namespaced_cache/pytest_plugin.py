@@ -95,6 +95,7 @@ def pytest_fixture_setup(
     """
     __tracebackhide__ = True  # if the fixture fails
     run = request.config.stash[_RUN]
+    run.note_end_of_test()
     if run.is_own(fixturedef.scope):
         run.begin_own_fixture()
         return (yield)
@@ -104,7 +105,7 @@ def pytest_fixture_setup(
         value = yield
         has_failed = False
     finally:
-        run.end_wider_fixture(fixturedef, has_failed=has_failed)
+        run.end_wider_fixture(fixturedef, request, has_failed=has_failed)
     return value
 
 
@@ -118,7 +119,9 @@ def pytest_fixture_post_finalizer(
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Invalidate after fixtures of a wider scope, if the test has no own fixture."""
-    item.config.stash[_RUN].begin_call(getattr(item, "instance", None))
+    run = item.config.stash[_RUN]
+    run.note_end_of_test()
+    run.begin_call(getattr(item, "instance", None))
 
 
 @pytest.fixture
@@ -142,11 +145,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     output = getattr(session.config, "workeroutput", None)
     run = session.config.stash[_RUN]
     if output is None:
-        run.report_leaks(show_all=session.config.option.verbose > 0)
+        is_verbose = session.config.getoption("verbose", 0) > 0
+        run.report_leaks(show_all=is_verbose)
     else:
         output["cache_isolation"] = dict(run.invalidations)
         output["cache_isolation_notices"] = run.notices
         output["cache_leaks"] = run.found_leaks()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodeready(node: Any) -> None:
+    """Note that there is another worker."""
+    node.config.stash[_RUN].add_worker()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.support.projects import SHOP, Project, ways_to_run
+from tests.support.projects import RUNNER, SHOP, Project, ways_to_run
 
 WAYS = ways_to_run(processes=2)
 
@@ -136,7 +136,8 @@ def test_all_keys_are_shown_if_the_output_is_verbose(project):
         short = WAYS[way](project, *arguments).output
         full = WAYS[way](project, verbose, *arguments).output
         assert (short.count("asked for by"), full.count("asked for by")) == (20, 21)
-        assert "  and 1 more key, which a higher verbosity shows" in short
+        option = {"-v=2": "--verbosity 2"}.get(verbose, verbose)
+        assert f"  and 1 more key: {option} shows all" in short
 
 
 # The report changes no result.
@@ -209,7 +210,7 @@ def test_without_leaks_one_line_tells_what_was_watched(project, way):
     assert leaks == {}
     # site_app asks for a key when it is imported: before Django's runner starts.
     keys = {"pytest": 5, "Django": 4}[way]
-    assert f"\ncache leaks: none in 4 tests with {keys} keys\n" in output
+    assert f"\ncache leaks: none found in 4 tests, which used {keys} keys\n" in output
 
 
 def test_an_unconfigured_project_is_told_that_nothing_was_watched(project):
@@ -217,22 +218,120 @@ def test_an_unconfigured_project_is_told_that_nothing_was_watched(project):
     project.environment.pop("DJANGO_SETTINGS_MODULE")
     run = project.pytest("--cache-leaks")
     assert run.code == 0
-    assert "cache leaks: none in 1 test with 0 keys" in run.output
+    assert "cache leaks: none found in 1 test, which used 0 keys" in run.output
 
 
-def test_a_worker_that_crashes_is_mentioned(project):
+@pytest.mark.parametrize(
+    "end", ["os._exit(1)", "os.kill(os.getppid(), signal.SIGINT); time.sleep(9)"]
+)
+def test_a_worker_that_ends_early_is_mentioned(project, end):
+    text = f"import os, signal, time\n\ndef test_1():\n    {end}\n"
+    project.write("suite/test_a.py", text)
+    run = project.pytest("--cache-leaks", "--numprocesses=1")
+    assert INCOMPLETE in run.output
+
+
+INCOMPLETE = "cache leaks: the report is not complete, because a process ended early"
+
+
+@pytest.mark.parametrize("deletes", [True, False])
+def test_what_workers_of_djangos_runner_do_not_hand_over_is_mentioned(project, deletes):
+    deleting = "import shutil, tempfile; shutil.rmtree(tempfile.gettempdir())"
+    own_way = "run_subsuite = _run_subsuite"
+    project.write("suite/test_a.py", ORDERED)
     project.write(
-        "suite/test_a.py",
-        """
-        import os
+        "suite/test_b.py",
+        f"""
+        from django.test import SimpleTestCase
 
 
-        def test_1():
-            os._exit(1)
+        class A(SimpleTestCase):
+            def test_1(self):
+                {deleting if deletes else "pass"}
         """,
     )
-    run = project.pytest("--cache-leaks", "--numprocesses=1")
-    assert "cache leaks: the report is not complete" in run.output
+    project.write(
+        "runners.py",
+        f"""
+        from django.test.runner import _run_subsuite
+        from namespaced_cache.test import (
+            NamespacedDiscoverRunner,
+            NamespacedParallelTestSuite,
+        )
+
+
+        class Suite(NamespacedParallelTestSuite):
+            {"pass" if deletes else own_way}
+
+
+        class Runner(NamespacedDiscoverRunner):
+            parallel_test_suite = Suite
+        """,
+    )
+    folder = project.folder / "temporary"
+    folder.mkdir()
+    run = project.run(
+        "-m",
+        "django",
+        "test",
+        "--testrunner=runners.Runner",
+        "--parallel=2",
+        "--cache-leaks",
+        TMPDIR=str(folder),
+    )
+    assert (run.code, run.ran) == (0, 5), run.output
+    assert INCOMPLETE in run.output
+
+
+def test_a_key_that_the_terminal_cannot_show_is_escaped(project):
+    project.write("suite/test_a.py", ORDERED.replace('"card"', '"caf\\u00e9"'))
+    run = project.manage("test", RUNNER, "--cache-leaks", PYTHONIOENCODING="ascii")
+    assert run.code == 0, run.output
+    assert ":1:caf\\xe9 " in run.output
+
+
+@pytest.mark.parametrize("way", ONE_PROCESS)
+def test_the_file_is_where_the_run_began(project, way):
+    project.write(
+        "suite/test_a.py",
+        ORDERED.replace(
+            'cache.set("card", 1)', 'cache.set("card", 1); os.chdir("/")'
+        ).replace("from django.core", "import os\nfrom django.core", 1),
+    )
+    order = NO_SHUFFLE.get(way, ())
+    run = WAYS[way](project, "--cache-leaks-json=new/leaks.json", *order)
+    assert run.code == 0, run.output
+    assert json.loads((project.folder / "new" / "leaks.json").read_text())
+
+
+@pytest.mark.parametrize("options", [(), ("--cache-leaks-json=leaks.json",)])
+def test_a_run_without_a_terminal_plugin(project, options):
+    project.write("suite/test_a.py", ORDERED)
+    run = project.pytest("-p", "no:terminal", *options)
+    assert run.code == 0, run.output
+    assert (project.folder / "leaks.json").exists() is bool(options)
+
+
+def test_a_runner_need_not_have_arguments(project):
+    project.write(
+        "runners.py",
+        """
+        from namespaced_cache.test import NamespacedRunnerMixin
+
+
+        class Own:
+            def run_tests(self, labels):
+                print("ran")
+                return 0
+
+
+        class Runner(NamespacedRunnerMixin, Own):
+            def __init__(self, **_):
+                pass
+        """,
+    )
+    run = project.manage("test", "--testrunner=runners.Runner")
+    assert (run.code, "ran" in run.output) == (0, True), run.output
 
 
 def test_a_project_that_is_not_isolated_needs_no_setting(project):
@@ -416,6 +515,102 @@ def test_what_a_fixture_caches_is_for_the_tests_that_request_it(project):
     }
 
 
+#: Fixtures that are overridden, parametrized, requested by other fixtures without being
+#: named, and that register finalizers when a test calls them.
+UNUSUAL_FIXTURES = """
+import pytest
+from django.core.cache import cache
+
+
+@pytest.fixture(scope="session", params=[1, 2])
+def price(request):
+    return cache.get_or_set("price", request.param)
+
+
+@pytest.fixture(scope="session")
+def inner():
+    cache.set("of-inner", 1)
+
+
+@pytest.fixture(scope="session")
+def outer(request):
+    request.getfixturevalue("inner")
+
+
+@pytest.fixture(scope="session")
+def factory(request):
+    def make(key):
+        cache.set(key, 1)
+        request.addfinalizer(lambda: cache.get(key))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def menu():
+    cache.set("of-menu", 1)
+
+
+def test_1(price):
+    pass
+
+
+def test_2(outer):
+    cache.get("of-inner")
+
+
+def test_3(outer):
+    cache.get("of-inner")
+
+
+def test_4(factory):
+    factory("made")
+
+
+def test_5(menu):
+    cache.get("of-menu")
+
+
+class TestOverriding:
+    @pytest.fixture
+    def menu(self):
+        pass
+
+    def test_1(self, menu):
+        cache.get("of-menu")
+
+
+class TestExtending:
+    @pytest.fixture
+    def menu(self, menu):
+        pass
+
+    def test_1(self, menu):
+        cache.get("of-menu")
+
+
+@pytest.mark.parametrize("menu", [1])
+def test_6(menu):
+    cache.get("of-menu")
+"""
+
+
+def test_a_fixture_is_told_from_others(project):
+    project.write("suite/test_a.py", UNUSUAL_FIXTURES)
+    leaks, _ = leaks_of(project, "pytest", "-p", "no:randomly")
+    a, price = "suite.test_a", "the session (set-up of the fixture price"
+    assert leaks == {
+        ("default", ":1:price", f"{price}[0])"): {
+            (f"{price}[1])", "get"),
+            (f"{price}[1])", "add"),
+        },
+        ("default", ":1:of-menu", "the session (set-up of the fixture menu)"): {
+            (f"{a}.TestOverriding.test_1", "get"),
+            (f"{a}.test_6[1]", "get"),
+        },
+    }
+
+
 # Every way to a key.
 
 EVERY_WAY = """
@@ -595,7 +790,7 @@ def test_the_shop_with_a_name_for_each_key_has_no_leak(tmp_path, server, way):
     settings.write_text(settings.read_text() + OWN_NAMES)
     leaks, output = leaks_of(project, way)
     assert leaks == {}
-    assert "cache leaks: none in 23 tests with " in output
+    assert "cache leaks: none found in 23 tests, which used " in output
 
 
 #: Classes whose tests share keys on purpose, or look at the settings.
@@ -627,4 +822,6 @@ def test_a_test_of_every_kind_with_a_name_for_each_key_has_no_leak(
     suite.write_text("\n\n\n".join(kept))
     leaks, output = leaks_of(project, way)
     assert leaks == {}
-    assert re.search(r"cache leaks: none in 18 tests with \d\d keys", output)
+    assert re.search(
+        r"cache leaks: none found in 18 tests, which used \d\d keys", output
+    )

@@ -45,7 +45,13 @@ class Effect(Enum):
         """Whether the command depends on what is there."""
         return self in _ASKING
 
+    @property
+    def stores(self) -> bool:
+        """Whether the command may store an item."""
+        return self in _STORING
 
+
+_STORING = {Effect.SETS, Effect.CHANGES}
 _ASKING = {Effect.READS, Effect.CHANGES, Effect.TOUCHES}
 
 

@@ -86,7 +86,7 @@ class Operation:
         return self.command.effect  # type: ignore[union-attr]  # as above
 
     def stored_keys(self, answer: object) -> Sequence[Key]:
-        """Return the keys that it has stored or touched, as the answer tells.
+        """Return the keys that it has stored, as the answer tells.
 
         The answer may be the error that it has raised. Then it has stored none.
         """
@@ -238,7 +238,7 @@ class _OfOneKey(Operation):
         return (self.key,)
 
     def stored_keys(self, answer: object) -> Sequence[Key]:
-        """Return the key, if it was stored or touched."""
+        """Return the key, if it was stored."""
         if isinstance(answer, BaseException) or answer is False:
             return ()
         # A command that finds nothing to change returns False or None.

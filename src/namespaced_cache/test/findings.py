@@ -17,12 +17,12 @@ LEAK_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     },
     "--cache-leaks-json": {
         "metavar": "PATH",
-        "help": "the same, and write all of them into this file",
+        "help": "report such keys, and write all of them into this file, as JSON",
     },
 }
 
-#: Stands for the findings of a process that ended without sending them.
-MISSING: Mapping[str, Any] = {"tests": [], "keys": 0, "is_complete": False, "leaks": []}
+#: Why findings are missing.
+ENDED_EARLY = "a process ended early, or could not hand over what it found"
 
 #: How many keys the report shows, unless all are asked for.
 SHOWN = 20
@@ -48,13 +48,15 @@ class Findings:
     """Keys that one test cached and another test asked for.
 
     `tests` are the names of the tests that were watched, and `keys` is the number of
-    keys. `is_complete` tells whether everything was remembered and kept.
+    keys. `runs` counts tests that ran twice twice. `incomplete` has the reasons why
+    something is missing.
     """
 
     def __init__(self) -> None:
         self.tests: set[str] = set()
         self.keys = 0
-        self.is_complete = True
+        self.runs = 0
+        self.incomplete: set[str] = set()
         self._leaks: dict[_Leak, _Askers] = {}
         self._count = 0
 
@@ -68,7 +70,7 @@ class Findings:
         if command in self._leaks.get(leak, {}).get(test, {}):
             return
         if self._count == MAX_FINDINGS:
-            self.is_complete = False
+            self.incomplete.add(f"there were more than {MAX_FINDINGS:,} findings")
             return
         self._count += 1
         self._leaks.setdefault(leak, {}).setdefault(test, {})[command] = None
@@ -80,7 +82,8 @@ class Findings:
         return {
             "tests": sorted(self.tests),
             "keys": self.keys,
-            "is_complete": self.is_complete,
+            "runs": self.runs,
+            "incomplete": sorted(self.incomplete),
             "leaks": self._as_list(),
         }
 
@@ -88,7 +91,8 @@ class Findings:
         """Add what another process has found, as `as_plain` returned it."""
         self.tests |= set(plain["tests"])
         self.keys += plain["keys"]
-        self.is_complete = self.is_complete and plain["is_complete"]
+        self.runs += plain["runs"]
+        self.incomplete |= set(plain["incomplete"])
         for leak in plain["leaks"]:
             for asked in leak["asked_for_by"]:
                 self.add(
@@ -101,27 +105,34 @@ class Findings:
 
     def add_to(self, folder: Path) -> None:
         """Add everything to this process's file in a folder."""
-        with (folder / f"{os.getpid()}").open("a") as file:
+        with (folder / f"{os.getpid()}").open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(self.as_plain())}\n")
 
     def merge_folder(self, folder: Path) -> None:
         """Add what processes have added to their files, and delete the folder."""
-        for path in folder.iterdir():
-            for line in path.read_text().splitlines():
-                try:
-                    self.merge(json.loads(line))
-                except ValueError:  # the process was stopped while it wrote
-                    self.merge(MISSING)
+        try:
+            files = [path.read_text(encoding="utf-8") for path in folder.iterdir()]
+        except OSError:  # a test may have deleted the folder
+            self.incomplete.add(ENDED_EARLY)
+            return
+        for line in "".join(files).splitlines():
+            try:
+                self.merge(json.loads(line))
+            except ValueError:  # the process was stopped while it wrote
+                self.incomplete.add(ENDED_EARLY)
         rmtree(folder, ignore_errors=True)  # a process may still run
 
     # The report.
 
-    def report(self, path: Path | None, *, show_all: bool) -> list[str]:
+    def report(
+        self, path: Path | None, *, show_all: bool, option: str = "-v"
+    ) -> list[str]:
         """Return the lines of the report. If there is a path, write the file, too.
 
-        A file that cannot be written has its own line.
+        A file that cannot be written has its own line. The runner's `option` is the one
+        that shows all.
         """
-        lines = self.lines(show_all=show_all)
+        lines = self.lines(show_all=show_all, option=option)
         if path is not None:
             try:
                 self.write(path)
@@ -129,7 +140,7 @@ class Findings:
                 lines.append(f"cache leaks: {path} cannot be written: {error}")
         return lines
 
-    def lines(self, *, show_all: bool) -> list[str]:
+    def lines(self, *, show_all: bool, option: str = "-v") -> list[str]:
         """Return the lines of the report: the keys that most tests ask for come first.
 
         Without `show_all`, it has at most SHOWN keys.
@@ -145,7 +156,8 @@ class Findings:
         for (alias, key), leaks in shown:
             (leak, askers), *_ = leaks.items()
             (test, (command, *_)), *_ = askers.items()
-            head = f"  {alias:{alias_width}}  {key:{min(key_width, _WIDEST)}}   "
+            shown_key = f"{_printable(key):{min(key_width, _WIDEST)}}"
+            head = f"  {alias:{alias_width}}  {shown_key}   "
             cached = _and_more(leak.cached_by, len(leaks))
             asked = _and_more(f"{test} ({command})", _number_of_tests(leaks))
             lines += [
@@ -154,25 +166,24 @@ class Findings:
             ]
         if len(found) > len(shown):
             more = _counted(len(found) - len(shown), "more key")
-            lines.append(f"  and {more}, which a higher verbosity shows")
-        if not self.is_complete:
-            lines.append(
-                "cache leaks: the report is not complete, because there were too many "
-                "keys, or a worker crashed"
-            )
+            lines.append(f"  and {more}: {option} shows all")
+        lines += [
+            f"cache leaks: the report is not complete, because {reason}"
+            for reason in sorted(self.incomplete)
+        ]
         return lines
 
     def write(self, path: Path) -> None:
         """Write all leaks into a file, as JSON. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self._as_list(), indent=2) + "\n", encoding="utf-8")
+        path.write_text(f"{json.dumps(self._as_list(), indent=2)}\n", encoding="utf-8")
 
     def _summary(self, keys: int) -> str:
         if keys:
             found = _counted(keys, "key")
             return f"{found} that one test cached and another test asked for"
         tests, watched = _counted(len(self.tests), "test"), _counted(self.keys, "key")
-        return f"none in {tests} with {watched}"
+        return f"none found in {tests}, which used {watched}"
 
     def _sorted(self) -> list[tuple[_Leak, _Askers]]:
         return sorted(self._leaks.items(), key=lambda each: (-len(each[1]), each[0]))
@@ -193,6 +204,14 @@ class Findings:
 
 def _number_of_tests(leaks: Mapping[_Leak, _Askers]) -> int:
     return len({test for askers in leaks.values() for test in askers})
+
+
+def _printable(key: str) -> str:
+    """Return a key without characters that a terminal takes for something else."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in key
+    )
 
 
 def _counted(number: int, what: str) -> str:

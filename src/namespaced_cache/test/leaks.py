@@ -8,8 +8,8 @@ stored, unless it was deleted or cleared since, or its timeout has passed.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -24,7 +24,7 @@ from namespaced_cache.core.binding import Binding
 from namespaced_cache.core.counter import Counter
 from namespaced_cache.core.operation import Operation
 from namespaced_cache.core.watching import unwatch, watch
-from namespaced_cache.keys import Key
+from namespaced_cache.keys import Key, as_bytes
 from namespaced_cache.test.actors import BEFORE_THE_TESTS, Actor
 from namespaced_cache.test.findings import Findings
 from namespaced_cache.test.stores import store_of
@@ -35,9 +35,6 @@ MAX_KEYS = 1_000_000
 
 #: Longer keys are remembered by a digest, which takes less memory.
 _LONG = 64
-
-#: Reading them from the Enum takes longer.
-_SETS, _TOUCHES, _DELETES = Effect.SETS, Effect.TOUCHES, Effect.DELETES
 
 
 class _Stored(NamedTuple):
@@ -95,16 +92,18 @@ class Leaks:
         self._model_of: WeakKeyDictionary[Binding, _Model] = WeakKeyDictionary()
         #: The generation of each namespace that was seen.
         self._generations: dict[Counter, int] = {}
+        self._is_isolating = False
         self._latest = _Stored(self._actor, math.inf, 0)
         self._taken_keys = 0
-        self._folder: Path | None = None
+        #: Where this process hands its findings over, if it is a worker.
+        self.folder: Path | None = None
 
     def start(self, folder: Path | None = None) -> None:
         """Watch the operations of this process.
 
-        If it becomes a worker, it hands its findings over in this folder.
+        A worker hands its findings over in a folder.
         """
-        self._folder = folder
+        self.folder = folder
         watch(self._note)
 
     def stop(self) -> None:
@@ -116,6 +115,7 @@ class Leaks:
         self._actor = test
         self._outer.clear()
         self.findings.tests.add(test.name)
+        self.findings.runs += 1
 
     def enter(self, actor: Actor) -> None:
         """Note that a set-up or tear-down begins. No round trip."""
@@ -138,13 +138,24 @@ class Leaks:
 
     @contextmanager
     def invalidating(self) -> Iterator[None]:
-        """Isolate within this block: an invalidation in it clears nothing."""
-        self._note_cleared([*self._generations])
+        """Isolate within this block: one step of each counter in it clears nothing.
+
+        A larger step does: then a test has emptied the server, or another process has
+        cleared the namespace.
+        """
+        for counter in [*self._generations]:
+            self._note_cleared(counter)
+        before = self._generations.copy()
+        # Receivers of the signal, and other threads, may run commands meanwhile.
+        self._is_isolating = True
         try:
             yield
         finally:
-            for counter in [*self._generations]:
+            for counter, generation in before.items():
+                if counter.latest > generation + 1:
+                    self._clear(counter)
                 self._generations[counter] = counter.latest
+            self._is_isolating = False
 
     def take(self) -> Findings:
         """Return what was found since this was last called, to be merged elsewhere."""
@@ -156,30 +167,33 @@ class Leaks:
 
     def hand_over(self) -> None:
         """Let the process that reports to the user have what was found since."""
-        if self._folder is not None:
-            self.take().add_to(self._folder)
+        if self.folder is not None:
+            with suppress(OSError):  # the report then tells that something is missing
+                self.take().add_to(self.folder)
 
     def _note(self, operation: Operation, binding: Binding, answer: object) -> None:
         model = self._model_of.get(binding) or self._open(binding)
-        counter = binding.counter
-        if counter.latest != self._generations.get(counter):
-            self._note_cleared([counter])
-        keys = operation.keys
-        if isinstance(answer, BaseException):  # the client may have refused a key
+        self._note_cleared(binding.counter)
+        effect, keys = operation.effect, operation.keys
+        has_failed = isinstance(answer, BaseException)
+        if has_failed:  # the client may have refused a key
             keys = [key for key in keys if binding.accepts(key)]
-        effect = operation.effect
         if effect.asks:
             self._note_asking(model, operation, binding, keys)
-        if effect is _SETS or (effect.asks and effect is not Effect.READS):
-            self._note_storing(model, operation, binding, answer)
-        elif effect is _DELETES and (
-            not isinstance(answer, BaseException) or isinstance(answer, KeyError)
+        if effect.stores:
+            keys = operation.stored_keys(answer)
+            self._note_storing(model, operation, binding, keys)
+        # Whether an isolated test finds a key to touch or to delete tells nothing about
+        # the bare server.
+        elif effect is Effect.TOUCHES and not has_failed:
+            self._note_touching(model, operation, binding, keys)
+        elif effect is Effect.DELETES and (
+            not has_failed or isinstance(answer, KeyError)
         ):
-            for key in keys:
-                model.items[_remembered(binding, key)] = None
+            model.items.update(dict.fromkeys(_remembered(binding, keys)))
         if len(model.items) > MAX_KEYS:
             model.forget_half()
-            self.findings.is_complete = False
+            self.findings.incomplete.add(f"there were more than {MAX_KEYS:,} keys")
 
     def _note_asking(
         self,
@@ -189,8 +203,8 @@ class Leaks:
         keys: Sequence[Key],
     ) -> None:
         actor, clears = self._actor, model.clears
-        for key in keys:
-            stored = model.items.setdefault(_remembered(binding, key), None)
+        for remembered, key in _remembered(binding, keys).items():
+            stored = model.items.setdefault(remembered, None)
             if (
                 stored is None
                 or stored.by is actor
@@ -203,35 +217,53 @@ class Leaks:
             self.findings.add(alias, key, stored.by.name, actor.name, operation.name)
 
     def _note_storing(
-        self, model: _Model, operation: Operation, binding: Binding, answer: object
+        self,
+        model: _Model,
+        operation: Operation,
+        binding: Binding,
+        keys: Sequence[Key],
     ) -> None:
-        items, actor = model.items, self._actor
+        items = model.items
         deadline = _deadline(operation.expiry)
-        for key in operation.stored_keys(answer):
-            remembered = _remembered(binding, key)
-            before = items.get(remembered)
-            by, until = actor, deadline
-            if until is None:  # such as `incr`, which leaves the expiry as it was
+        for key in _remembered(binding, keys):
+            until = deadline
+            if until is None:  # `incr` and its like leave the expiry as it was
+                before = items.get(key)
                 until = math.inf if before is None else before.deadline
-            if operation.effect is _TOUCHES:
-                if before is None:
-                    continue
-                by = before.by
-            latest = self._latest
-            if latest != (by, until, model.clears):
-                self._latest = latest = _Stored(by, until, model.clears)
-            items[remembered] = latest
+            items[key] = self._stored(self._actor, until, model.clears)
 
-    def _note_cleared(self, counters: Iterable[Counter]) -> None:
-        """Clear the models of namespaces that were invalidated since the last look."""
-        for counter in counters:
-            latest = counter.latest
-            known = self._generations.setdefault(counter, latest)
-            if known != latest:
-                self._generations[counter] = latest
-                for (namespace, *_), model in self._models.items():
-                    if namespace == _namespace(counter):
-                        model.clears += 1
+    def _note_touching(
+        self,
+        model: _Model,
+        operation: Operation,
+        binding: Binding,
+        keys: Sequence[Key],
+    ) -> None:
+        until = _deadline(operation.expiry)
+        for key in _remembered(binding, keys):
+            before = model.items.get(key)
+            if before is not None and until is not None:
+                model.items[key] = self._stored(before.by, until, before.clears)
+
+    def _stored(self, by: Actor, deadline: float, clears: int) -> _Stored:
+        """Return the object for such items: the latest, if it is for them."""
+        if self._latest != (by, deadline, clears):
+            self._latest = _Stored(by, deadline, clears)
+        return self._latest
+
+    def _note_cleared(self, counter: Counter) -> None:
+        """Clear the models of a namespace that was invalidated since the last look."""
+        latest = counter.latest
+        known = self._generations.setdefault(counter, latest)
+        # Another thread may have seen a newer one meanwhile.
+        if latest > known and not self._is_isolating:
+            self._generations[counter] = latest
+            self._clear(counter)
+
+    def _clear(self, counter: Counter) -> None:
+        for (namespace, *_), model in [*self._models.items()]:
+            if namespace == _namespace(counter):
+                model.clears += 1
 
     def _open(self, binding: Binding) -> _Model:
         store = store_of(binding)
@@ -248,12 +280,24 @@ def _namespace(counter: Counter) -> _Namespace:
     return _Namespace(name, counter.server, counter.client_prefix)
 
 
-def _remembered(binding: Binding, key: Key) -> Key:
-    same = binding.same_key(key)
-    if len(same) <= _LONG:
-        return same
-    raw = same.encode() if isinstance(same, str) else same
-    return b"\0" + blake2b(raw, digest_size=16).digest()
+def _remembered(binding: Binding, keys: Sequence[Key]) -> dict[Key, Key]:
+    """Return how each key is remembered, and how the caller spelled it.
+
+    A client that hides that its server is down takes keys that are none. They are left
+    out.
+    """
+    found: dict[Key, Key] = {}
+    for key in keys:
+        if isinstance(key, (str, bytes)):
+            with suppress(UnicodeEncodeError):
+                found[_shortened(binding.same_key(key))] = key
+    return found
+
+
+def _shortened(key: Key) -> Key:
+    if len(key) <= _LONG:
+        return key
+    return b"\0" + blake2b(as_bytes(key), digest_size=16).digest()
 
 
 def _deadline(expiry: object) -> float | None:

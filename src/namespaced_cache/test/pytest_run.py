@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ import pytest
 from namespaced_cache.test import pytest_actors, scopes
 from namespaced_cache.test.actors import Actor, group_of
 from namespaced_cache.test.examples import invalidate_before_examples
-from namespaced_cache.test.findings import MISSING
+from namespaced_cache.test.findings import ENDED_EARLY
+from namespaced_cache.test.pytest_actors import Actors
 
 if TYPE_CHECKING:
     from namespaced_cache.test.isolation import Isolation
@@ -62,13 +63,17 @@ class Run:
         self._is_wider_set_up = False
         #: The error of an invalidation before a fixture of the current test's own.
         self._failed: Exception | None = None
-        #: What the leak report calls the current test.
+        #: Who runs commands, as the leak report names them.
+        self._actors = Actors()
         self._actor = Actor("")
+        #: The test, until its first fixture is set up.
+        self._starting: pytest.Item | None = None
         #: The fixtures of a wider scope that are being set up, and torn down.
-        self._set_ups: list[Actor] = []
+        self._set_ups: list[tuple[Actor, Collection[str]]] = []
         self._tear_downs: list[pytest.FixtureDef[Any]] = []
-        #: What workers have found.
+        #: What workers have found, and how many workers have not told yet.
         self._findings: list[Mapping[str, Any]] = []
+        self._workers = 0
         self._leak_lines: list[str] = []
         if self._wrap:
             self._start()
@@ -93,8 +98,9 @@ class Run:
         is_alone = scope in ("function", "empty")
         self._is_isolated_alone = self._is_in_wider_set_up = is_alone
         if self._finds_leaks:
+            self._starting = item
             group = group_of(scope, node and node.nodeid)
-            self._actor = pytest_actors.of_test(item, group)
+            self._actor = self._actors.of_test(item, group)
             self._start().leaks.begin_test(self._actor)
         if is_alone or (scope == "class" and is_first):
             self._invalidate()
@@ -135,12 +141,16 @@ class Run:
         name = request.node.nodeid or "the session"
         isolation.set_ups.begin(fixture, f"the set-up of {name}")
         if self._finds_leaks:
-            actor = pytest_actors.of_set_up(fixture, request, self._actor)
+            actor = self._actors.of_set_up(fixture, request, self._actor)
             isolation.leaks.enter(actor)
-            self._set_ups.append(actor)
+            self._set_ups.append((actor, [*getattr(request, "_fixture_defs", ())]))
 
     def end_wider_fixture(
-        self, fixture: pytest.FixtureDef[Any], *, has_failed: bool
+        self,
+        fixture: pytest.FixtureDef[Any],
+        request: pytest.FixtureRequest,
+        *,
+        has_failed: bool,
     ) -> None:
         """Note that the set-up of a fixture of a wider scope has ended.
 
@@ -155,18 +165,32 @@ class Run:
             isolation.set_ups.end()
         if self._finds_leaks:
             isolation.leaks.leave()
+            actor, before = self._set_ups.pop()
+            self._actors.note_requested(fixture, request, before)
             # The finalizer that is added last runs first.
-            actor = self._set_ups.pop().tear_down()
-            fixture.addfinalizer(partial(self._begin_tear_down, fixture, actor))
+            begin = partial(self._begin_tear_down, fixture, actor.tear_down())
+            fixture.addfinalizer(begin)
 
     def _begin_tear_down(self, fixture: pytest.FixtureDef[Any], actor: Actor) -> None:
         self._tear_downs.append(fixture)
         self._start().leaks.enter(actor)
 
+    def note_end_of_test(self) -> None:
+        """Note later when the tear-down of the test's own fixtures has ended.
+
+        Call this before the test's first fixture is set up, because the finalizer that
+        is added first runs last.
+        """
+        item, self._starting = self._starting, None
+        if item is not None:
+            late = pytest_actors.late_tear_down_of(item)
+            item.addfinalizer(partial(self._start().leaks.enter, late))
+
     def forget_fixture(self, fixture: pytest.FixtureDef[Any]) -> None:
         """Forget what a fixture that is torn down has cached."""
         if self._isolation is not None and self._isolation.set_ups.forget(fixture):
             self._has_forgotten = True
+        # pytest calls this more than once, and for fixtures that were never set up.
         if self._tear_downs[-1:] == [fixture]:
             self._tear_downs.pop()
             self._start().leaks.leave()
@@ -222,10 +246,15 @@ class Run:
         """Return what leaks in this worker, or None if nothing is to be found."""
         return self._start().leaks.take().as_plain() if self._finds_leaks else None
 
+    def add_worker(self) -> None:
+        """Note that there is another worker."""
+        self._workers += 1
+
     def add_found_leaks(self, found: Mapping[str, Any] | None) -> None:
-        """Add what a worker has found. None: it has sent nothing."""
-        if self._finds_leaks:
-            self._findings.append(found or MISSING)
+        """Add what a worker has found. None: it has crashed."""
+        if found is not None:
+            self._workers -= 1
+            self._findings.append(found)
 
     def report_leaks(self, *, show_all: bool) -> None:
         """Make the lines of the report, and write the file."""
@@ -233,6 +262,8 @@ class Run:
             findings = self._start().leaks.take()
             for found in self._findings:
                 findings.merge(found)
+            if self._workers:
+                findings.incomplete.add(ENDED_EARLY)
             self._leak_lines = findings.report(self._leaks_path, show_all=show_all)
 
     @property
@@ -300,11 +331,12 @@ class Run:
 
 def _leak_options(config: pytest.Config) -> tuple[Path | None, bool]:
     """Return where leaks are to be written, and whether they are to be found."""
-    # The first are the options as far as they are known while plugins are loaded.
-    early = getattr(config, "known_args_namespace", None)
-    given = {**vars(config.option), **vars(early or config.option)}
-    path = given.get("cache_leaks_json")
-    return Path(path) if path else None, bool(path or given.get("cache_leaks"))
+    # While plugins are loaded, `option` does not have the command line yet.
+    early = getattr(config, "known_args_namespace", config.option)
+    has_options = hasattr(early, "cache_leaks")  # not if a conftest loads the plugin
+    given = early if has_options else config.option
+    path = Path(given.cache_leaks_json).resolve() if given.cache_leaks_json else None
+    return path, given.cache_leaks or path is not None
 
 
 def _scope_set_on(node: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import unittest
 from argparse import ArgumentParser
@@ -16,7 +17,7 @@ from django.test import runner
 
 from namespaced_cache.test import isolation, report
 from namespaced_cache.test.actors import Actor, group_of, set_up_of
-from namespaced_cache.test.findings import LEAK_ARGUMENTS
+from namespaced_cache.test.findings import ENDED_EARLY, LEAK_ARGUMENTS
 from namespaced_cache.test.isolation import Isolation, SharedCount, begin_test
 from namespaced_cache.test.scopes import scope_of
 
@@ -219,7 +220,10 @@ class NamespacedRunnerMixin:
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
         """Add the arguments of `manage.py test`."""
-        super().add_arguments(parser)  # type: ignore[misc]  # the runner's
+        # As Django, which does not need it of a runner.
+        add_theirs = getattr(super(), "add_arguments", None)
+        if add_theirs is not None:
+            add_theirs(parser)
         for name, how in LEAK_ARGUMENTS.items():
             parser.add_argument(name, **how)
 
@@ -231,8 +235,11 @@ class NamespacedRunnerMixin:
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._leaks_path = Path(cache_leaks_json) if cache_leaks_json else None
+        path = cache_leaks_json
+        # It is absolute, because a test may change the working directory.
+        self._leaks_path = Path(path).resolve() if path else None
         self._leaks_folder: Path | None = None
+        self._tests_run = 0
         self._finds_leaks = cache_leaks or self._leaks_path is not None
 
     def setup_test_environment(self, **kwargs: Any) -> None:
@@ -247,8 +254,7 @@ class NamespacedRunnerMixin:
         self._isolation.shared = self._shared = SharedCount()
         self._isolation.start()
         if self._finds_leaks:
-            self._leaks_folder = Path(tempfile.mkdtemp())
-            self._isolation.leaks.start(self._leaks_folder)
+            self._isolation.leaks.start()
         for line in report.first_lines(self._isolation, "function"):
             self.log(line)  # type: ignore[attr-defined]  # the runner's
 
@@ -261,8 +267,13 @@ class NamespacedRunnerMixin:
                 f"NamespacedParallelTestSuite, or its tests are not isolated."
             )
         if isinstance(suite, NamespacedParallelTestSuite):
+            if self._finds_leaks:
+                self._leaks_folder = Path(tempfile.mkdtemp())
+                self._isolation.leaks.folder = self._leaks_folder
             suite.process_setup_args = (self._shared, self._leaks_folder)
-        return super().run_suite(suite, **kwargs)  # type: ignore[misc]  # as above
+        result = super().run_suite(suite, **kwargs)  # type: ignore[misc]  # as above
+        self._tests_run = getattr(result, "testsRun", 0)
+        return result
 
     def teardown_test_environment(self, **kwargs: Any) -> None:
         """Stop the isolation."""
@@ -272,13 +283,24 @@ class NamespacedRunnerMixin:
             self.log(report.last_line(namespaces, invalidations))  # type: ignore[attr-defined]
         for notice in self._isolation.notices:
             self.log(f"cache isolation: {notice}")  # type: ignore[attr-defined]
-        if self._leaks_folder is not None:
-            findings = self._isolation.leaks.take()
-            findings.merge_folder(self._leaks_folder)
-            is_verbose = self.verbosity > 1  # type: ignore[attr-defined]
-            for line in findings.report(self._leaks_path, show_all=is_verbose):
-                self.log(line)  # type: ignore[attr-defined]
+        if self._finds_leaks:
+            self._report_leaks()
         super().teardown_test_environment(**kwargs)  # type: ignore[misc]  # as above
+
+    def _report_leaks(self) -> None:
+        findings = self._isolation.leaks.take()
+        if self._leaks_folder is not None:
+            findings.merge_folder(self._leaks_folder)
+        if findings.runs < self._tests_run:
+            findings.incomplete.add(ENDED_EARLY)
+        is_verbose = self.verbosity > 1  # type: ignore[attr-defined]  # the runner's
+        lines = findings.report(
+            self._leaks_path, show_all=is_verbose, option="--verbosity 2"
+        )
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        for line in lines:
+            encodable = line.encode(encoding, "backslashreplace").decode(encoding)
+            self.log(encodable)  # type: ignore[attr-defined]  # the runner's
 
 
 class NamespacedDiscoverRunner(NamespacedRunnerMixin, runner.DiscoverRunner):  # type: ignore[misc]

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from namespaced_cache.signals import namespace_invalidated
 from namespaced_cache.test import findings as findings_module
 from namespaced_cache.test import leaks as leaks_module
 from namespaced_cache.test.actors import Actor, group_of, set_up_of
-from namespaced_cache.test.findings import Findings
+from namespaced_cache.test.findings import ENDED_EARLY, Findings
 from namespaced_cache.test.leaks import Leaks
 from tests.support.dictionary import outcome
-from tests.support.uses import EACH_WAY_TO_INVALIDATE
+from tests.support.uses import EACH_WAY_TO_INVALIDATE, as_another_process
 
 OPTIONS = {"pymemcache": {}, "pylibmc": {"behaviors": {"cas": True}}}
 
@@ -307,6 +308,68 @@ def test_a_key_that_was_cleared_does_not_leak(suite, invalidate, cleared_by, sto
     assert {leak[0] for leak in suite.found} == ({":1:later"} if stores else set())
 
 
+def test_a_key_on_a_server_that_was_flushed_does_not_leak(suite):
+    suite.begin("a")
+    suite.cache.set("k", 1)
+    suite.cache._cache.wrapped.flush_all()
+    suite.begin("b")
+    suite.cache.get("k")
+    assert suite.found == []
+
+
+def test_a_key_that_another_process_has_cleared_does_not_leak(suite, build, client):
+    suite.begin("a")
+    suite.cache.set("k", 1)
+    as_another_process(build(OPTIONS=OPTIONS[client])).clear()
+    suite.begin("b")
+    suite.cache.get("k")
+    assert suite.found == []
+
+
+def test_a_key_that_another_test_has_touched_to_its_end_does_not_leak(suite):
+    """Isolated, the touch finds nothing. On the bare server it does."""
+    suite.begin("a")
+    suite.cache.set("k", 1)
+    suite.begin("b")
+    suite.cache.touch("k", 0)
+    suite.begin("c")
+    suite.cache.get("k")
+    assert [leak for leak in suite.found if leak[2] == "c"] == []
+
+
+@pytest.mark.parametrize("stores", [True, False])
+def test_commands_during_an_isolation_do_not_hide_a_leak(suite, stores):
+    """Receivers of the signal run some, and so do threads that run across tests."""
+
+    def receive(**_):
+        if stores:
+            suite.cache.set("warm", 1)
+        else:
+            suite.cache.get("warm")
+
+    suite.begin("a")
+    suite.cache.set("k", 1)
+    namespace_invalidated.connect(receive)
+    try:
+        suite.begin("b")
+    finally:
+        namespace_invalidated.disconnect(receive)
+    suite.cache.get("k")
+    assert (":1:k", "a", "b", "get") in suite.found
+
+
+def test_a_thread_that_has_seen_an_older_generation_clears_nothing(suite):
+    suite.begin("a")
+    suite.cache.set("k", 1)
+    counter = suite.cache._cache.counter
+    suite.leaks._generations[counter] = counter.latest + 1
+    suite.cache.get("other")
+    suite.leaks._generations[counter] = counter.latest
+    suite.begin("b")
+    suite.cache.get("k")
+    assert len(suite.found) == 1
+
+
 @pytest.mark.parametrize("how", ["set", "set_many", "touch", "moment"])
 def test_a_key_whose_timeout_has_passed_does_not_leak(suite, how):
     suite.begin("a")
@@ -509,6 +572,19 @@ def test_a_key_that_the_client_refuses_does_not_disturb(suite, command, key):
     assert suite.leaks.take().keys == 0
 
 
+@pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
+@pytest.mark.parametrize("key", [5, None, "\ud800", b"\xff"])
+def test_a_key_that_a_hidden_outage_lets_pass_does_not_disturb(build, start, key):
+    server = start()
+    cache = build(server.location, OPTIONS={"ignore_exc": True})
+    cache.set("k", 1)
+    server.kill()
+    suite = Suite(cache)
+    watched = outcome(cache._cache.get, key)
+    suite.leaks.stop()
+    assert watched == outcome(cache._cache.get, key)
+
+
 # Bounds.
 
 
@@ -522,7 +598,7 @@ def test_the_keys_that_came_first_are_forgotten(suite, monkeypatch):
     found = suite.leaks.take()
     asked = {leak["key"] for leak in found.as_plain()["leaks"]}
     assert asked == {f":1:k{number}" for number in range(5, 11)}
-    assert not found.is_complete
+    assert found.incomplete == {"there were more than 10 keys"}
     assert found.keys >= 11
 
 
@@ -603,7 +679,7 @@ def test_without_leaks_one_line_tells_what_was_watched():
     made.tests |= {"a", "b"}
     made.keys = 1234
     assert made.lines(show_all=False) == [
-        "cache leaks: none in 2 tests with 1,234 keys"
+        "cache leaks: none found in 2 tests, which used 1,234 keys"
     ]
 
 
@@ -611,7 +687,8 @@ def test_twenty_keys_are_shown_unless_all_are_asked_for():
     made = findings(*(("default", f"k{n}", "a", "b", "get") for n in range(22)))
     short, full = made.lines(show_all=False), made.lines(show_all=True)
     assert short[:-1] == full[:41]
-    assert short[-1] == "  and 2 more keys, which a higher verbosity shows"
+    assert short[-1] == "  and 2 more keys: -v shows all"
+    assert made.lines(show_all=False, option="-x")[-1] == short[-1].replace("-v", "-x")
     assert len(full) == 1 + 2 * 22
 
 
@@ -628,9 +705,12 @@ def test_too_many_findings_are_not_kept(monkeypatch):
     monkeypatch.setattr(findings_module, "MAX_FINDINGS", 2)
     made = findings(*(("default", f"k{n}", "a", "b", "get") for n in range(3)))
     assert len(made.as_plain()["leaks"]) == 2
-    assert "not complete" in made.lines(show_all=True)[-1]
+    assert made.lines(show_all=True)[-1] == (
+        "cache leaks: the report is not complete, because there were more than 2 "
+        "findings"
+    )
     again = findings(*(("default", "k", "a", "b", "get") for n in range(3)))
-    assert again.is_complete
+    assert not again.incomplete
 
 
 def test_findings_of_workers_are_merged(tmp_path):
@@ -648,7 +728,21 @@ def test_findings_of_workers_are_merged(tmp_path):
     asked = [{"test": test, "command": "get"} for test in ("b", "c")]
     leak = {"alias": "default", "key": "k", "cached_by": "a", "asked_for_by": asked}
     assert merged.as_plain()["leaks"] == [leak]
-    assert merged.is_complete
+    assert not merged.incomplete
+
+
+def test_a_folder_that_a_test_has_deleted_is_mentioned(suite, tmp_path):
+    folder = tmp_path / "gone"
+    suite.leaks.folder = folder
+    suite.leaks.hand_over()
+    merged = Findings()
+    merged.merge_folder(folder)
+    assert merged.incomplete == {ENDED_EARLY}
+
+
+def test_a_key_has_no_character_that_a_terminal_understands():
+    made = findings(("default", "a\n\x1b[1mb\ud800ü", "a", "b", "get"))
+    assert made.lines(show_all=False)[1].startswith("  default  a\\n\\x1b[1mb\\ud800ü ")
 
 
 def test_a_file_that_was_not_written_to_its_end_is_mentioned(tmp_path):
@@ -660,7 +754,7 @@ def test_a_file_that_was_not_written_to_its_end_is_mentioned(tmp_path):
     merged = Findings()
     merged.merge_folder(folder)
     assert len(merged.as_plain()["leaks"]) == 1
-    assert not merged.is_complete
+    assert merged.incomplete == {ENDED_EARLY}
 
 
 def test_the_file_has_everything(tmp_path):
