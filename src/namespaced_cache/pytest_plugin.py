@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from namespaced_cache.test import pytest_leaks
 from namespaced_cache.test.findings import LEAK_ARGUMENTS
 from namespaced_cache.test.pytest_run import Run
 
@@ -58,14 +59,21 @@ def pytest_load_initial_conftests(
     early_config: pytest.Config,
 ) -> Generator[None, object, object]:
     """Wrap the aliases before a conftest or pytest-django sets Django up."""
-    early_config.stash[_RUN] = Run(early_config)
+    early_config.stash[_RUN] = _run_of(early_config)
     return (yield)
 
 
+def _run_of(config: pytest.Config) -> Run:
+    return Run(config, finds_leaks=pytest_leaks.are_wanted(config))
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the marker, and the report of leaks if it is wanted."""
     if _RUN not in config.stash:  # the plugin was loaded by a conftest
-        config.stash[_RUN] = Run(config)
+        config.stash[_RUN] = _run_of(config)
+    if pytest_leaks.are_wanted(config):
+        report = pytest_leaks.LeakReport(config, config.stash[_RUN])
+        config.pluginmanager.register(report, "namespaced_cache_leaks")
     config.addinivalue_line(
         "markers",
         "cache_isolation(scope): invalidate the cache's namespaces before each test "
@@ -95,17 +103,16 @@ def pytest_fixture_setup(
     """
     __tracebackhide__ = True  # if the fixture fails
     run = request.config.stash[_RUN]
-    run.note_end_of_test()
     if run.is_own(fixturedef.scope):
         run.begin_own_fixture()
         return (yield)
-    run.begin_wider_fixture(fixturedef, request)
+    run.begin_wider_fixture(fixturedef, request.node.nodeid or "the session")
     has_failed = True
     try:
         value = yield
         has_failed = False
     finally:
-        run.end_wider_fixture(fixturedef, request, has_failed=has_failed)
+        run.end_wider_fixture(has_failed=has_failed)
     return value
 
 
@@ -119,9 +126,7 @@ def pytest_fixture_post_finalizer(
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Invalidate after fixtures of a wider scope, if the test has no own fixture."""
-    run = item.config.stash[_RUN]
-    run.note_end_of_test()
-    run.begin_call(getattr(item, "instance", None))
+    item.config.stash[_RUN].begin_call(getattr(item, "instance", None))
 
 
 @pytest.fixture
@@ -141,22 +146,12 @@ def namespaced_cache() -> NamespacedCache:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send this worker's count, or report what leaks."""
+    """Send this worker's count."""
     output = getattr(session.config, "workeroutput", None)
-    run = session.config.stash[_RUN]
-    if output is None:
-        is_verbose = session.config.getoption("verbose", 0) > 0
-        run.report_leaks(show_all=is_verbose)
-    else:
+    if output is not None:
+        run = session.config.stash[_RUN]
         output["cache_isolation"] = dict(run.invalidations)
         output["cache_isolation_notices"] = run.notices
-        output["cache_leaks"] = run.found_leaks()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodeready(node: Any) -> None:
-    """Note that there is another worker."""
-    node.config.stash[_RUN].add_worker()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -166,7 +161,6 @@ def pytest_testnodedown(node: Any) -> None:
     run = node.config.stash[_RUN]
     run.invalidations.update(output.get("cache_isolation", {}))
     run.add_notices(output.get("cache_isolation_notices", []))
-    run.add_found_leaks(output.get("cache_leaks"))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -177,7 +171,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Report notices, leaks, and how often namespaces were invalidated."""
+    """Report notices, and how often namespaces were invalidated."""
     is_quiet = config.option.verbose < 0
     for line in config.stash[_RUN].last_lines(is_quiet=is_quiet):
         terminalreporter.write_line(line)

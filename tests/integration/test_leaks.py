@@ -7,7 +7,13 @@ import re
 
 import pytest
 
-from tests.support.projects import RUNNER, SHOP, Project, ways_to_run
+from tests.support.projects import (
+    RUNNER,
+    Project,
+    empty_project,
+    shop,
+    ways_to_run,
+)
 
 WAYS = ways_to_run(processes=2)
 
@@ -17,10 +23,7 @@ ONE_PROCESS = {name: WAYS[name] for name in ("pytest", "Django")}
 @pytest.fixture
 def project(tmp_path, server):
     """A project with production settings and no tests."""
-    made = Project(tmp_path, server.location)
-    made.write("suite/test_every_kind.py", "")
-    made.write("pytest.ini", "[pytest]\npythonpath = .\npython_files = test_*.py\n")
-    return made
+    return empty_project(tmp_path, server.location)
 
 
 def leaks_of(project, way, *arguments, code=0):
@@ -734,13 +737,7 @@ for seed in range(int(sys.argv[1])):
 
 
 def test_the_report_explains_each_failure_of_the_shop(tmp_path, server):
-    project = Project(
-        tmp_path,
-        server.location,
-        template=SHOP,
-        settings="config.settings",
-        SHOP_DATABASE=":memory:",
-    )
+    project = shop(tmp_path, server.location)
     run = project.run("-c", IN_TEN_ORDERS, str(ORDERS))
     assert run.code == 0, run.output
     results = re.findall(r"^RESULT (.*)$", run.output, re.MULTILINE)
@@ -779,13 +776,7 @@ for _setting in CACHES.values():
 
 @pytest.mark.parametrize("way", ["pytest-xdist", "Django", "Django, fork"])
 def test_the_shop_with_a_name_for_each_key_has_no_leak(tmp_path, server, way):
-    project = Project(
-        tmp_path,
-        server.location,
-        template=SHOP,
-        settings="config.settings",
-        SHOP_DATABASE=":memory:",
-    )
+    project = shop(tmp_path, server.location)
     settings = project.folder / "config" / "settings.py"
     settings.write_text(settings.read_text() + OWN_NAMES)
     leaks, output = leaks_of(project, way)

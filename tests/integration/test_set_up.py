@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.projects import RUNNER, WRAP, Project, ways_to_run
+from tests.support.projects import RUNNER, WRAP, empty_project, ways_to_run
 from tests.support.round_trips import CountingProxy
 
 WAYS = ways_to_run(processes=2)
@@ -15,10 +15,7 @@ ONE_PROCESS = {name: WAYS[name] for name in ("pytest", "Django")}
 @pytest.fixture
 def project(tmp_path, server):
     """A project with production settings and no tests."""
-    made = Project(tmp_path, server.location)
-    made.write("suite/test_every_kind.py", "")
-    made.write("pytest.ini", "[pytest]\npythonpath = .\npython_files = test_*.py\n")
-    return made
+    return empty_project(tmp_path, server.location)
 
 
 def assert_pass(run, count):

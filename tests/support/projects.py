@@ -131,6 +131,19 @@ class Project:
         return self.run("-m", "pytest", *UNNEEDED, *arguments, *HARMLESS, **environment)
 
 
+def empty_project(folder: Path, location: str) -> Project:
+    """Return a project with production settings, in which a test writes its tests."""
+    made = Project(folder, location)
+    made.write("suite/test_every_kind.py", "")
+    made.write("pytest.ini", "[pytest]\npythonpath = .\npython_files = test_*.py\n")
+    return made
+
+
+def shop(folder: Path, location: str) -> Project:
+    """Return the example site."""
+    return Project(folder, location, SHOP, "config.settings", SHOP_DATABASE=":memory:")
+
+
 def finish(process: subprocess.Popen[str]) -> Run:
     """Wait for the process to end, and return its result."""
     try:

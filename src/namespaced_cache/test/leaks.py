@@ -8,7 +8,7 @@ stored, unless it was deleted or cleared since, or its timeout has passed.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -174,23 +174,24 @@ class Leaks:
     def _note(self, operation: Operation, binding: Binding, answer: object) -> None:
         model = self._model_of.get(binding) or self._open(binding)
         self._note_cleared(binding.counter)
-        effect, keys = operation.effect, operation.keys
+        effect, used = operation.effect, operation.keys
         has_failed = isinstance(answer, BaseException)
         if has_failed:  # the client may have refused a key
-            keys = [key for key in keys if binding.accepts(key)]
+            used = [key for key in used if binding.accepts(key)]
+        keys = _remembered(binding, used)
         if effect.asks:
             self._note_asking(model, operation, binding, keys)
         if effect.stores:
-            keys = operation.stored_keys(answer)
-            self._note_storing(model, operation, binding, keys)
+            stored = _remembered(binding, operation.stored_keys(answer))
+            self._note_storing(model, operation, stored)
         # Whether an isolated test finds a key to touch or to delete tells nothing about
         # the bare server.
         elif effect is Effect.TOUCHES and not has_failed:
-            self._note_touching(model, operation, binding, keys)
+            self._note_touching(model, operation, keys)
         elif effect is Effect.DELETES and (
             not has_failed or isinstance(answer, KeyError)
         ):
-            model.items.update(dict.fromkeys(_remembered(binding, keys)))
+            model.items.update(dict.fromkeys(keys))
         if len(model.items) > MAX_KEYS:
             model.forget_half()
             self.findings.incomplete.add(f"there were more than {MAX_KEYS:,} keys")
@@ -200,10 +201,10 @@ class Leaks:
         model: _Model,
         operation: Operation,
         binding: Binding,
-        keys: Sequence[Key],
+        keys: Mapping[Key, Key],
     ) -> None:
         actor, clears = self._actor, model.clears
-        for remembered, key in _remembered(binding, keys).items():
+        for remembered, key in keys.items():
             stored = model.items.setdefault(remembered, None)
             if (
                 stored is None
@@ -217,15 +218,11 @@ class Leaks:
             self.findings.add(alias, key, stored.by.name, actor.name, operation.name)
 
     def _note_storing(
-        self,
-        model: _Model,
-        operation: Operation,
-        binding: Binding,
-        keys: Sequence[Key],
+        self, model: _Model, operation: Operation, keys: Iterable[Key]
     ) -> None:
         items = model.items
         deadline = _deadline(operation.expiry)
-        for key in _remembered(binding, keys):
+        for key in keys:
             until = deadline
             if until is None:  # `incr` and its like leave the expiry as it was
                 before = items.get(key)
@@ -233,14 +230,10 @@ class Leaks:
             items[key] = self._stored(self._actor, until, model.clears)
 
     def _note_touching(
-        self,
-        model: _Model,
-        operation: Operation,
-        binding: Binding,
-        keys: Sequence[Key],
+        self, model: _Model, operation: Operation, keys: Iterable[Key]
     ) -> None:
         until = _deadline(operation.expiry)
-        for key in _remembered(binding, keys):
+        for key in keys:
             before = model.items.get(key)
             if before is not None and until is not None:
                 model.items[key] = self._stored(before.by, until, before.clears)
