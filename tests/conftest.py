@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 
 import pytest
 from django.core.cache.backends.base import BaseCache
@@ -27,6 +28,9 @@ collect_ignore = ["integration/isolated_project", "tools", "plugins"]
 
 def pytest_configure() -> None:
     django_settings.configure()
+    # A shell lets what it runs in the background ignore Ctrl-C, and so do its children.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

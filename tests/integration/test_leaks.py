@@ -732,7 +732,8 @@ for seed in range(int(sys.argv[1])):
             asked_for.setdefault(asked["test"], []).append(leak["key"])
     explained = sorted(asked_for)
     without_leaks = failed(DiscoverRunner, seed, "a")
-    print("RESULT", json.dumps([plain, isolated, explained, without_leaks]))
+    result = json.dumps([plain, isolated, explained, without_leaks])
+    print("RESULT", result, flush=True)  # whole, beside what the runners write
 """
 
 
