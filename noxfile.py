@@ -180,9 +180,7 @@ def wheel(session: nox.Session) -> None:
         session.run("twine", "check", "--strict", str(sdist), str(wheel))
         session.run("check-wheel-contents", str(wheel))
         with tarfile.open(sdist) as archive:
-            # Python before 3.11.4 has no filters.
-            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-            archive.extractall(folder, **safely)
+            archive.extractall(folder, filter="data")
         unpacked = Path(folder, sdist.name.removesuffix(".tar.gz"))
         shutil.rmtree(unpacked / "src")
         with session.chdir(unpacked):
