@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
+from contextlib import closing
 
 import pytest
 from django.core.cache.backends.base import BaseCache
@@ -57,6 +59,35 @@ def servers():
     yield pair
     for each in pair:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate that memcached can read as the user `nobody`."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    made = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    paths = ["-keyout", key, "-out", certificate]
+    subprocess.run(
+        ["openssl", "req", *made, "-subj", "/CN=localhost", *paths],
+        check=True,
+        capture_output=True,
+    )
+    for path in (key, certificate, folder, folder.parent, folder.parent.parent):
+        path.chmod(path.stat().st_mode | 0o755)
+    return certificate, key
+
+
+@pytest.fixture(scope="session")
+def encrypted(certificate):
+    """A memcached that is reached by TLS."""
+    chain, key = certificate
+    with closing(
+        Memcached(
+            "-Z", "-o", f"ssl_chain_cert={chain},ssl_key={key}", "-I", "4m", "-m", "512"
+        )
+    ) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from contextlib import closing
 import pytest
 
 from tests.support.caches import BACKENDS, bare_cache, our_cache
-from tests.support.servers import Memcached
 
 #: Bytes of values, at the boundaries of records (16,384) and of buffers.
 SIZES = [
@@ -37,35 +36,6 @@ PATIENCE = 10
 @pytest.fixture
 def client():
     return "pymemcache"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A certificate that memcached can read as the user `nobody`."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    made = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    paths = ["-keyout", key, "-out", certificate]
-    subprocess.run(
-        ["openssl", "req", *made, "-subj", "/CN=localhost", *paths],
-        check=True,
-        capture_output=True,
-    )
-    for path in (key, certificate, folder, folder.parent, folder.parent.parent):
-        path.chmod(path.stat().st_mode | 0o755)
-    return certificate, key
-
-
-@pytest.fixture(scope="module")
-def encrypted(certificate):
-    """A memcached that is reached by TLS."""
-    chain, key = certificate
-    with closing(
-        Memcached(
-            "-Z", "-o", f"ssl_chain_cert={chain},ssl_key={key}", "-I", "4m", "-m", "512"
-        )
-    ) as server:
-        yield server
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def test_the_command_waits_for_a_busy_server(client, monkeypatch):
         b"STAT time 100\r\nEND\r\n",
         *[b"BUSY currently processing crawler request\r\n"] * 3,
         b"key=nsc%3Ashop exp=-1 la=90 cas=1 fetch=no cls=1 size=85\nEND\r\n",
-        b"ME nsc:shop exp=-1 la=10 cas=1 fetch=no cls=1 size=85\r\n",
+        b"HD l10 c1\r\n",
         b"VA 19\r\n%d\r\n" % NEWEST,
     ]
     with answering(*answers) as (host, port):

@@ -133,7 +133,7 @@ def test_a_backend_that_belongs_to_no_alias_names_none(open_it):
 def test_an_invalid_location_names_its_alias(monkeypatch):
     # pymemcache refuses this one itself, at another time.
     monkeypatch.setattr(
-        cache_namespace, "Server", lambda _, on_busy: Server("a:b:c", on_busy)
+        cache_namespace, "Server", lambda _, *others: Server("a:b:c", *others)
     )
     with pytest.raises(CommandError) as caught:
         run({"default": LOCMEM, "second": MEMCACHED}, "list")

@@ -10,9 +10,15 @@ import socket
 import subprocess
 import tempfile
 import time
+from base64 import b64encode
+from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 START_SECONDS = 10
+
+#: Since this version, `flush_all` leaves the items of the current second.
+FLUSHES_BY_SECONDS = 1, 6, 25
 
 #: More seconds than any server needs for an answer.
 ANSWER_SECONDS = 20
@@ -45,16 +51,20 @@ def stat(server: Memcached, name: str) -> int:
 class Memcached:
     """A memcached process on the loopback. It starts when the object is made.
 
+    The environment variable MEMCACHED_BINARY names a program to run instead of the
+    `memcached` on PATH.
+
     `location` is a value for Django's LOCATION. It stays the same when the server
     restarts.
     """
 
     def __init__(self, *arguments: str, unix: bool = False) -> None:
-        binary = shutil.which("memcached")
+        program = os.environ.get("MEMCACHED_BINARY", "memcached")
+        binary = shutil.which(program)
         if binary is None:
             raise RuntimeError(
-                "The tests start real memcached processes, and there is no `memcached` "
-                "on PATH: `make test` installs one."
+                f"The tests start real memcached processes, and there is no "
+                f"{program!r}: `make test` installs one."
             )
         self._binary = binary
         self._arguments = arguments
@@ -121,10 +131,41 @@ class Memcached:
         self.process.send_signal(signal.SIGCONT)
 
     def empty(self) -> None:
-        """Flush the server: remove all items of all users."""
+        """Remove all items of all users."""
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             connection.sendall(b"flush_all\r\n")
             assert connection.recv(4) == b"OK\r\n"
+        if self.version >= FLUSHES_BY_SECONDS:
+            self._delete_the_latest()
+
+    def _delete_the_latest(self) -> None:
+        """Delete the items that a flush leaves: those of the current second."""
+        address = ("127.0.0.1", self.port)
+        with (
+            socket.create_connection(address, ANSWER_SECONDS) as connection,
+            connection.makefile("rwb") as stream,
+        ):
+            line = b"BUSY"
+            while line.startswith(b"BUSY"):
+                stream.write(b"lru_crawler metadump all\r\n")
+                stream.flush()
+                line = stream.readline()
+            left = []
+            while not line.startswith(b"END"):
+                left += re.findall(rb"^key=(\S+)", line)
+                line = stream.readline()
+            for key in map(unquote_to_bytes, left):
+                stream.write(b"md %b b q\r\n" % b64encode(key))
+            stream.write(b"mn\r\n")
+            stream.flush()
+            while stream.readline() != b"MN\r\n":
+                pass
+
+    @cached_property
+    def version(self) -> tuple[int, ...]:
+        """The version of the program."""
+        answer = subprocess.check_output([self._binary, "-V"], text=True)
+        return tuple(map(int, re.findall(r"\d+", answer)[:3]))
 
     def close(self) -> None:
         self.kill()

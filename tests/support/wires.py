@@ -94,13 +94,16 @@ def _shut(connection: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def answering(*answers, before_it_hangs_up=lambda: None):
-    """Give the address of a server that sends the next answer after each line."""
+def answering(*answers, before_it_hangs_up=lambda: None, version=b"1.6.18"):
+    """Give the address of a server that sends the next answer after each line.
+
+    Before, it says which version of memcached it is.
+    """
 
     def serve():
         connection, _ = listener.accept()
         with connection, connection.makefile("rb") as lines:
-            for answer in answers:
+            for answer in (b"VERSION %b\r\n" % version, *answers):
                 lines.readline()
                 connection.sendall(answer)
             before_it_hangs_up()

@@ -1,8 +1,7 @@
 """Server: asks a memcached which items it holds.
 
 The client libraries have no commands for that. The commands here are described in
-memcached's protocol.txt: "LRU_Crawler", which lists all items, and "Meta commands",
-which need memcached 1.6.
+memcached's protocol.txt: "LRU_Crawler", which lists all items, and "Meta commands".
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedRWPair
 from tempfile import TemporaryFile
@@ -23,15 +23,39 @@ from namespaced_cache.adapters import locations
 from namespaced_cache.errors import NamespaceError
 from namespaced_cache.keys import name_of
 
-#: How long to wait for an answer, in seconds.
+#: How long to wait, in seconds, for a connection and its first answer.
+_FIRST_PATIENCE = 3
+
+#: How long to wait for any other answer, in seconds.
 _PATIENCE = 30
+
+#: The first memcached whose meta commands can name any key, and delete it quietly.
+_FIRST_VERSION = 1, 6, 9
 
 #: How long to wait, in seconds, before a busy server is asked again.
 _PAUSE = 0.2
 
 _WALK = b"lru_crawler metadump hash"
-_STATE = re.compile(rb"(?:ME \S+ )?exp=-?\d+ la=(\d+) cas=(\d+) ")
+#: Ends a walk, since memcached 1.6.28, if the hash table grows meanwhile.
+_LOCKED = b"ERROR locked"
+#: Comes before the items since memcached 1.6.43.
+_BEGUN = b"OK"
+_VERSION = re.compile(rb"VERSION (\d+)\.(\d+)\.(\d+)")
+#: memcached before 1.6.10 answers "OK".
+_STATE = re.compile(rb"(?:HD|OK) l(\d+) c(\d+)$")
 _ITEM = re.compile(rb"key=(\S+) .*?la=(\d+) .*?size=(\d+)")
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a server is reached, if not by a connection of one's own without a login.
+
+    `connect` opens a connection, such as one with TLS. `login` is a name and a
+    password, for a memcached with a file of them (its option `-Y`).
+    """
+
+    connect: Callable[[], socket.socket] | None = None
+    login: tuple[str, str] | None = None
 
 
 class Item(NamedTuple):
@@ -76,18 +100,23 @@ class Items:
 class Server(AbstractContextManager["Server", None]):
     """A connection to one memcached. It is opened when needed, and closed by `with`.
 
-    `location` is an entry of LOCATION. `on_busy` is called each time the server answers
-    that it is listing its items for another program. All methods raise NamespaceError
-    if the server does not answer, or if its reply is not understood. The error names
-    the server.
+    `location` is an entry of LOCATION. `access` says how to connect and to log in.
+    `on_busy` is called each time the server cannot list its items yet, with the reason.
+    All methods raise NamespaceError if the server does not answer, or if its reply is
+    not understood. The error names the server.
     """
 
     def __init__(
-        self, location: Any, on_busy: Callable[[Server], object] = lambda _: None
+        self,
+        location: Any,
+        on_busy: Callable[[Server, str], object] = lambda *_: None,
+        access: Access = Access(),
     ) -> None:
         self._on_busy = on_busy
+        self._access = access
         #: How many items the server has listed.
         self.walked = 0
+        self._version: tuple[int, ...] = ()
         self.name = locations.name(location)
         try:
             self._address = locations.address(location)
@@ -101,7 +130,35 @@ class Server(AbstractContextManager["Server", None]):
 
     @cached_property
     def _stream(self) -> BufferedRWPair:
-        return self._connect()
+        connection = self._connect()
+        connection.settimeout(_FIRST_PATIENCE)
+        with connection:  # the stream keeps the socket open
+            stream = connection.makefile("rwb")
+            try:
+                self._begin(stream)
+            except BaseException:
+                stream.close()
+                raise
+            connection.settimeout(_PATIENCE)
+        return stream
+
+    def _begin(self, stream: BufferedRWPair) -> None:
+        """Log in if there is a password, and ask which memcached this is."""
+        asked = [b"version"]
+        if self._access.login is not None:
+            # memcached's protocol.txt, "Authentication".
+            asked.insert(0, b"set auth 0 0 %d\r\n%b" % _sized(self._access.login))
+        try:
+            for request in asked:
+                stream.write(request + b"\r\n")
+                stream.flush()
+                line = stream.readline().rstrip(b"\r\n")
+        except OSError as error:
+            raise self._no_memcached(error) from error
+        found = _VERSION.match(line)
+        if found is None:
+            raise self._no_memcached(f"it answers {line[:200]!r}")
+        self._version = tuple(map(int, found.groups()))
 
     def count(self) -> int:
         """Return how many items the server holds: one round trip."""
@@ -114,6 +171,15 @@ class Server(AbstractContextManager["Server", None]):
         """
         # In seconds of the server's own clock.
         now = int(self._stats()[b"time"])
+        if self._version < _FIRST_VERSION:
+            is_version, needed = (
+                ".".join(map(str, version))
+                for version in (self._version, _FIRST_VERSION)
+            )
+            raise NamespaceError(
+                f"memcached at {self.name} is version {is_version}: its items can be "
+                f"listed from {needed} on."
+            )
         items = Items(self, now)
         # The whole list is read before the first item is yielded. While the list is not
         # read, the server holds locks, and other commands wait for these.
@@ -124,22 +190,17 @@ class Server(AbstractContextManager["Server", None]):
     def states(self, keys: Sequence[bytes]) -> list[ItemState | None]:
         """Return the state of each item, or None if it is not there: one round trip.
 
-        This does not count as a use. Memcached notes at most one use of an item a
-        minute.
+        This does not count as a use: the flag `u` says so. Memcached notes at most one
+        use of an item a minute.
         """
-        self._send(b"\r\n".join(b"me " + name_of(key) for key in keys))
-        return [self._read_state(key) for key in keys]
+        self._send(b"\r\n".join(b"mg %b l c u" % name_of(key) for key in keys))
+        return [self._read_state() for _ in keys]
 
-    def _read_state(self, key: bytes) -> ItemState | None:
-        line = self._whole_line()
-        if line == b"EN\r\n":
+    def _read_state(self) -> ItemState | None:
+        line = self._line()
+        if line == b"EN":
             return None
-        # memcached 1.6.18 answers with the key as it is, even if that contains a line
-        # end, or looks like the rest of the answer.
-        head = b"ME %b " % key
-        while len(line) < len(head) and head.startswith(line):
-            line += self._whole_line()
-        found = _STATE.match(line.removeprefix(head))
+        found = _STATE.match(line)
         if found is None:
             raise self.misunderstood(line)
         idle, cas = found.groups()
@@ -150,10 +211,25 @@ class Server(AbstractContextManager["Server", None]):
         (state,) = self.states([key])
         return None if state is None else state.idle
 
+    def get(self, key: bytes) -> bytes | None:
+        """Return the bytes of an item, or None if it is not there: one round trip.
+
+        This counts as a use. Any memcached knows the command.
+        """
+        line = self._ask(b"get %b" % key)
+        if line == b"END":
+            return None
+        kind, *_, size = line.split(b" ")
+        if kind != b"VALUE":
+            raise self.misunderstood(line)
+        value = self._read(int(size) + 2)[:-2]
+        self._line()  # END
+        return value
+
     def value(self, key: bytes) -> bytes | None:
         """Return the bytes of an item, or None if it is not there: one round trip.
 
-        This does not count as a use either: the flag `u` says so.
+        This does not count as a use: the flag `u` says so.
         """
         line = self._ask(b"mg %b v u" % key)
         if line == b"EN":
@@ -185,19 +261,32 @@ class Server(AbstractContextManager["Server", None]):
 
     def _dump(self, beginning: bytes, spool: IO[bytes]) -> None:
         """Write the lines that begin with `beginning` into a file."""
-        line = self._ask(_WALK)
-        while line.startswith(b"BUSY"):
-            self._on_busy(self)
+        walked = self.walked
+        while reason := self._try_to_dump(beginning, spool):
+            self._on_busy(self, reason)
             time.sleep(_PAUSE)
-            line = self._ask(_WALK)
+            self.walked = walked
+            spool.seek(0)
+            spool.truncate()
+
+    def _try_to_dump(self, beginning: bytes, spool: IO[bytes]) -> str:
+        """Do so if the server lists all of its items. Otherwise return the reason."""
+        line = self._ask(_WALK)
+        if line.startswith(b"BUSY"):
+            return "is busy with another walk"
+        if line == _BEGUN:
+            line = self._line()
         while line != b"END":
             if line.startswith(beginning):
                 spool.write(line + b"\n")
             elif line.startswith(b"key="):
                 self.walked += 1
+            elif line.startswith(_LOCKED):
+                return "is making its hash table larger"
             else:
                 raise self.misunderstood(line)
             line = self._line()
+        return ""
 
     def _stats(self) -> dict[bytes, bytes]:
         stats: dict[bytes, bytes] = {}
@@ -211,19 +300,20 @@ class Server(AbstractContextManager["Server", None]):
             line = self._line()
         return stats
 
-    def _connect(self) -> BufferedRWPair:
+    def _connect(self) -> socket.socket:
         try:
+            if self._access.connect is not None:
+                return self._access.connect()
             if isinstance(self._address, str):
                 connection = socket.socket(socket.AF_UNIX)
-                connection.settimeout(_PATIENCE)
+                connection.settimeout(_FIRST_PATIENCE)
                 connection.connect(self._address)
             else:
-                connection = socket.create_connection(self._address, _PATIENCE)
+                connection = socket.create_connection(self._address, _FIRST_PATIENCE)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             raise self._silent(error) from error
-        with connection:  # the stream keeps the socket open
-            return connection.makefile("rwb")
+        return connection
 
     def _ask(self, command: bytes) -> bytes:
         self._send(command)
@@ -237,16 +327,13 @@ class Server(AbstractContextManager["Server", None]):
             raise self._silent(error) from error
 
     def _line(self) -> bytes:
-        return self._whole_line().rstrip(b"\r\n")
-
-    def _whole_line(self) -> bytes:
         try:
             line = self._stream.readline()
         except OSError as error:
             raise self._silent(error) from error
         if not line.endswith(b"\n"):
-            raise self._silent("it ended the connection")
-        return line
+            raise self._no_memcached("it ended the connection")
+        return line.rstrip(b"\r\n")
 
     def _read(self, size: int) -> bytes:
         try:
@@ -254,19 +341,30 @@ class Server(AbstractContextManager["Server", None]):
         except OSError as error:
             raise self._silent(error) from error
         if len(data) < size:
-            raise self._silent("it ended the connection")
+            raise self._no_memcached("it ended the connection")
         return data
 
     def _silent(self, reason: object) -> NamespaceError:
         return NamespaceError(f"No answer from memcached at {self.name}: {reason}.")
 
+    def _no_memcached(self, reason: object) -> NamespaceError:
+        return NamespaceError(
+            f"No answer from memcached at {self.name}: {reason}. It may be a proxy, or "
+            f"need TLS or a login that the OPTIONS of the alias do not have. A server "
+            f"with SASL takes no text protocol, so it cannot be asked."
+        )
+
     def misunderstood(self, line: bytes) -> NamespaceError:
         """Make the error for a reply that is not understood."""
         return NamespaceError(
             f"memcached at {self.name} answers {line[:200]!r}: this takes a memcached "
-            f"1.6 that is reached directly, without a proxy, TLS or SASL, and has its "
-            f"LRU crawler on."
+            f"that is reached directly, without a proxy, and has its LRU crawler on."
         )
+
+
+def _sized(login: tuple[str, str]) -> tuple[int, bytes]:
+    value = " ".join(login).encode()
+    return len(value), value
 
 
 def _quiet_delete(key: bytes, cas: int) -> bytes:

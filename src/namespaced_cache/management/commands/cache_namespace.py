@@ -6,9 +6,11 @@ import argparse
 import json
 import math
 import re
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from django.core.cache import caches
@@ -25,6 +27,11 @@ from django.core.management.base import (
 from django.template.defaultfilters import pluralize
 
 from namespaced_cache import aliases, wrapping
+from namespaced_cache.adapters.adapter import (
+    CounterServer,
+    NoConnectionError,
+    adapter_of,
+)
 from namespaced_cache.admin.inventory import (
     IDLE_AFTER,
     Amount,
@@ -32,10 +39,11 @@ from namespaced_cache.admin.inventory import (
     Namespace,
 )
 from namespaced_cache.admin.purge import Purge
-from namespaced_cache.admin.server import Server
+from namespaced_cache.admin.server import Access, Server
+from namespaced_cache.backend import NamespacedCache
 from namespaced_cache.core import clock, identity, options
 from namespaced_cache.core.counter import Counter
-from namespaced_cache.errors import NamespaceError
+from namespaced_cache.errors import NamespaceError, UnsupportedClientError
 
 _UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 _AGE = re.compile("([0-9]+)([smhd])")
@@ -187,7 +195,7 @@ class Command(BaseCommand):
         for inventory in inventories:
             key = inventory.counter_key(name)
             for server in inventory.servers:
-                value = server.value(key)
+                value = server.get(key)
                 if value is None:
                     continue
                 # This raises an error if the value is not a generation.
@@ -238,9 +246,9 @@ class Command(BaseCommand):
         after = PROGRESS_AFTER if self._verbosity else math.inf
         return _Progress(self.stderr, servers, after)
 
-    def _wait(self, server: Server) -> None:
+    def _wait(self, server: Server, reason: str) -> None:
         if self._verbosity:
-            self.stderr.write(f"{server.name} is busy with another walk: waiting.", str)
+            self.stderr.write(f"{server.name} {reason}: waiting.", str)
 
     def _say(self, line: str) -> None:
         if self._verbosity:
@@ -305,7 +313,7 @@ class _Progress:
 
 
 def _inventories(
-    chosen: str | None, stack: ExitStack, on_busy: Callable[[Server], object]
+    chosen: str | None, stack: ExitStack, on_busy: Callable[[Server, str], object]
 ) -> list[Inventory]:
     """Return inventories of the servers of one alias, or of all aliases (None).
 
@@ -329,9 +337,11 @@ def _inventories(
             cache: Any = caches[alias]
         prefix = cache._options.get("key_prefix") or b""  # pymemcache's
         inventory = found.setdefault(prefix, Inventory(prefix))
-        for location in cache.client_servers:
+        for location, access in zip(
+            cache.client_servers, _accesses(cache), strict=True
+        ):
             try:
-                server = Server(location, on_busy)
+                server = Server(location, on_busy, access)
             except NamespaceError as error:
                 raise CommandError(f"CACHES[{alias!r}]: {error}") from error
             if server.name not in opened:
@@ -342,6 +352,35 @@ def _inventories(
             if chosen in (alias, None) and server not in inventory.servers:
                 inventory.servers.append(server)
     return [inventory for inventory in found.values() if inventory.servers]
+
+
+def _accesses(cache: Any) -> Iterable[Access]:
+    """Return how each server of a backend is reached: as its client does, if possible.
+
+    A client that logs in to a server does so in the binary protocol, with SASL. Then
+    the text protocol's login is tried.
+    """
+    client, options = cache._cache, cache._options
+    if isinstance(cache, NamespacedCache):
+        client = client.wrapped
+    servers = cache.client_servers
+    login = None
+    if options.get("username"):
+        login = str(options["username"]), str(options.get("password") or "")
+    try:
+        counter_server = CounterServer("", servers[0], options, servers)
+        connect = adapter_of(client).raw_servers(client, counter_server).connect
+    except (NoConnectionError, UnsupportedClientError):
+        return [Access(login=login) for _ in servers]
+    return [Access(partial(_opened, each), login) for each in connect]
+
+
+def _opened(connect: Callable[[], Any]) -> socket.socket:
+    """Open a connection as a client does. Its socket may be below Python's."""
+    connection = connect()
+    if isinstance(connection, socket.socket):
+        return connection
+    return socket.socket(fileno=connection.detach())
 
 
 def _is_memcached(alias: str) -> bool:
