@@ -33,6 +33,10 @@ MATRIX = [("3.11", "5.2"), ("3.12", "6.0"), ("3.12", "6.1"), ("3.13", "6.1")]
 #: Django accepts.
 SMALLEST = ["django==5.2.0", "asgiref==3.8.1", "pymemcache==4.0.0", "pylibmc==1.6.3"]
 
+#: What is installed beside the package in projects that do not use it.
+TOO_OLD = ["pytest~=6.2.0", "pytest~=7.0.0 pluggy==1.0.0"]
+BYSTANDERS = [*TOO_OLD, "pytest~=7.0.0", "pytest~=7.4.0", "pytest~=8.0.0", "pytest"]
+
 LINT = [
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -128,6 +132,15 @@ def plugins(session: nox.Session) -> None:
     session.install("--no-deps", "djblets>=6.1")
     # pytest-asyncio requires an option of these tests themselves.
     session.run("pytest", "-p", "no:asyncio", "tests/plugins", *session.posargs)
+
+
+@nox.session(python="3.11")
+@nox.parametrize("pytest", BYSTANDERS)
+def bystanders(session: nox.Session, pytest: str) -> None:
+    """Check that projects which do not use the package do not notice it."""
+    session.install(".[pymemcache]", *pytest.split())
+    is_too_old = ("--too-old",) if pytest in TOO_OLD else ()
+    session.run("python", "tests/support/bystanders.py", *is_too_old)
 
 
 @nox.session(python="3.11")

@@ -1,177 +1,67 @@
 """The pytest plugin: isolates every test of a run.
 
 pytest loads the plugin in every project of an environment where this package is
-installed. It imports nothing from Django before settings are configured, unless the ini
-option `cache_namespace_wrap` is on.
+installed. A project that does not use it must not notice, whatever its pytest is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+import inspect
+from typing import TYPE_CHECKING
 
+import pluggy
 import pytest
 
-from namespaced_cache.test import pytest_leaks
-from namespaced_cache.test.findings import LEAK_ARGUMENTS
-from namespaced_cache.test.pytest_run import Run
-
 if TYPE_CHECKING:
-    from namespaced_cache.backend import NamespacedCache
-
-_RUN = pytest.StashKey[Run]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options."""
-    group = parser.getgroup("namespaced_cache", "Django's caches on memcached")
-    for name, how in LEAK_ARGUMENTS.items():
-        group.addoption(name, **how)
-    parser.addini(
-        "cache_isolation",
-        "when the namespaces of Django's caches are invalidated: function (before each "
-        "test, which finds what its set-up has cached), empty (before each test, which "
-        "finds nothing), class (before each class), off",
-        default="function",
-    )
-    parser.addini(
-        "cache_namespace_wrap",
-        "wrap every memcached alias of Django's CACHES for the run",
-        type="bool",
-        default=False,
-    )
-    parser.addini(
-        "cache_namespace_exclude",
-        "aliases of Django's CACHES that are not wrapped for the run, nor isolated",
-        type="args",
-        default=[],
-    )
-    parser.addini(
-        "cache_namespace_require",
-        "fail each test if a memcached server cannot be reached, instead of a warning",
-        type="bool",
-        default=False,
+    IS_TOO_OLD = False
+else:
+    #: pytest has keys for its stash since 7.0, and pluggy these wrappers since 1.2.
+    IS_TOO_OLD = not (
+        hasattr(pytest, "StashKey")
+        and "wrapper" in inspect.signature(pluggy.HookimplMarker.__call__).parameters
     )
 
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests(
-    early_config: pytest.Config,
-) -> Generator[None, object, object]:
-    """Wrap the aliases before a conftest or pytest-django sets Django up."""
-    early_config.stash[_RUN] = _run_of(early_config)
-    return (yield)
-
-
-def _run_of(config: pytest.Config) -> Run:
-    return Run(config, finds_leaks=pytest_leaks.are_wanted(config))
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and the report of leaks if it is wanted."""
-    if _RUN not in config.stash:  # the plugin was loaded by a conftest
-        config.stash[_RUN] = _run_of(config)
-    if pytest_leaks.are_wanted(config):
-        report = pytest_leaks.LeakReport(config, config.stash[_RUN])
-        config.pluginmanager.register(report, "namespaced_cache_leaks")
-    config.addinivalue_line(
-        "markers",
-        "cache_isolation(scope): invalidate the cache's namespaces before each test "
-        '("function"; with "empty", also drop what set-up has cached), before each '
-        '"class", or never ("off").',
+if IS_TOO_OLD:
+    from namespaced_cache.test.pytest_too_old import (
+        pytest_addoption,
+        pytest_collection_modifyitems,
+        pytest_configure,
     )
 
+    __all__ = [
+        "pytest_addoption",
+        "pytest_collection_modifyitems",
+        "pytest_configure",
+    ]
+else:
+    from namespaced_cache.test.pytest_hooks import (
+        namespaced_cache,
+        pytest_addoption,
+        pytest_configure,
+        pytest_fixture_post_finalizer,
+        pytest_fixture_setup,
+        pytest_load_initial_conftests,
+        pytest_report_header,
+        pytest_runtest_call,
+        pytest_runtest_setup,
+        pytest_sessionfinish,
+        pytest_terminal_summary,
+        pytest_testnodedown,
+        pytest_unconfigure,
+    )
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop the isolation."""
-    config.stash[_RUN].end()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Invalidate before the set-up of a test."""
-    item.config.stash[_RUN].begin_test(item)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_fixture_setup(
-    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
-) -> Generator[None, object, object]:
-    """Note what a fixture of a wider scope caches, and invalidate before a test's own.
-
-    Fixtures of a wider scope are set up first.
-    """
-    __tracebackhide__ = True  # if the fixture fails
-    run = request.config.stash[_RUN]
-    if run.is_own(fixturedef.scope):
-        run.begin_own_fixture()
-        return (yield)
-    run.begin_wider_fixture(fixturedef, request.node.nodeid or "the session")
-    has_failed = True
-    try:
-        value = yield
-        has_failed = False
-    finally:
-        run.end_wider_fixture(has_failed=has_failed)
-    return value
-
-
-def pytest_fixture_post_finalizer(
-    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
-) -> None:
-    """Forget what a fixture that is torn down has cached."""
-    request.config.stash[_RUN].forget_fixture(fixturedef)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
-    """Invalidate after fixtures of a wider scope, if the test has no own fixture."""
-    item.config.stash[_RUN].begin_call(getattr(item, "instance", None))
-
-
-@pytest.fixture
-def namespaced_cache() -> NamespacedCache:
-    """Return the backend of the default alias.
-
-    It is a NamespacedCache, with `invalidate_namespace()` and
-    `pinned_generation()`. Raises ImproperlyConfigured if the alias has no namespace.
-    """
-    # Not at the top, because it imports Django, which a project may not have.
-    from namespaced_cache.aliases import namespaced_caches  # noqa: PLC0415
-
-    return namespaced_caches("default")["default"]
-
-
-# pytest-xdist's workers send their counts to the process that reports to the user.
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send this worker's count."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None:
-        run = session.config.stash[_RUN]
-        output["cache_isolation"] = dict(run.invalidations)
-        output["cache_isolation_notices"] = run.notices
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Add a worker's count. A worker that crashed has sent no count."""
-    output = getattr(node, "workeroutput", {})
-    run = node.config.stash[_RUN]
-    run.invalidations.update(output.get("cache_isolation", {}))
-    run.add_notices(output.get("cache_isolation_notices", []))
-
-
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Report which aliases are isolated, if the project uses this package."""
-    return config.stash[_RUN].first_lines()
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Report notices, and how often namespaces were invalidated."""
-    is_quiet = config.option.verbose < 0
-    for line in config.stash[_RUN].last_lines(is_quiet=is_quiet):
-        terminalreporter.write_line(line)
+    __all__ = [
+        "namespaced_cache",
+        "pytest_addoption",
+        "pytest_configure",
+        "pytest_fixture_post_finalizer",
+        "pytest_fixture_setup",
+        "pytest_load_initial_conftests",
+        "pytest_report_header",
+        "pytest_runtest_call",
+        "pytest_runtest_setup",
+        "pytest_sessionfinish",
+        "pytest_terminal_summary",
+        "pytest_testnodedown",
+        "pytest_unconfigure",
+    ]
