@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import Any
 
 #: memcached's default port, for entries without a port.
@@ -20,11 +21,22 @@ def name(location: Any) -> str:
     return ":".join(map(str, location))
 
 
+def check_system(location: Any) -> None:
+    """Raise ValueError for a unix socket on a system that has none, such as Windows."""
+    is_socket = isinstance(location, str) and name(location).startswith("/")
+    if is_socket and not hasattr(socket, "AF_UNIX"):
+        raise ValueError(
+            f"LOCATION has {location!r}, but this system has no unix sockets: it takes "
+            f"HOST:PORT."
+        )
+
+
 def address(location: Any) -> str | tuple[str, int]:
     """Return the path of a socket, or a host and its port.
 
-    Raises ValueError for any other location.
+    Raises ValueError for any other location, and as `check_system` does.
     """
+    check_system(location)
     if not isinstance(location, str):
         host, port = location
         return host, int(port)

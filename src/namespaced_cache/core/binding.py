@@ -315,6 +315,11 @@ class BackendBinder:
             servers = self._backend.client_servers
             if not servers:
                 raise ImproperlyConfigured("LOCATION names no server.")
+            try:
+                for server in servers:
+                    locations.check_system(server)
+            except ValueError as error:
+                raise ImproperlyConfigured(str(error)) from None
             self._sorted_servers = sorted(servers, key=locations.name)
         return self._sorted_servers
 

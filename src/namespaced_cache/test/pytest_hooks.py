@@ -103,9 +103,15 @@ def namespaced_cache() -> NamespacedCache:
     `pinned_generation()`. Raises ImproperlyConfigured if the alias has no namespace.
     """
     # Not at the top, because it imports Django, which a project may not have.
-    from namespaced_cache.aliases import namespaced_caches  # noqa: PLC0415
-
-    return namespaced_caches("default")["default"]
+    try:
+        from namespaced_cache.aliases import namespaced_caches  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        missing, _, _ = (error.name or "").partition(".")
+    else:
+        return namespaced_caches("default")["default"]
+    pytest.fail(
+        f"namespaced_cache needs {missing}, which is not installed.", pytrace=False
+    )
 
 
 # pytest-xdist's workers send their counts to the process that reports to the user.

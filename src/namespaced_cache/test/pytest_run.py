@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from namespaced_cache.test.isolation import Isolation
     from namespaced_cache.test.leaks import Leaks
 
+#: What the isolation imports, beside this package. A project may have neither.
+_NEEDED = {"asgiref", "django"}
+
 _REMEDY = "Add to pytest's ini options: cache_namespace_wrap = true"
 
 
@@ -60,7 +63,15 @@ class Run:
         #: The error of an invalidation before a fixture of the current test's own.
         self._failed: Exception | None = None
         if self._wrap:
-            self._start()
+            try:
+                self._start()
+            except ModuleNotFoundError as error:
+                missing, _, _ = (error.name or "").partition(".")
+                if missing not in _NEEDED:
+                    raise
+                raise pytest.UsageError(
+                    f"To isolate Django's caches, {missing} must be installed."
+                ) from None
 
     def begin_test(self, item: pytest.Item) -> None:
         """Invalidate before any set-up of this test.
