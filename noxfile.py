@@ -27,7 +27,13 @@ WORKFLOWS = sorted(
     str(path.relative_to(ROOT)) for path in ROOT.glob(".github/workflows/*.yml")
 )
 
-MATRIX = [("3.11", "5.2"), ("3.12", "6.0"), ("3.12", "6.1"), ("3.13", "6.1")]
+MATRIX = [
+    ("3.11", "5.2"),
+    ("3.12", "6.0"),
+    ("3.12", "6.1"),
+    ("3.13", "6.1"),
+    ("3.14", "6.1"),
+]
 
 #: The oldest versions that pyproject.toml accepts, and the oldest asgiref that this
 #: Django accepts.
