@@ -216,6 +216,24 @@ def test_without_leaks_one_line_tells_what_was_watched(project, way):
     assert f"\ncache leaks: none found in 4 tests, which used {keys} keys\n" in output
 
 
+def test_a_test_with_an_invalid_scope_fails_for_that_alone(project):
+    project.write(
+        "suite/test_a.py",
+        """
+        import pytest
+
+
+        @pytest.mark.cache_isolation("often")
+        def test_1():
+            pass
+        """,
+    )
+    run = project.pytest("--cache-leaks")
+    assert run.count("error") == 1
+    assert "is 'often': it takes function, empty, class, off." in run.output
+    assert "Traceback" not in run.output
+
+
 def test_an_unconfigured_project_is_told_that_nothing_was_watched(project):
     project.write("suite/test_a.py", "def test_1(): pass")
     project.environment.pop("DJANGO_SETTINGS_MODULE")

@@ -40,6 +40,7 @@ _WALK = b"lru_crawler metadump hash"
 _LOCKED = b"ERROR locked"
 #: Comes before the items since memcached 1.6.43.
 _BEGUN = b"OK"
+_VALUE = re.compile(rb"VALUE \S+ \d+ (\d+)$")
 _VERSION = re.compile(rb"VERSION (\d+)\.(\d+)\.(\d+)")
 #: memcached before 1.6.10 answers "OK".
 _STATE = re.compile(rb"(?:HD|OK) l(\d+) c(\d+)$")
@@ -219,10 +220,10 @@ class Server(AbstractContextManager["Server", None]):
         line = self._ask(b"get %b" % key)
         if line == b"END":
             return None
-        kind, *_, size = line.split(b" ")
-        if kind != b"VALUE":
+        found = _VALUE.match(line)
+        if found is None:
             raise self.misunderstood(line)
-        value = self._read(int(size) + 2)[:-2]
+        value = self._read(int(found[1]) + 2)[:-2]
         self._line()  # END
         return value
 

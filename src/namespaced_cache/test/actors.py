@@ -17,18 +17,14 @@ def _uses_nothing(_: Hashable) -> bool:
     return False
 
 
-def everything(_: Hashable) -> bool:
-    """Tell that an actor may find what anybody has cached."""
-    return True
-
-
 @dataclass(frozen=True)
 class Actor:
     """A test, or the set-up or tear-down of several tests.
 
     `name` is what the report calls it. `owner` is the class, module or fixture whose
     set-up or tear-down it is. `uses` tells whether the set-up of an owner is meant for
-    it. Tests with the same `group` share items on purpose.
+    it. Tests with the same `group` share items on purpose. If it `finds_all`, nothing
+    that it finds is a leak.
     """
 
     name: str
@@ -36,6 +32,7 @@ class Actor:
     uses: Callable[[Hashable], bool] = _uses_nothing
     group: Hashable = None
     is_tear_down: bool = False
+    finds_all: bool = False
 
     def tear_down(self) -> Actor:
         """Return the tear-down that belongs to this set-up."""
@@ -44,7 +41,7 @@ class Actor:
 
     def may_find(self, other: Actor) -> bool:
         """Tell whether it is right that this actor finds what the other has cached."""
-        if other.name == self.name or self.uses is everything:
+        if other.name == self.name or self.finds_all:
             return True
         if other.owner is not None and (
             other.owner == self.owner or self.uses(other.owner)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from namespaced_cache.test.actors import Actor, everything, set_up_of
+from namespaced_cache.test.actors import Actor, set_up_of
 
 #: How pytest names the fixtures that it makes of methods such as setUpClass().
 _OF_METHODS = ("_unittest_", "_xunit_")
@@ -89,7 +89,7 @@ class Actors:
 
 def late_tear_down_of(item: pytest.Item) -> Actor:
     """Return the actor of what a wider fixture has left for after the last test."""
-    return Actor(f"{item.nodeid} (tear-down of wider fixtures)", uses=everything)
+    return Actor(f"{item.nodeid} (tear-down of wider fixtures)", finds_all=True)
 
 
 def _by_name(item: Any) -> Iterator[pytest.FixtureDef[Any]]:

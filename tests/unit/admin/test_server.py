@@ -75,6 +75,7 @@ CLOCK = b"STAT time 100\r\nEND\r\n"
         ([b"ERROR\r\n"], lambda asked: asked.count()),
         ([b"ERROR\r\n"], lambda asked: asked.idle(b"k")),
         ([b"ERROR\r\n"], lambda asked: asked.value(b"k")),
+        ([b"ERROR\r\n"], lambda asked: asked.get(b"k")),
         ([b"ERROR\r\n"], lambda asked: asked.delete([])),
         ([b"CLIENT_ERROR no number\r\n"], lambda asked: asked.increment(b"k")),
         ([CLOCK, b"ERROR\r\n"], lambda asked: [*asked.items(b"")]),

@@ -411,6 +411,19 @@ def test_a_long_timeout_has_not_passed(suite, days):
     assert len(suite.found) == 1
 
 
+def test_what_clears_another_namespace_clears_nothing_here(suite, build):
+    another = build(OPTIONS={"NAMESPACE": "another"})
+    another.set("k", 1)
+    suite.begin("a")
+    suite.cache.set("k", 1)
+    another.clear()
+    another.get("k")
+    suite.begin("b")
+    suite.cache.touch("unknown", 60)
+    suite.cache.get("k")
+    assert suite.found == [(":1:k", "a", "b", "get")]
+
+
 # Set-ups.
 
 
@@ -479,6 +492,16 @@ def test_a_tear_down_may_find_what_its_set_up_and_its_tests_cached(suite):
     assert [leak[:3] for leak in suite.found] == [
         (":1:o", "o.D.test", "m.C (tear-down of the class)")
     ]
+
+
+def test_a_set_up_that_ends_after_a_test_has_begun_is_ignored(suite):
+    suite.leaks.enter(CLASS)
+    suite.begin("a")
+    suite.leaks.leave()
+    suite.cache.set("k", 1)
+    suite.begin("b")
+    suite.cache.get("k")
+    assert suite.found == [(":1:k", "a", "b", "get")]
 
 
 def test_tests_of_one_class_share_on_purpose(suite):
@@ -573,11 +596,10 @@ def test_a_key_that_the_client_refuses_does_not_disturb(suite, command, key):
 
 
 @pytest.mark.parametrize("client", ["pymemcache"], indirect=True)
-@pytest.mark.parametrize("key", [5, None, "\ud800", b"\xff"])
+@pytest.mark.parametrize("key", [5, None, ["k"], "\ud800", b"\xff"])
 def test_a_key_that_a_hidden_outage_lets_pass_does_not_disturb(build, start, key):
     server = start()
     cache = build(server.location, OPTIONS={"ignore_exc": True})
-    cache.set("k", 1)
     server.kill()
     suite = Suite(cache)
     watched = outcome(cache._cache.get, key)
