@@ -176,8 +176,11 @@ class SetUps:
             stored.close()
 
     def _note(self, operation: Operation, binding: Binding, answer: object) -> None:
-        # False: there was nothing to change, or already something.
-        if operation.effect is Effect.READS or answer is False:
+        if operation.effect is Effect.READS:
+            return
+        # False: there was nothing to change, or already something. Of many keys, this
+        # may be so for one of them.
+        if answer is False and len(operation.keys) == 1:
             return
         seconds = operation.expiry
         expiry = None

@@ -745,6 +745,15 @@ def test_it_also_counts_for_the_items_of_an_outer_set_up(site):
     assert site.cache.get_many(KEYS) == {}
 
 
+def test_of_many_keys_those_that_were_deleted_are_gone(site):
+    """pylibmc answers False if one of them was missing."""
+    with site.set_up("module"):
+        site.cache.set_many({"k": 1, "l": 2})
+    with site.set_up("class"):
+        site.cache.delete_many(["missing", "k"])
+    assert site.cache.get_many(["k", "l"]) == {"l": 2}
+
+
 def test_an_item_in_its_last_second_does_not_become_one_that_never_expires(start):
     server = start()
     site = Site(of_class(Tunnels)([server.location]))
