@@ -205,6 +205,16 @@ def _start_up(rows: Sequence[Row]) -> Iterator[str]:
     yield _compared(rows, "client")
 
 
+def _two_ways(rows: Sequence[Row], head: Sequence[str], *labels: str) -> str:
+    """Make a table of the times of two ways, and of the second's ratio."""
+    lines = []
+    for values, (first, second) in _groups(rows, *labels):
+        shown = (f"{each:,}" if isinstance(each, int) else each for each in values)
+        times = _time(first["value"]), _time(second["value"])
+        lines.append([*shown, *times, _ratio(second["ratio"])])
+    return _table(head, lines)
+
+
 def _set_up(rows: Sequence[Row]) -> Iterator[str]:
     yield (
         "What the set-up of a class has cached is stored again before each of its "
@@ -213,11 +223,7 @@ def _set_up(rows: Sequence[Row]) -> Iterator[str]:
         "thread, so all connections are assigned to the same one."
     )
     head = ["items", "client", "written by hand", "stored again", "ratio"]
-    lines = []
-    for (items, client), (by_hand, ours) in _groups(rows, "items", "client"):
-        times = _time(by_hand["value"]), _time(ours["value"])
-        lines.append([f"{items:,}", client, *times, _ratio(ours["ratio"])])
-    yield _table(head, lines)
+    yield _two_ways(rows, head, "items", "client")
 
 
 def _leaks(rows: Sequence[Row]) -> Iterator[str]:
@@ -227,11 +233,7 @@ def _leaks(rows: Sequence[Row]) -> Iterator[str]:
         "test. memcached has one thread, and both use the same connection."
     )
     head = ["command", "client", "off", "on", "ratio"]
-    lines = []
-    for (command, client), (off, on) in _groups(rows, "command", "client"):
-        times = _time(off["value"]), _time(on["value"])
-        lines.append([command, client, *times, _ratio(on["ratio"])])
-    yield _table(head, lines)
+    yield _two_ways(rows, head, "command", "client")
 
 
 def _neighbour(rows: Sequence[Row]) -> Iterator[str]:

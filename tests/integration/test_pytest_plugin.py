@@ -519,8 +519,7 @@ def test_a_server_that_is_never_reached_causes_one_warning(project, start):
             pass
 
         def test_skipped():
-            # A skip stays a skip while the server is down: the run below counts it.
-            pytest.skip(reason="it is there to be skipped")
+            pytest.skip("a skip has to stay a skip while the server is down")
 
         @pytest.mark.parametrize("again", range(2))
         def test_sees_it_down(again):

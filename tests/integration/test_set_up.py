@@ -419,7 +419,7 @@ def fails():
     raise ValueError
 
 class TestFails:
-    @pytest.mark.xfail(raises=ValueError, strict=True, reason="its fixture fails")
+    @pytest.mark.xfail(raises=ValueError, strict=True, reason="what its fixture caches before it fails must not count")
     def test_12(self, fails):
         pass
 

@@ -38,10 +38,10 @@ _LONG = 64
 
 
 class _Stored(NamedTuple):
-    """Who has stored an item last, and until when it would be there.
+    """The actor that stored an item last, and the moment at which the item expires.
 
-    Items that are stored in the same second share one object, to save memory.
-    `clears` is how often the store had been cleared.
+    `clears` is how often the store had been cleared before. Items with the same actor,
+    moment and number share one object, to save memory.
     """
 
     by: Actor
