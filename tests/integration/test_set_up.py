@@ -419,7 +419,7 @@ def fails():
     raise ValueError
 
 class TestFails:
-    @pytest.mark.xfail(raises=ValueError, strict=True, reason="what its fixture caches before it fails must not count")
+    @pytest.mark.xfail(raises=ValueError, strict=True, reason="tests what fails() left")
     def test_12(self, fails):
         pass
 
