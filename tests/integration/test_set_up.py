@@ -419,7 +419,11 @@ def fails():
     raise ValueError
 
 class TestFails:
-    @pytest.mark.xfail(raises=ValueError, strict=True, reason="tests what fails() left")
+    @pytest.mark.xfail(
+        raises=ValueError,
+        strict=True,
+        reason="its fixture has to fail, so that test_12_again finds nothing of it",
+    )
     def test_12(self, fails):
         pass
 
