@@ -202,7 +202,7 @@ class NamespacedRunnerMixin:
     Put it before the runner's class among the bases. It wraps every memcached alias for
     the run, as `namespaced_cache.namespaced()` does, but leaves `settings.CACHES` as it
     is. The namespaces are invalidated before each class and each test. A class can
-    change this with its `cache_isolation` ("function", "class", "off").
+    change this with its `cache_isolation` ("function", "empty", "class", "off").
 
     If the runner has suites of its own, derive them from NamespacedTestSuite and
     NamespacedParallelTestSuite. Any other suite raises ImproperlyConfigured.
@@ -238,7 +238,6 @@ class NamespacedRunnerMixin:
         path = cache_leaks_json
         # It is absolute, because a test may change the working directory.
         self._leaks_path = Path(path).resolve() if path else None
-        self._leaks_folder: Path | None = None
         self._tests_run = 0
         self._finds_leaks = cache_leaks or self._leaks_path is not None
 
@@ -267,10 +266,10 @@ class NamespacedRunnerMixin:
                 f"NamespacedParallelTestSuite, or its tests are not isolated."
             )
         if isinstance(suite, NamespacedParallelTestSuite):
+            leaks = self._isolation.leaks
             if self._finds_leaks:
-                self._leaks_folder = Path(tempfile.mkdtemp())
-                self._isolation.leaks.folder = self._leaks_folder
-            suite.process_setup_args = (self._shared, self._leaks_folder)
+                leaks.folder = Path(tempfile.mkdtemp())
+            suite.process_setup_args = (self._shared, leaks.folder)
         result = super().run_suite(suite, **kwargs)  # type: ignore[misc]  # as above
         self._tests_run = getattr(result, "testsRun", 0)
         return result
@@ -288,9 +287,10 @@ class NamespacedRunnerMixin:
         super().teardown_test_environment(**kwargs)  # type: ignore[misc]  # as above
 
     def _report_leaks(self) -> None:
-        findings = self._isolation.leaks.take()
-        if self._leaks_folder is not None:
-            findings.merge_folder(self._leaks_folder)
+        leaks = self._isolation.leaks
+        findings = leaks.take()
+        if leaks.folder is not None:
+            findings.merge_folder(leaks.folder)
         if findings.runs < self._tests_run:
             findings.incomplete.add(ENDED_EARLY)
         is_verbose = self.verbosity > 1  # type: ignore[attr-defined]  # the runner's
